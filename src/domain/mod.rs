@@ -1,0 +1,14 @@
+//! The nouns that every other module speaks in.
+//!
+//! They carry no logic beyond their own invariants, do no IO and depend on nothing else in the crate, so that any
+//! two modules can exchange them without knowing each other.
+
+mod chunk;
+mod digest;
+mod shard;
+mod tokens;
+
+pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
+pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
+pub use shard::{RowRecord, RowStatus, Shard};
+pub use tokens::{Embeddings, PackedBatch, TokenSeq};
