@@ -1,3 +1,5 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+pub mod config;
 pub mod domain;
+pub mod telemetry;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// Running number of a chunk in its collection, from 0, in reading order. One output row per input chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct Row(pub u64);
 
 impl fmt::Display for Row {
@@ -17,7 +18,8 @@ impl fmt::Display for Row {
 }
 
 /// What a chunk is called in every output; unique within its collection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
 pub struct ChunkId(String);
 
 impl ChunkId {
@@ -44,7 +46,8 @@ impl fmt::Display for ChunkId {
 }
 
 /// Name of a collection: that of its directory, and of its directory in the output.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct CollectionName(Arc<str>);
 
 impl CollectionName {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ChunkId, Digest, RawJson, Row, Source};
 
 /// What became of one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RowStatus {
     /// Embedded whole.

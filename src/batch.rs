@@ -1,0 +1,79 @@
+//! Which sequences go through the model together.
+
+/// Limits of one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Most tokens; a longer sequence travels alone.
+    pub tokens: usize,
+    /// Most sequences.
+    pub sequences: usize,
+}
+
+/// Cuts sequences of the given lengths into batches: longest first, so that each batch holds sequences of about one
+/// length and the work left at the end of a pass comes in small pieces. Sequences of one length keep their order.
+///
+/// Returns the indices of each batch's sequences; every index occurs exactly once.
+pub fn plan(lengths: &[usize], limits: BatchLimits) -> Vec<Vec<usize>> {
+    let mut longest_first: Vec<usize> = (0..lengths.len()).collect();
+    longest_first.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = 0;
+    for index in longest_first {
+        match batches.last_mut() {
+            Some(batch) if batch.len() < limits.sequences && tokens + lengths[index] <= limits.tokens => {
+                batch.push(index);
+                tokens += lengths[index];
+            }
+            _ => {
+                batches.push(vec![index]);
+                tokens = lengths[index];
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(lengths: &[usize], tokens: usize, sequences: usize, expected: &[&[usize]]) {
+        assert_eq!(plan(lengths, BatchLimits { tokens, sequences }), expected);
+    }
+
+    #[test]
+    fn the_longest_come_first_and_ties_keep_their_order() {
+        check(&[], 10, 10, &[]);
+        check(&[3, 9, 3, 4], 10, 10, &[&[1], &[3, 0, 2]]);
+        check(&[3, 3, 3], 100, 2, &[&[0, 1], &[2]]);
+    }
+
+    #[test]
+    fn a_sequence_over_the_budget_travels_alone() {
+        check(&[50, 1, 60], 10, 10, &[&[2], &[0], &[1]]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_sequence_travels_once_and_within_the_limits(
+            lengths in proptest::collection::vec(0_usize..600, 0..200),
+            tokens in 1_usize..1000,
+            sequences in 1_usize..40,
+        ) {
+            let batches = plan(&lengths, BatchLimits { tokens, sequences });
+            let mut indices: Vec<usize> = batches.concat();
+            indices.sort_unstable();
+            prop_assert_eq!(indices, (0..lengths.len()).collect::<Vec<_>>());
+            for batch in &batches {
+                let total: usize = batch.iter().map(|&index| lengths[index]).sum();
+                prop_assert!(!batch.is_empty() && batch.len() <= sequences);
+                prop_assert!(total <= tokens || batch.len() == 1);
+            }
+            let first_lengths: Vec<usize> = batches.iter().map(|batch| lengths[batch[0]]).collect();
+            prop_assert!(first_lengths.is_sorted_by(|longer, shorter| longer >= shorter));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The environment twin of every setting.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use figment::value::Value;
+
+/// How the text of a variable becomes a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// As it stands.
+    Text,
+    /// A whole number.
+    Number,
+    /// 1/true/yes/on or 0/false/no/off.
+    Switch,
+    /// Separated by white space or commas.
+    List,
+}
+
+/// One variable and the setting that it gives.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Name in the environment.
+    pub name: &'static str,
+    /// Key of the setting.
+    pub key: &'static str,
+    /// How to read it.
+    pub kind: Kind,
+}
+
+const fn variable(name: &'static str, key: &'static str, kind: Kind) -> Variable {
+    Variable { name, key, kind }
+}
+
+/// All variables. Of two for one key, the later wins.
+pub const VARIABLES: &[Variable] = &[
+    variable("EMBEDDER_CHUNKED_DIR", "chunked_dir", Kind::Text),
+    variable("EMBEDDER_OUTPUT_DIR", "output_dir", Kind::Text),
+    variable("EMBEDDER_COLLECTIONS", "collections", Kind::List),
+    variable("EMBEDDER_MODEL", "model", Kind::Text),
+    variable("EMBEDDER_DTYPE", "dtype", Kind::Text),
+    variable("EMBEDDER_MAX_LENGTH", "max_length", Kind::Number),
+    variable("EMBEDDER_PROMPT_NAME", "prompt_name", Kind::Text),
+    variable("EMBEDDER_PROMPT", "prompt", Kind::Text),
+    variable("EMBEDDER_MATRYOSHKA_DIM", "truncate_dim", Kind::Number),
+    variable("EMBEDDER_FORMAT", "format", Kind::List),
+    variable("EMBEDDER_SHARD_ROWS", "shard_rows", Kind::Number),
+    variable("EMBEDDER_BATCH_SIZE", "batch_size", Kind::Number),
+    variable("EMBEDDER_BATCH_TOKENS", "batch_tokens", Kind::Number),
+    variable("EMBEDDER_THREADS", "threads", Kind::Number),
+    variable("EMBEDDER_FORCE_CPU", "force_cpu", Kind::Switch),
+    variable("EMBEDDER_RESUME", "resume", Kind::Switch),
+    variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
+    variable("HF_HUB_OFFLINE", "offline", Kind::Switch),
+    variable("EMBEDDER_OFFLINE", "offline", Kind::Switch),
+    variable("HF_HOME", "hf_cache_dir", Kind::Text),
+    variable("EMBEDDER_HF_CACHE_DIR", "hf_cache_dir", Kind::Text),
+    variable("HF_HUB_CACHE", "hf_hub_cache", Kind::Text),
+    variable("HF_ENDPOINT", "hf_endpoint", Kind::Text),
+    variable("HF_TOKEN", "hf_token", Kind::Text),
+    variable("EMBEDDER_RUN_ID", "run_id", Kind::Text),
+    variable("EMBEDDER_MAX_DURATION", "max_duration", Kind::Text),
+    variable("EMBEDDER_PROGRESS", "progress", Kind::Text),
+    variable("EMBEDDER_LOG_FORMAT", "log_format", Kind::Text),
+];
+
+/// The variable that names the configuration file, as `--config` does.
+pub(super) const CONFIG_FILE: &str = "EMBEDDER_CONFIG";
+
+/// Every variable of this program begins so; one that does and is unknown is an error, not a typing mistake that
+/// goes unnoticed.
+const PREFIX: &str = "EMBEDDER_";
+
+/// The environment as data, so that tests need not change that of the process.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(pub BTreeMap<String, OsString>);
+
+/// A variable that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// No setting has this name.
+    #[error("unknown environment variable {name}{}; unset it", did_you_mean(.similar.as_deref()))]
+    Unknown {
+        /// The variable.
+        name: String,
+        /// The known name that is most like it.
+        similar: Option<String>,
+    },
+    /// The value is not of the variable's kind.
+    #[error("environment variable {name}={value:?}: expected {expected}")]
+    Unreadable {
+        /// The variable.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What would be readable.
+        expected: &'static str,
+    },
+}
+
+fn did_you_mean(similar: Option<&str>) -> String {
+    similar.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
+}
+
+impl Environment {
+    /// That of this process; variables whose names are not Unicode cannot be ours.
+    pub fn of_process() -> Self {
+        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+    }
+
+    /// A variable that is set and not empty. An empty `EMBEDDER_PROMPT` is a value: no prompt.
+    pub(super) fn get(&self, name: &str) -> Result<Option<&str>, EnvironmentError> {
+        let Some(value) = self.0.get(name).filter(|value| !value.is_empty() || name == "EMBEDDER_PROMPT") else {
+            return Ok(None);
+        };
+        value.to_str().map(Some).ok_or_else(|| EnvironmentError::Unreadable {
+            name: name.to_owned(),
+            value: value.to_string_lossy().into_owned(),
+            expected: "text in UTF-8",
+        })
+    }
+
+    /// The settings that the environment gives, in the order of [`VARIABLES`].
+    pub(super) fn values(&self) -> Result<Vec<(&'static Variable, Value)>, EnvironmentError> {
+        let known = |name: &str| name == CONFIG_FILE || VARIABLES.iter().any(|variable| variable.name == name);
+        if let Some(name) = self.0.keys().find(|name| name.starts_with(PREFIX) && !known(name)) {
+            return Err(EnvironmentError::Unknown { name: name.clone(), similar: most_similar(name) });
+        }
+        let mut values = Vec::new();
+        for variable in VARIABLES {
+            if let Some(text) = self.get(variable.name)? {
+                let value = variable.kind.read(text).map_err(|expected| EnvironmentError::Unreadable {
+                    name: variable.name.to_owned(),
+                    value: text.to_owned(),
+                    expected,
+                })?;
+                values.push((variable, value));
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl Kind {
+    fn read(self, text: &str) -> Result<Value, &'static str> {
+        match self {
+            Self::Text => Ok(Value::from(text)),
+            Self::Number => {
+                text.trim().parse::<u64>().map(Value::from).map_err(|_| "a whole number that is not negative")
+            }
+            Self::Switch => match text.trim().to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => Ok(Value::from(true)),
+                "0" | "false" | "no" | "off" => Ok(Value::from(false)),
+                _ => Err("1, true, yes or on; or 0, false, no or off"),
+            },
+            Self::List => Ok(Value::from(
+                text.split(|character: char| character.is_whitespace() || character == ',')
+                    .filter(|item| !item.is_empty())
+                    .collect::<Vec<_>>(),
+            )),
+        }
+    }
+}
+
+/// The known name with the smallest edit distance, if that is small against the length of the name.
+fn most_similar(name: &str) -> Option<String> {
+    VARIABLES
+        .iter()
+        .map(|variable| variable.name)
+        .filter(|known| known.starts_with(PREFIX))
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .min()
+        .filter(|(distance, _)| *distance <= 3)
+        .map(|(_, known)| known.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment(variables.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect())
+    }
+
+    #[track_caller]
+    fn check_error(variables: &[(&str, &str)], expected: &str) {
+        assert_eq!(environment(variables).values().unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn switches_are_strict() {
+        for (text, expected) in [("1", true), ("Yes", true), ("on", true), ("0", false), ("OFF", false)] {
+            let values = environment(&[("EMBEDDER_FORCE_CPU", text)]).values().unwrap();
+            assert_eq!(values[0].1, Value::from(expected), "{text}");
+        }
+        check_error(
+            &[("EMBEDDER_FORCE_CPU", "maybe")],
+            "environment variable EMBEDDER_FORCE_CPU=\"maybe\": expected 1, true, yes or on; or 0, false, no or off",
+        );
+    }
+
+    #[test]
+    fn an_unknown_variable_is_an_error_with_a_suggestion() {
+        check_error(
+            &[("EMBEDDER_CHUNK_DIR", "x")],
+            "unknown environment variable EMBEDDER_CHUNK_DIR (did you mean EMBEDDER_CHUNKED_DIR?); unset it",
+        );
+        check_error(&[("EMBEDDER_NONSENSE", "x")], "unknown environment variable EMBEDDER_NONSENSE; unset it");
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset_except_for_the_prompt() {
+        let values = environment(&[("EMBEDDER_MODEL", ""), ("EMBEDDER_PROMPT", "")]).values().unwrap();
+        assert_eq!(values.iter().map(|(variable, _)| variable.key).collect::<Vec<_>>(), ["prompt"]);
+    }
+}

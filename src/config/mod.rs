@@ -1,0 +1,14 @@
+//! Settings: what the user wants, as plain data, with the source of every value.
+//!
+//! A setting has one key and up to three ways in: the configuration file, the environment and the command line, each
+//! over the one before. [`resolve`] lays them on top of the defaults, remembers which layer each value came from, and
+//! refuses what is unknown, unreadable or contradictory. No other module reads the environment.
+
+mod environment;
+mod layers;
+mod settings;
+mod validate;
+
+pub use environment::{Environment, Kind, Variable, VARIABLES};
+pub use layers::{resolve, CommandLine, ConfigError, Resolved};
+pub use settings::{Dtype, Format, LogFormat, ProgressStyle, Seconds, Settings};

@@ -1,0 +1,226 @@
+//! Every setting with its default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Input root, or one chunk file.
+    pub chunked_dir: PathBuf,
+    /// Output root.
+    pub output_dir: PathBuf,
+    /// Names of the collections to embed; empty for all.
+    pub collections: Vec<String>,
+    /// Registry name, hub id or directory.
+    pub model: String,
+    /// Arithmetic of the model.
+    pub dtype: Dtype,
+    /// Longest text in tokens; never more than the model's own limit.
+    pub max_length: Option<usize>,
+    /// Name of the prompt to put before every text.
+    pub prompt_name: Option<String>,
+    /// The prompt itself; empty for none.
+    pub prompt: Option<String>,
+    /// Keep only so many leading components of each vector (Matryoshka).
+    pub truncate_dim: Option<usize>,
+    /// Output formats.
+    pub format: Vec<Format>,
+    /// Rows in a shard, the unit of commit.
+    pub shard_rows: u32,
+    /// Most sequences in a batch.
+    pub batch_size: Option<usize>,
+    /// Most tokens in a batch of more than one sequence.
+    pub batch_tokens: usize,
+    /// Encoder threads; the cores available if absent.
+    pub threads: Option<usize>,
+    /// Use no GPU even if there is one.
+    pub force_cpu: bool,
+    /// Go on where an earlier run with the same settings stopped.
+    pub resume: bool,
+    /// Throw away what an earlier run wrote.
+    pub overwrite: bool,
+    /// Open no network connection.
+    pub offline: bool,
+    /// Root of the Hugging Face cache.
+    pub hf_cache_dir: Option<PathBuf>,
+    /// Cache of repositories inside that root, where it lies elsewhere.
+    pub hf_hub_cache: Option<PathBuf>,
+    /// Address of the hub.
+    pub hf_endpoint: Option<String>,
+    /// Access token for the hub.
+    #[serde(skip_serializing)]
+    pub hf_token: Option<String>,
+    /// Name of this run; made from the time if absent.
+    pub run_id: Option<String>,
+    /// Stop cleanly after this time.
+    pub max_duration: Option<Seconds>,
+    /// How to show progress.
+    pub progress: ProgressStyle,
+    /// How to write log messages.
+    pub log_format: LogFormat,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            chunked_dir: "Chunked".into(),
+            output_dir: "Embeddings".into(),
+            collections: Vec::new(),
+            model: "all-MiniLM-L6-v2".into(),
+            dtype: Dtype::Auto,
+            max_length: None,
+            prompt_name: None,
+            prompt: None,
+            truncate_dim: None,
+            format: vec![Format::Jsonl],
+            // About ten seconds of work for a small model on two cores: what a crash can cost.
+            shard_rows: 1024,
+            batch_size: None,
+            // Activations of a few hundred tokens stay in the cache of one core.
+            batch_tokens: 1024,
+            threads: None,
+            force_cpu: false,
+            resume: true,
+            overwrite: false,
+            offline: false,
+            hf_cache_dir: None,
+            hf_hub_cache: None,
+            hf_endpoint: None,
+            hf_token: None,
+            run_id: None,
+            max_duration: None,
+            progress: ProgressStyle::Auto,
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// Arithmetic of the model's layers. Pooling and normalisation are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// The fastest that is exact enough on the device; f32 on a CPU.
+    Auto,
+    /// 32-bit floating point.
+    F32,
+}
+
+/// An output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON object a row.
+    Jsonl,
+    /// Parquet, compressed with zstd.
+    Parquet,
+    /// Arrow IPC file.
+    Arrow,
+    /// NumPy array beside a JSON list of ids.
+    Npy,
+}
+
+/// How progress is shown on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgressStyle {
+    /// A bar on a terminal, plain lines elsewhere.
+    Auto,
+    /// A bar.
+    Bar,
+    /// A line every few seconds.
+    Plain,
+    /// A JSON object every few seconds.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// How log messages are written to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a message.
+    Json,
+}
+
+/// A time span, written as `90`, `90s`, `15m`, `1h30m` or `2d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seconds(pub Duration);
+
+impl std::str::FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unreadable = || format!("{text:?} is not a duration such as 90s, 15m, 1h30m or 2d");
+        let (mut seconds, mut rest) = (0_u64, text.trim());
+        if rest.is_empty() {
+            return Err(unreadable());
+        }
+        while !rest.is_empty() {
+            let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+            let count: u64 = rest[..digits].parse().map_err(|_| unreadable())?;
+            let unit = rest[digits..].chars().next();
+            let factor = match unit {
+                None | Some('s') => 1,
+                Some('m') => 60,
+                Some('h') => 3600,
+                Some('d') => 86400,
+                Some(_) => return Err(unreadable()),
+            };
+            seconds =
+                count.checked_mul(factor).and_then(|span| seconds.checked_add(span)).ok_or_else(unreadable)?;
+            rest = &rest[digits + unit.map_or(0, char::len_utf8)..];
+        }
+        Ok(Self(Duration::from_secs(seconds)))
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}s", self.0.as_secs()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Span {
+            Seconds(u64),
+            Text(String),
+        }
+        match Span::deserialize(deserializer)? {
+            Span::Seconds(seconds) => Ok(Self(Duration::from_secs(seconds))),
+            Span::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<u64>) {
+        assert_eq!(text.parse::<Seconds>().ok().map(|span| span.0.as_secs()), expected, "{text:?}");
+    }
+
+    #[test]
+    fn durations_are_read_with_their_units() {
+        check("90", Some(90));
+        check("90s", Some(90));
+        check("15m", Some(900));
+        check("1h30m", Some(5400));
+        check("2d", Some(172_800));
+        for text in ["", "m", "1x", "-1", "1.5h", "99999999999999999d", "é"] {
+            check(text, None);
+        }
+    }
+}

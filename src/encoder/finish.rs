@@ -1,0 +1,110 @@
+//! What happens to a pooled vector before it is a result: cut and normalised, in f32 or better.
+
+use crate::domain::Embeddings;
+
+/// Steps after pooling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finish {
+    /// Scale to unit length, as the model's Normalize module asks.
+    pub normalize: bool,
+    /// Keep only so many leading components (Matryoshka): cut first, then normalise.
+    pub truncate_dim: Option<usize>,
+}
+
+/// Why a vector must not be taken for a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VectorFault {
+    /// A component is NaN or infinite.
+    NotFinite,
+    /// All components are zero, so that it has no direction.
+    Zero,
+}
+
+impl VectorFault {
+    /// The reason as the ledger gives it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NotFinite => "the model gave a vector that is not finite",
+            Self::Zero => "the model gave a zero vector",
+        }
+    }
+}
+
+/// Whether a vector is unfit to be written.
+pub fn vector_fault(vector: &[f32]) -> Option<VectorFault> {
+    if !vector.iter().all(|component| component.is_finite()) {
+        Some(VectorFault::NotFinite)
+    } else if vector.iter().all(|&component| component == 0.0) {
+        Some(VectorFault::Zero)
+    } else {
+        None
+    }
+}
+
+impl Finish {
+    /// [sequences, width] to [sequences, dimension].
+    pub fn apply(&self, pooled: Vec<f32>, width: usize) -> Embeddings {
+        let dimension = self.dimension(width);
+        let mut values = if dimension == width {
+            pooled
+        } else {
+            pooled.chunks_exact(width).flat_map(|vector| &vector[..dimension]).copied().collect()
+        };
+        if self.normalize {
+            values.chunks_exact_mut(dimension).for_each(normalize);
+        }
+        Embeddings { dimension, values }
+    }
+
+    /// Length of a finished vector.
+    pub fn dimension(&self, width: usize) -> usize {
+        self.truncate_dim.map_or(width, |dimension| dimension.min(width))
+    }
+}
+
+/// Scales to unit length. The sum of squares is in f64, where no finite f32 overflows it; a zero vector stays zero.
+#[expect(clippy::cast_possible_truncation, reason = "components of a unit vector fit f32; this is the rounding step")]
+fn normalize(vector: &mut [f32]) {
+    let length = vector.iter().map(|&component| f64::from(component).powi(2)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|component| *component = (f64::from(*component) / length) as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_cut_first_and_normalised_then() {
+        let finish = Finish { normalize: true, truncate_dim: Some(2) };
+        let embeddings = finish.apply(vec![3.0, 4.0, 100.0, 0.0, -2.0, 7.0], 3);
+        assert_eq!(embeddings, Embeddings { dimension: 2, values: vec![0.6, 0.8, 0.0, -1.0] });
+    }
+
+    #[test]
+    fn large_components_do_not_overflow_the_length() {
+        let embeddings = Finish { normalize: true, truncate_dim: None }.apply(vec![3e38, 3e38], 2);
+        assert!((embeddings.values[0] - std::f32::consts::FRAC_1_SQRT_2).abs() < 1e-7, "{embeddings:?}");
+    }
+
+    #[test]
+    fn useless_vectors_are_found() {
+        assert_eq!(vector_fault(&[0.0, -0.0]), Some(VectorFault::Zero));
+        assert_eq!(vector_fault(&[1.0, f32::NAN]), Some(VectorFault::NotFinite));
+        assert_eq!(vector_fault(&[f32::INFINITY, 0.0]), Some(VectorFault::NotFinite));
+        assert_eq!(vector_fault(&[0.0, 1e-30]), None);
+    }
+
+    #[test]
+    fn normalising_keeps_useless_vectors_recognisable() {
+        let finish = Finish { normalize: true, truncate_dim: None };
+        for (pooled, expected) in [
+            (vec![0.0, 0.0], VectorFault::Zero),
+            (vec![f32::NAN, 1.0], VectorFault::NotFinite),
+            (vec![f32::INFINITY, 1.0], VectorFault::NotFinite),
+        ] {
+            assert_eq!(vector_fault(&finish.apply(pooled, 2).values), Some(expected));
+        }
+    }
+}

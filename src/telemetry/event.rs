@@ -1,0 +1,230 @@
+//! Events: the only way in which work speaks of itself.
+//!
+//! Whatever does work emits values of [`Event`] and never prints; what a person sees, what is written to
+//! `events.jsonl` and what is summed up in `run-summary.json` are three observers of the same stream.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{ChunkId, CollectionName, LoadingError, Row, RowStatus};
+
+/// Something that happened. Serialised as an object tagged with `event_type`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event_type", rename_all = "snake_case")]
+pub enum Event {
+    /// The settings are valid and work begins.
+    RunStarted {
+        /// Name of this run in every output.
+        run_id: String,
+    },
+    /// A collection will be embedded.
+    CollectionFound {
+        /// Its name.
+        collection: CollectionName,
+        /// Number of chunk files.
+        files: u64,
+        /// Their size as stored.
+        bytes: u64,
+    },
+    /// A directory holds no chunk file and is not scheduled.
+    EmptyDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file or an entry could not be read as it should.
+    LoadingError {
+        /// The collection, if the fault lies in one.
+        collection: Option<CollectionName>,
+        /// Place and reason.
+        error: LoadingError,
+    },
+    /// A chunk asks for an id that its collection has had before, and is given another.
+    DuplicateId {
+        /// The collection.
+        collection: CollectionName,
+        /// The id asked for.
+        id: ChunkId,
+        /// The id given.
+        given: ChunkId,
+        /// The row.
+        row: Row,
+    },
+    /// Something about a model that its user should know.
+    ModelNote {
+        /// The model.
+        model: String,
+        /// One sentence.
+        note: String,
+    },
+    /// Model files are being fetched.
+    ModelDownload {
+        /// The model.
+        model: String,
+        /// What is fetched.
+        what: String,
+    },
+    /// The first event of a pass: the devices are this model's. Sampled before the model is loaded.
+    Acquire(LeaseSample),
+    /// The weights are on the device.
+    ModelLoaded {
+        /// The model.
+        model: String,
+        /// Reading, converting and placing the weights.
+        load_seconds: f64,
+    },
+    /// A few tokens went through the model, so that the first batch is like the others.
+    WarmUp {
+        /// The model.
+        model: String,
+        /// Tokens encoded.
+        tokens: u64,
+        /// Time that they took.
+        seconds: f64,
+    },
+    /// Committed shards of an earlier run were checked and are kept.
+    Resumed {
+        /// The collection.
+        collection: CollectionName,
+        /// The model.
+        model: String,
+        /// Shards kept.
+        shards: u64,
+        /// Rows kept.
+        rows: u64,
+        /// Rows kept, by status.
+        by_status: BTreeMap<RowStatus, u64>,
+        /// Files that were missing or damaged; they and all that follow are made anew.
+        redone: Vec<String>,
+    },
+    /// A batch went through the model.
+    BatchEncoded {
+        /// The worker that encoded it.
+        worker: usize,
+        /// Sequences.
+        rows: u64,
+        /// Tokens over all sequences.
+        tokens: u64,
+        /// Tokens after the padding that the encoder needed; equal to `tokens` without any.
+        padded_tokens: u64,
+        /// Longest sequence in tokens.
+        longest: u64,
+        /// Time in the encoder.
+        seconds: f64,
+    },
+    /// Chunks were tokenised.
+    Tokenized {
+        /// Chunks.
+        rows: u64,
+        /// Tokens that will be encoded.
+        tokens: u64,
+        /// Size in the input of what has been read of the collection so far.
+        bytes_read: u64,
+    },
+    /// A row has no vector because something went wrong.
+    RowFailed {
+        /// The collection.
+        collection: CollectionName,
+        /// The row.
+        row: Row,
+        /// Its id.
+        id: ChunkId,
+        /// Why.
+        reason: String,
+    },
+    /// A shard and its manifest entry are on disk.
+    ShardCommitted {
+        /// The collection.
+        collection: CollectionName,
+        /// The model.
+        model: String,
+        /// Number of the shard.
+        shard: u32,
+        /// Its rows.
+        rows: u64,
+        /// Rows by status.
+        by_status: BTreeMap<RowStatus, u64>,
+        /// Tokens that were cut off.
+        tokens_truncated: u64,
+        /// Tokens that were encoded.
+        tokens: u64,
+        /// Bytes written.
+        bytes: u64,
+    },
+    /// All rows of a collection are committed.
+    CollectionFinished {
+        /// The collection.
+        collection: CollectionName,
+        /// The model.
+        model: String,
+        /// Its rows.
+        rows: u64,
+    },
+    /// The last event of a pass. Sampled after the model is gone.
+    Release(LeaseSample),
+    /// A signal or the time limit asked for an end; what is complete is committed.
+    Stopping {
+        /// What asked.
+        cause: StopCause,
+    },
+    /// The end.
+    RunFinished {
+        /// The exit code of the process.
+        exit_code: u8,
+    },
+}
+
+/// Who holds which devices from now on, or no longer, and what their memory looks like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeaseSample {
+    /// The model.
+    pub model: String,
+    /// CUDA devices; empty on a CPU.
+    pub device_ids: Vec<u32>,
+    /// Memory of each device in `device_ids`, by its number.
+    pub vram: BTreeMap<String, VramSample>,
+}
+
+/// Memory of one device in GiB; `None` where it cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct VramSample {
+    /// Held by tensors of this process.
+    pub allocated_gb: Option<f64>,
+    /// Held by the allocator of this process.
+    pub reserved_gb: Option<f64>,
+    /// Held by anyone.
+    pub used_gb: Option<f64>,
+    /// Held by nobody.
+    pub free_gb: Option<f64>,
+    /// All there is.
+    pub total_gb: Option<f64>,
+}
+
+/// Why a run ends before its work does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// SIGINT, as from Ctrl-C.
+    Interrupt,
+    /// SIGTERM or SIGHUP.
+    Terminate,
+    /// `--max-duration` is over.
+    TimeLimit,
+}
+
+/// Whoever wants to know. Called from any thread, in the order in which each thread emits.
+pub trait Observer: Send + Sync {
+    /// Takes note of one event; must be quick, for work waits meanwhile.
+    fn observe(&self, event: &Event);
+}
+
+/// Tells every observer in turn.
+#[derive(Default)]
+pub struct Observers<'a>(pub Vec<&'a dyn Observer>);
+
+impl Observer for Observers<'_> {
+    fn observe(&self, event: &Event) {
+        self.0.iter().for_each(|observer| observer.observe(event));
+    }
+}

@@ -1,0 +1,3 @@
+//! How the program speaks of its work: events on one side, observers on the other.
+
+pub mod event;
