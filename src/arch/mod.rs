@@ -1,15 +1,21 @@
 //! Model architectures, one file each, written once against [`nn::Backend`](crate::nn::Backend).
+//!
+//! Adding an architecture is one file and one row in [`load`].
 
 mod bert;
 
-pub use bert::Bert;
+use std::sync::Arc;
 
 use crate::domain::PackedBatch;
+use crate::model::{WeightError, Weights};
 use crate::nn::{Backend, NnError};
 
 /// From token ids to token vectors.
 pub trait Architecture<B: Backend>: Send + Sync {
-    /// [tokens, hidden] of a batch whose sequences are not empty and within [`Architecture::positions`].
+    /// [tokens, hidden] of a batch whose sequences are not empty and no longer than [`Architecture::positions`].
+    ///
+    /// # Errors
+    /// Whatever the backend reports.
     fn forward(&self, backend: &B, batch: &PackedBatch) -> Result<B::Activations, NnError>;
 
     /// Width of a token vector.
@@ -17,4 +23,48 @@ pub trait Architecture<B: Backend>: Send + Sync {
 
     /// Longest sequence that has positions.
     fn positions(&self) -> usize;
+}
+
+/// A model that cannot be built from its files.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A key of `config.json` is missing or of the wrong kind.
+    #[error("config.json: {0}")]
+    Config(serde_json::Error),
+    /// A key of `config.json` asks for something that is not implemented.
+    #[error("config.json asks for {key} = {value}, which is not implemented; supported: {supported}")]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What would do.
+        supported: &'static str,
+    },
+    /// A tensor is missing, of the wrong shape or unreadable.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// A tensor could not be placed on the device.
+    #[error(transparent)]
+    Operation(#[from] NnError),
+}
+
+/// Builds the architecture that `model_type` names.
+///
+/// # Errors
+/// [`LoadError`]; in particular for an architecture that is not implemented.
+pub fn load<B: Backend>(
+    model_type: &str,
+    config: &serde_json::Value,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    match model_type {
+        "bert" => bert::Bert::load(config, weights, backend),
+        _ => Err(LoadError::Unsupported {
+            key: "model_type",
+            value: model_type.to_owned(),
+            supported: "bert",
+        }),
+    }
 }

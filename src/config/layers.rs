@@ -16,7 +16,7 @@ pub struct CommandLine {
     /// The configuration file.
     pub config: Option<PathBuf>,
     /// The settings given, by key.
-    pub values: Vec<(&'static str, Value)>,
+    pub values: Vec<(String, Value)>,
 }
 
 /// Valid settings.
@@ -63,13 +63,13 @@ pub enum ConfigError {
 }
 
 /// One value of one layer, so that errors and provenance name exactly where it stands.
-struct Entry {
+struct Entry<'a> {
     source: String,
-    key: &'static str,
+    key: &'a str,
     value: Value,
 }
 
-impl Provider for Entry {
+impl Provider for Entry<'_> {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.source.clone())
     }
@@ -175,7 +175,7 @@ mod tests {
     fn each_layer_wins_over_the_one_before_and_is_remembered() {
         let file = file("model = 'from-file'\nshard_rows = 7\nmax_duration = '2m'\n");
         let command_line =
-            CommandLine { config: Some(file.path().into()), values: vec![("model", Value::from("from-flag"))] };
+            CommandLine { config: Some(file.path().into()), values: vec![("model".to_owned(), Value::from("from-flag"))] };
         let variables = environment(&[("EMBEDDER_MODEL", "from-variable"), ("EMBEDDER_THREADS", "3")]);
         let resolved = resolve(&command_line, &variables).unwrap();
         assert_eq!(resolved.settings.model, "from-flag");
@@ -189,9 +189,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_error(text: &str, variables: &[(&str, &str)], flags: &[(&'static str, Value)], expected: &str) {
+    fn check_error(text: &str, variables: &[(&str, &str)], flags: &[(&str, Value)], expected: &str) {
         let file = file(text);
-        let command_line = CommandLine { config: Some(file.path().into()), values: flags.to_vec() };
+        let command_line = CommandLine { config: Some(file.path().into()), values: flags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect() };
         let error = resolve(&command_line, &environment(variables)).unwrap_err().to_string();
         assert_eq!(error.replace(file.path().to_str().unwrap(), "FILE"), expected);
     }

@@ -75,7 +75,7 @@ impl fmt::Display for CollectionName {
 }
 
 /// Where a chunk was read: its file and its place in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Source {
     /// Path relative to the collection's directory, with `/` between components on every platform.
     pub file: Arc<str>,

@@ -7,7 +7,7 @@ mod finish;
 mod load;
 
 pub use finish::{vector_fault, Finish, VectorFault};
-pub use load::{load, LoadError, Loaded};
+pub use load::{load, LoadError};
 
 use std::sync::Arc;
 

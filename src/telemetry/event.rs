@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{ChunkId, CollectionName, LoadingError, Row, RowStatus};
+use crate::domain::{ChunkId, CollectionName, Digest, LoadingError, Row, RowStatus, Source};
 
 /// Something that happened. Serialised as an object tagged with `event_type`.
 #[derive(Debug, Clone, Serialize)]
@@ -67,6 +67,8 @@ pub enum Event {
     },
     /// The first event of a pass: the devices are this model's. Sampled before the model is loaded.
     Acquire(LeaseSample),
+    /// A model's turn begins.
+    PassStarted(PassInfo),
     /// The weights are on the device.
     ModelLoaded {
         /// The model.
@@ -130,6 +132,8 @@ pub enum Event {
         row: Row,
         /// Its id.
         id: ChunkId,
+        /// Where it was read.
+        source: Source,
         /// Why.
         reason: String,
     },
@@ -152,14 +156,32 @@ pub enum Event {
         /// Bytes written.
         bytes: u64,
     },
-    /// All rows of a collection are committed.
+    /// A pass over one collection begins.
+    CollectionStarted {
+        /// The collection.
+        collection: CollectionName,
+        /// The model.
+        model: String,
+    },
+    /// A pass over one collection ended, complete or stopped.
     CollectionFinished {
         /// The collection.
         collection: CollectionName,
         /// The model.
         model: String,
-        /// Its rows.
-        rows: u64,
+        /// Whether all rows are committed.
+        complete: bool,
+        /// The files of the collection and model, committed now or before.
+        outputs: Vec<OutputFile>,
+    },
+    /// A model's turn is over.
+    PassFinished {
+        /// The model.
+        model: String,
+        /// From the first batch to the last commit, without loading and warm-up.
+        seconds: f64,
+        /// Where the time went, summed over threads.
+        stage_seconds: StageSeconds,
     },
     /// The last event of a pass. Sampled after the model is gone.
     Release(LeaseSample),
@@ -172,7 +194,68 @@ pub enum Event {
     RunFinished {
         /// The exit code of the process.
         exit_code: u8,
+        /// Why it is not 0, if something went wrong.
+        error: Option<String>,
     },
+}
+
+/// What is known of a pass before it begins.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PassInfo {
+    /// The model's name.
+    pub model: String,
+    /// Where its files come from.
+    pub source: String,
+    /// Commit of the hub, or version of the package.
+    pub revision: Option<String>,
+    /// Digest of each weight file.
+    pub weights_sha256: Vec<Digest>,
+    /// Fingerprint of everything that decides about a vector.
+    pub vector_space: Digest,
+    /// Length of a vector.
+    pub dimension: usize,
+    /// Arithmetic of the layers.
+    pub dtype: String,
+    /// Pooling mode.
+    pub pooling: String,
+    /// Whether vectors have unit length.
+    pub normalize: bool,
+    /// Longest text in tokens.
+    pub max_length: usize,
+    /// Put before every text.
+    pub prompt: String,
+    /// Encoder threads.
+    pub threads: usize,
+    /// Most tokens in a batch of several sequences.
+    pub batch_tokens: usize,
+    /// Most sequences in a batch.
+    pub batch_size: Option<usize>,
+}
+
+/// A file of the output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutputFile {
+    /// Relative to the output root.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+/// Seconds spent in each stage of a pass, summed over its threads, so that a sum may exceed the time on the clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct StageSeconds {
+    /// Reading, decompressing and parsing.
+    pub read: f64,
+    /// Hashing and tokenising.
+    pub tokenize: f64,
+    /// The model, pooling included.
+    pub forward: f64,
+    /// Formatting, writing and syncing.
+    pub write: f64,
+    /// Encoders without a batch.
+    pub wait: f64,
 }
 
 /// Who holds which devices from now on, or no longer, and what their memory looks like.

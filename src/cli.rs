@@ -1,0 +1,224 @@
+//! The command line as it is typed. What it means is for `config` to say.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+use figment::value::Value;
+use serde::Serialize;
+
+use crate::config::{CommandLine, Dtype, Format, LogFormat, ProgressStyle};
+
+const EXAMPLES: &str = "\
+Examples:
+  embed-collections                                  embed ./Chunked into ./Embeddings with all-MiniLM-L6-v2
+  embed-collections --chunked-dir data --collections docs faq --format parquet
+  embed-collections --model ./my-model --prompt-name document --max-length 512
+  embed-collections --overwrite                      throw away what is in the output directory's shards and start anew
+
+Every option can also stand in a TOML file (--config; keys are the long names with _ for -) or in the environment
+(EMBEDDER_ and the name in capitals). Command line wins over environment, environment over file.
+
+Exit codes: 0 done, 2 usage, 3 done but some rows or files failed, 4 input, 5 model, 8 the output is of another input
+or model, 9 output cannot be written, 70 internal, 130/143 stopped after a clean commit. After 9, 130 and 143 the same
+command goes on where it was.";
+
+/// Embeds chunked text collections: reads JSON, JSON Lines or Parquet chunks, runs an embedding model over them, and
+/// writes one vector per chunk, in order, in shards that survive any interruption.
+#[derive(Debug, Clone, Parser, Serialize)]
+#[command(name = "embed-collections", version, after_help = EXAMPLES, max_term_width = 110)]
+#[serde(rename_all = "snake_case")]
+pub struct Arguments {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+
+    /// Input root: each of its directories is a collection of chunk files. Or one chunk file
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunked_dir: Option<PathBuf>,
+
+    /// Output root [default: ./Embeddings]
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_dir: Option<PathBuf>,
+
+    /// Embed only these collections
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collections: Option<Vec<String>>,
+
+    /// Output formats, one or several [default: jsonl]
+    #[arg(long, value_name = "FORMAT", num_args = 1.., value_delimiter = ',', help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Vec<Format>>,
+
+    /// Rows in a shard: what is committed at once, and what a crash can cost [default: 1024]
+    #[arg(long, value_name = "N", help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard_rows: Option<u32>,
+
+    /// Go on where an earlier run stopped, if input, model and settings are the same. This is the default; with
+    /// EMBEDDER_RESUME=0 any earlier output is refused
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "is_false")]
+    resume: bool,
+
+    /// Throw away what earlier runs wrote for these collections and this model
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "is_false")]
+    overwrite: bool,
+
+    /// Registry name, hub id (owner/name) or directory [default: all-MiniLM-L6-v2]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+
+    /// Arithmetic of the model's layers [default: auto]
+    #[arg(long, value_name = "TYPE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dtype: Option<Dtype>,
+
+    /// Longest text in tokens; the rest is cut off and counted. Never more than the model's own limit
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_length: Option<usize>,
+
+    /// Put the model's prompt of this name before every text [default: the first of document, passage, corpus that
+    /// the model has, else its default prompt, else none]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_name: Option<String>,
+
+    /// Put this before every text; "" for nothing
+    #[arg(long, value_name = "TEXT", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<String>,
+
+    /// Keep the first N components of each vector and normalise again (for Matryoshka models)
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncate_dim: Option<usize>,
+
+    /// Open no network connection: use model files that are here already
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Model")]
+    #[serde(skip_serializing_if = "is_false")]
+    offline: bool,
+
+    /// Root of the Hugging Face cache [default: HF_HOME or ~/.cache/huggingface]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hf_cache_dir: Option<PathBuf>,
+
+    /// Most texts in a batch [default: as many as fit into the tokens]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_size: Option<usize>,
+
+    /// Most tokens in a batch of several texts [default: 1024]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_tokens: Option<usize>,
+
+    /// Encoder threads [default: the cores that this process may use]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
+
+    /// Use the CPU even if there is a GPU
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
+    #[serde(skip_serializing_if = "is_false")]
+    force_cpu: bool,
+
+    /// Stop cleanly after this time, for example 90s, 15m, 1h30m; the same command goes on later
+    #[arg(long, value_name = "TIME", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_duration: Option<String>,
+
+    /// Name of this run in its outputs [default: made from the time]
+    #[arg(long, value_name = "NAME", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_id: Option<String>,
+
+    /// Progress on standard error: auto is a bar on a terminal and a line every few seconds elsewhere
+    #[arg(long, value_name = "STYLE", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressStyle>,
+
+    /// Log messages on standard error
+    #[arg(long, value_name = "STYLE", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(switch: &bool) -> bool {
+    !switch
+}
+
+impl Arguments {
+    /// The settings that were typed.
+    ///
+    /// # Panics
+    /// Never: the arguments are plain data and serialise.
+    pub fn into_settings(self) -> CommandLine {
+        let values = Value::serialize(&self).ok().and_then(Value::into_dict).unwrap_or_default();
+        CommandLine { config: self.config, values: values.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::{resolve, Environment, Settings, VARIABLES};
+
+    #[test]
+    fn every_setting_has_a_flag_and_a_variable() {
+        let keys: BTreeSet<String> =
+            Value::serialize(Settings::default()).unwrap().into_dict().unwrap().into_keys().collect();
+        // Given to every program that uses the hub, by environment alone.
+        let hub = ["hf_endpoint", "hf_hub_cache"];
+        let command = Arguments::command();
+        let flags: BTreeSet<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
+        for key in &keys {
+            assert!(flags.contains(key.as_str()) || hub.contains(&key.as_str()), "no flag for {key}");
+            assert!(VARIABLES.iter().any(|variable| variable.key == key), "no variable for {key}");
+        }
+        for flag in flags {
+            assert!(keys.contains(flag) || flag == "config", "no setting for --{flag}");
+        }
+    }
+
+    #[track_caller]
+    fn check(arguments: &[&str], expected: impl FnOnce(&mut Settings)) {
+        let arguments = Arguments::try_parse_from([&["embed-collections"], arguments].concat()).unwrap();
+        let mut settings = Settings::default();
+        expected(&mut settings);
+        assert_eq!(resolve(&arguments.into_settings(), &Environment::default()).unwrap().settings, settings);
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        check(&[], |_| {});
+        check(&["--chunked-dir", "in", "--output-dir", "out"], |settings| {
+            settings.chunked_dir = "in".into();
+            settings.output_dir = "out".into();
+        });
+        check(&["--collections", "a", "b", "--format", "npy,parquet"], |settings| {
+            settings.collections = vec!["a".into(), "b".into()];
+            settings.format = vec![Format::Npy, Format::Parquet];
+        });
+        check(&["--overwrite", "--force-cpu", "--offline", "--resume=x"][..3], |settings| {
+            (settings.overwrite, settings.force_cpu, settings.offline) = (true, true, true);
+        });
+        check(&["--prompt", "", "--max-duration", "1h", "--threads", "3"], |settings| {
+            settings.prompt = Some(String::new());
+            settings.max_duration = Some("1h".parse().unwrap());
+            settings.threads = Some(3);
+        });
+    }
+}

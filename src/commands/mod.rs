@@ -1,0 +1,90 @@
+//! What the program does, one file a command.
+
+pub mod embed;
+mod machine;
+mod signals;
+
+use std::io::{self, Write};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
+
+use crate::cli::Arguments;
+use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
+use crate::exit;
+use crate::pipeline::StopSwitch;
+use crate::telemetry::{Progress, Shown};
+
+/// Runs what the command line asks for; returns the exit code.
+pub fn run(arguments: Arguments) -> u8 {
+    let resolved = match config::resolve(&arguments.into_settings(), &Environment::of_process()) {
+        Ok(resolved) => resolved,
+        Err(error) => return fail(&error, exit::USAGE),
+    };
+    let progress = Progress::new(shown(resolved.settings.progress));
+    log_to(&resolved.settings, &progress);
+    let stop = StopSwitch::default();
+    // Unwinding gives back locks and partial files; what is left is to say so with the right code.
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        std::thread::scope(|scope| {
+            let signals = signals::listen(scope, &stop, resolved.settings.max_duration);
+            let outcome = embed::embed(&resolved, &stop, &progress);
+            drop(signals);
+            outcome
+        })
+    }));
+    match outcome {
+        Ok(Ok(done)) => {
+            for line in done.closing_lines {
+                // A reader that has gone away does not change the result.
+                drop(writeln!(io::stdout(), "{line}"));
+            }
+            done.exit_code
+        }
+        Ok(Err(error)) => fail(&error, error.exit_code()),
+        Err(_) => exit::INTERNAL,
+    }
+}
+
+/// Says what went wrong, with all causes.
+fn fail(error: &dyn std::error::Error, exit_code: u8) -> u8 {
+    let mut message = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Transparent errors repeat their source.
+        if !message.ends_with(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = error.source();
+    }
+    drop(writeln!(io::stderr(), "{message}"));
+    exit_code
+}
+
+fn shown(style: ProgressStyle) -> Shown {
+    match style {
+        ProgressStyle::Auto => Progress::automatic(),
+        ProgressStyle::Bar => Shown::Bar,
+        ProgressStyle::Plain => Shown::Plain,
+        ProgressStyle::Json => Shown::Json,
+        ProgressStyle::None => Shown::Nothing,
+    }
+}
+
+/// Sends log messages to standard error, beside the bar.
+fn log_to(settings: &Settings, progress: &Progress) {
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("embed_collections", LevelFilter::INFO);
+    let format = tracing_subscriber::fmt::layer().with_writer(progress.writer());
+    let log: Box<dyn Layer<Registry> + Send + Sync> = match settings.log_format {
+        LogFormat::Text => format.with_target(false).without_time().boxed(),
+        LogFormat::Json => format.json().boxed(),
+    };
+    // A second subscriber in one process is refused; the first one stays, which only tests can notice.
+    let _ = tracing_subscriber::registry().with(log.with_filter(filter)).try_init();
+}

@@ -1,0 +1,135 @@
+//! The first two stages: chunks in groups, then the same groups with digests and tokens.
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::stages::{Stage, StageClock};
+use super::{StopSwitch, GROUP_BYTES, GROUP_CHUNKS};
+use crate::collection::{Collection, Entry};
+use crate::domain::{Chunk, ChunkText, Digest, RowRecord, RowStatus, TokenSeq};
+use crate::telemetry::event::{Event, Observer};
+use crate::tokenize::Tokenizer;
+
+/// Consecutive chunks.
+pub(super) struct Group {
+    /// Running number.
+    pub number: u64,
+    pub chunks: Vec<Chunk>,
+    /// How much of the collection's files had been read when the group was complete.
+    pub bytes_read: u64,
+}
+
+/// The same chunks, ready to be encoded.
+pub(super) struct TokenizedGroup {
+    pub number: u64,
+    pub rows: Vec<TokenizedRow>,
+    pub bytes_read: u64,
+}
+
+/// One row before it is encoded. Its status is final unless encoding fails; without a vector it has no tokens.
+pub(super) struct TokenizedRow {
+    pub record: RowRecord,
+    pub tokens: Vec<u32>,
+}
+
+/// Reads a collection to its end or until asked to stop. Faults are reported, never fatal.
+pub(super) fn read(
+    collection: &Collection,
+    groups: &Sender<Group>,
+    stop: &StopSwitch,
+    clock: &StageClock,
+    observer: &dyn Observer,
+) {
+    let mut reader = collection.read();
+    let (mut number, mut chunks, mut bytes) = (0, Vec::new(), 0);
+    while stop.cause().is_none() {
+        let entry = clock.time(Stage::Read, || reader.next());
+        let at_end = entry.is_none();
+        if let Some(chunk) = entry.and_then(|entry| report(entry, collection, observer)) {
+            if let ChunkText::Present(text) = &chunk.text {
+                bytes += text.len();
+            }
+            chunks.push(chunk);
+        }
+        if chunks.len() == GROUP_CHUNKS || bytes >= GROUP_BYTES || (at_end && !chunks.is_empty()) {
+            let group = Group { number, chunks: std::mem::take(&mut chunks), bytes_read: reader.bytes_read() };
+            (number, bytes) = (number + 1, 0);
+            if groups.send(group).is_err() {
+                return;
+            }
+        }
+        if at_end {
+            return;
+        }
+    }
+}
+
+/// Speaks of what is wrong with an entry, and gives its chunk if it has one.
+fn report(entry: Entry, collection: &Collection, observer: &dyn Observer) -> Option<Chunk> {
+    match entry {
+        Entry::Chunk(chunk) => Some(chunk),
+        Entry::Fault(error) => {
+            let collection = Some(collection.name().clone());
+            observer.observe(&Event::LoadingError { collection, error });
+            None
+        }
+        Entry::DuplicateId { id, chunk } => {
+            observer.observe(&Event::DuplicateId {
+                collection: collection.name().clone(),
+                id,
+                given: chunk.id.clone(),
+                row: chunk.row,
+            });
+            Some(chunk)
+        }
+    }
+}
+
+/// Digests and tokenises groups until there are no more. Rows before `committed_rows` need no tokens.
+pub(super) fn tokenize(
+    tokenizer: &Tokenizer,
+    committed_rows: u64,
+    groups: &Receiver<Group>,
+    tokenized: &Sender<TokenizedGroup>,
+    clock: &StageClock,
+) {
+    for Group { number, chunks, bytes_read } in groups {
+        let rows = clock.time(Stage::Tokenize, || {
+            chunks.into_iter().map(|chunk| tokenize_chunk(tokenizer, chunk, committed_rows)).collect()
+        });
+        if tokenized.send(TokenizedGroup { number, rows, bytes_read }).is_err() {
+            return;
+        }
+    }
+}
+
+fn tokenize_chunk(tokenizer: &Tokenizer, chunk: Chunk, committed_rows: u64) -> TokenizedRow {
+    let text_sha256 = match &chunk.text {
+        ChunkText::Present(text) => Some(Digest::of(text.as_bytes())),
+        ChunkText::Unusable { .. } => None,
+    };
+    let (status, tokens, error) = match chunk.text {
+        ChunkText::Unusable { reason } => (RowStatus::Failed, TokenSeq::default(), Some(reason)),
+        ChunkText::Present(text) if text.trim().is_empty() => (RowStatus::Empty, TokenSeq::default(), None),
+        ChunkText::Present(_) if chunk.row.0 < committed_rows => (RowStatus::Ok, TokenSeq::default(), None),
+        ChunkText::Present(text) => match tokenizer.encode(&text) {
+            Ok(tokens) if tokens.ids.is_empty() => {
+                (RowStatus::Failed, TokenSeq::default(), Some("the tokenizer finds no token in the text".into()))
+            }
+            Ok(tokens) if tokens.truncated > 0 => (RowStatus::Truncated, tokens, None),
+            Ok(tokens) => (RowStatus::Ok, tokens, None),
+            Err(error) => (RowStatus::Failed, TokenSeq::default(), Some(error.to_string())),
+        },
+    };
+    let record = RowRecord {
+        id: chunk.id,
+        source: chunk.source,
+        status,
+        tokens: u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX),
+        tokens_truncated: tokens.truncated,
+        text_sha256,
+        error,
+        metadata: chunk.metadata,
+        extra: chunk.extra,
+    };
+    TokenizedRow { record, tokens: tokens.ids }
+}

@@ -1,0 +1,60 @@
+//! Events that a person should read as they happen, as log messages.
+
+use super::event::{Event, Observer, StopCause};
+
+/// Passes events on to `tracing`.
+pub struct Log;
+
+impl Observer for Log {
+    fn observe(&self, event: &Event) {
+        match event {
+            Event::EmptyDirectory { path } => {
+                tracing::warn!("{} holds no chunk file and is left out", path.display());
+            }
+            Event::LoadingError { error, .. } => tracing::warn!("{}", Plain(&error.to_string())),
+            Event::DuplicateId { collection, id, given, row } => tracing::warn!(
+                "{collection}: row {row} has the id {:?} of an earlier chunk and is called {:?} instead",
+                id.as_str(),
+                given.as_str()
+            ),
+            Event::RowFailed { collection, row, source, reason, .. } => tracing::warn!(
+                "{collection}: row {row} ({} entry {}) has no vector: {}",
+                Plain(&source.file),
+                source.index,
+                Plain(reason)
+            ),
+            Event::ModelNote { model, note } => tracing::info!("{model}: {note}"),
+            Event::ModelDownload { model, what } => tracing::info!("{model}: {what}"),
+            Event::ModelLoaded { model, load_seconds } => {
+                tracing::info!("{model}: loaded in {load_seconds:.2} s");
+            }
+            Event::Resumed { collection, shards, rows, redone, .. } => {
+                tracing::info!("{collection}: keeps {shards} shards with {rows} rows of an earlier run");
+                for file in redone {
+                    tracing::warn!("{collection}: {} is missing or damaged and is made anew", Plain(file));
+                }
+            }
+            Event::Stopping { cause } => tracing::warn!(
+                "{}; finishing the batches under way and committing what is complete (once more to stop at once)",
+                match cause {
+                    StopCause::Interrupt => "interrupted",
+                    StopCause::Terminate => "asked to terminate",
+                    StopCause::TimeLimit => "the time limit is reached",
+                }
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// Foreign text without control characters, which could rewrite the reader's screen.
+struct Plain<'a>(&'a str);
+
+impl std::fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chars().try_for_each(|character| match character.is_control() {
+            true => write!(f, "{}", character.escape_default()),
+            false => write!(f, "{character}"),
+        })
+    }
+}
