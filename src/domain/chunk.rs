@@ -173,8 +173,11 @@ pub struct Chunk {
     pub source: Source,
     /// What to embed.
     pub text: ChunkText,
-    /// The value of `metadata`, or for formats without that key an object of the remaining columns or keys.
+    /// The value of `metadata`, or for entries without that key an object of their keys other than `text`.
     pub metadata: Option<RawJson>,
+    /// An object of the keys other than `text` and `metadata` of an entry that has `metadata`, so that what stands
+    /// beside it (scores, ids) is not lost.
+    pub extra: Option<RawJson>,
 }
 
 #[cfg(test)]
