@@ -172,6 +172,8 @@ pub struct Chunk {
     pub text: ChunkText,
     /// The value of `metadata`, or for formats without that key an object of the remaining columns or keys.
     pub metadata: Option<RawJson>,
+    /// Top-level keys other than text and metadata, as one object.
+    pub extra: Option<RawJson>,
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ pub struct RowRecord {
     pub error: Option<String>,
     /// The chunk's metadata.
     pub metadata: Option<RawJson>,
+    /// Top-level keys other than text and metadata, as one object.
+    pub extra: Option<RawJson>,
 }
 
 /// Consecutive rows of one collection with their vectors, complete and in row order.
