@@ -1,0 +1,243 @@
+//! The story these tests are about: a run is killed, or the machine loses power, between any two operations on its
+//! files; the same command then ends with the bytes that an uninterrupted run would have left, and redoes no shard
+//! that was committed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::fixture::{plan, shards};
+use super::open::{OpenError, Opened, open_in};
+use super::storage::memory::{Crash, Memory};
+use super::{CollectionTotals, CollectionWriter, CommitError, Existing, Plan};
+use crate::domain::{CollectionName, Shard};
+
+const ROWS: u64 = 8;
+
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// How far a run got, in commits that it was told are done.
+#[derive(Default)]
+struct Progress {
+    commits: BTreeMap<String, u32>,
+}
+
+impl Progress {
+    fn open(&self, memory: &Memory, plan: &Plan) -> Result<Opened, Stop> {
+        let collection = CollectionName::new("Docling").unwrap();
+        let opened = open_in(Arc::new(memory.clone()), Path::new("out"), &collection, plan.clone())?;
+        assert_eq!(opened.damage, None, "a crash must not look like damage");
+        let committed = opened.committed.shards.len() as u32;
+        let told = self.commits.get(&plan.model).copied().unwrap_or(0);
+        assert!(committed >= told, "{committed} shards of {} are left of {told} committed ones", plan.model);
+        Ok(opened)
+    }
+
+    fn commit(&mut self, writer: &mut CollectionWriter, shard: &Shard) -> Result<(), Stop> {
+        let committed = writer.commit(shard)?.number + 1;
+        self.commits.insert(writer.manifest().model.clone(), committed);
+        Ok(())
+    }
+}
+
+fn totals() -> CollectionTotals {
+    CollectionTotals { files: 2, rows: ROWS, loading_errors: 1 }
+}
+
+fn two_models(existing: Existing) -> [Plan; 2] {
+    [plan("org/first", existing), plan("second", existing)]
+}
+
+/// One model after the other, as in exclusive passes.
+fn one_by_one(memory: &Memory, progress: &mut Progress, existing: Existing) -> Result<(), Stop> {
+    for plan in two_models(existing) {
+        let mut opened = progress.open(memory, &plan)?;
+        for shard in &shards(ROWS, 3)[opened.committed.shards.len()..] {
+            progress.commit(&mut opened.writer, shard)?;
+        }
+        opened.writer.finish(totals())?;
+    }
+    Ok(())
+}
+
+/// Both models at work on each shard, as when they are all resident.
+fn in_turn(memory: &Memory, progress: &mut Progress, existing: Existing) -> Result<(), Stop> {
+    let mut outputs = Vec::new();
+    for plan in two_models(existing) {
+        outputs.push(progress.open(memory, &plan)?);
+    }
+    for shard in &shards(ROWS, 3) {
+        for opened in &mut outputs {
+            if shard.number as usize >= opened.committed.shards.len() {
+                progress.commit(&mut opened.writer, shard)?;
+            }
+        }
+    }
+    for opened in outputs {
+        opened.writer.finish(totals())?;
+    }
+    Ok(())
+}
+
+type Run = fn(&Memory, &mut Progress, Existing) -> Result<(), Stop>;
+
+/// What lies there at the start, and how the first and the following tries treat it.
+struct Story {
+    run: Run,
+    start: Files,
+    first_try: Existing,
+    later_tries: Existing,
+}
+
+impl Story {
+    /// Dies at every operation in turn, and then once more in the repair; the last try ends as if nothing had been.
+    #[track_caller]
+    fn check(&self, crash: Crash) {
+        let Self { run, start, first_try, later_tries } = self;
+        let uninterrupted = uninterrupted(*run, start, *first_try);
+        let mut crashes = 0;
+        for operation in 0.. {
+            let memory = planted(start);
+            let mut progress = Progress::default();
+            memory.die_at(operation);
+            if run(&memory, &mut progress, *first_try).is_ok() {
+                break;
+            }
+            crashes += 1;
+            memory.restart(crash);
+            for second_death in [operation % 17, usize::MAX - 1] {
+                if *later_tries == Existing::Overwrite {
+                    progress = Progress::default();
+                }
+                memory.die_at(second_death);
+                let outcome = run(&memory, &mut progress, *later_tries);
+                assert!(outcome.is_ok() || second_death < 17, "{crash:?} at operation {operation}: {outcome:?}");
+                memory.restart(crash);
+            }
+            let found = memory.snapshot();
+            let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&found), names(&uninterrupted), "{crash:?} at operation {operation}");
+            for (path, bytes) in &uninterrupted {
+                assert!(found[path] == *bytes, "{} after {crash:?} at operation {operation}", path.display());
+            }
+        }
+        assert!(crashes > 100, "only {crashes} operations to die at");
+    }
+}
+
+fn planted(files: &Files) -> Memory {
+    let memory = Memory::default();
+    files.iter().for_each(|(path, bytes)| memory.plant(path, bytes));
+    memory
+}
+
+#[track_caller]
+fn uninterrupted(run: Run, start: &Files, existing: Existing) -> Files {
+    let memory = planted(start);
+    run(&memory, &mut Progress::default(), existing).unwrap();
+    memory.snapshot()
+}
+
+#[track_caller]
+fn check_fresh(run: Run, crash: Crash) {
+    Story { run, start: Files::new(), first_try: Existing::Resume, later_tries: Existing::Resume }.check(crash);
+}
+
+/// Overwrites the output of an input that had two rows fewer.
+#[track_caller]
+fn check_overwriting(later_tries: Existing, crash: Crash) {
+    let start = match later_tries {
+        Existing::Overwrite => {
+            let mut other = shards(ROWS - 2, 3);
+            other[0].records[1].metadata = None;
+            output_of(&other)
+        }
+        // Going on with what was to be overwritten, before the first commit, is another command on another output.
+        _ => uninterrupted(one_by_one, &Files::new(), Existing::Resume),
+    };
+    Story { run: one_by_one, start, first_try: Existing::Overwrite, later_tries }.check(crash);
+}
+
+fn output_of(shards: &[Shard]) -> Files {
+    let memory = Memory::default();
+    for plan in two_models(Existing::Resume) {
+        let mut writer = Progress::default().open(&memory, &plan).unwrap().writer;
+        shards.iter().for_each(|shard| drop(writer.commit(shard).unwrap().clone()));
+        let rows = shards.iter().map(|shard| shard.records.len() as u64).sum();
+        writer.finish(CollectionTotals { rows, ..totals() }).unwrap();
+    }
+    memory.snapshot()
+}
+
+#[test]
+fn overwriting_another_input_survives_a_kill_anywhere() {
+    check_overwriting(Existing::Overwrite, Crash::Kill);
+}
+
+#[test]
+fn overwriting_another_input_survives_a_loss_of_power_anywhere() {
+    check_overwriting(Existing::Overwrite, Crash::PowerLoss);
+}
+
+#[test]
+fn overwriting_and_then_resuming_survives_a_kill_anywhere() {
+    check_overwriting(Existing::Resume, Crash::Kill);
+}
+
+#[test]
+fn overwriting_and_then_resuming_survives_a_loss_of_power_anywhere() {
+    check_overwriting(Existing::Resume, Crash::PowerLoss);
+}
+
+#[test]
+fn models_one_by_one_survive_a_kill_anywhere() {
+    check_fresh(one_by_one, Crash::Kill);
+}
+
+#[test]
+fn models_one_by_one_survive_a_loss_of_power_anywhere() {
+    check_fresh(one_by_one, Crash::PowerLoss);
+}
+
+#[test]
+fn models_in_turn_survive_a_kill_anywhere() {
+    check_fresh(in_turn, Crash::Kill);
+}
+
+#[test]
+fn models_in_turn_survive_a_loss_of_power_anywhere() {
+    check_fresh(in_turn, Crash::PowerLoss);
+}
+
+#[test]
+fn the_outcome_does_not_depend_on_the_order_of_work() {
+    let start = Files::new();
+    let (one_by_one, in_turn) =
+        (uninterrupted(one_by_one, &start, Existing::Resume), uninterrupted(in_turn, &start, Existing::Resume));
+    assert!(one_by_one == in_turn);
+    let names: Vec<_> = one_by_one.keys().map(|path| path.to_str().unwrap()).collect();
+    assert_eq!(
+        names.iter().filter(|name| name.ends_with("chunks.jsonl")).collect::<Vec<_>>(),
+        [&"out/Docling/chunks.jsonl"]
+    );
+    assert_eq!(names.iter().filter(|name| name.contains("/first/part-")).count(), 3 * 5, "{names:#?}");
+    assert!(!names.iter().any(|name| name.ends_with(".partial")), "{names:#?}");
+}
+
+#[test]
+fn overwriting_leaves_what_a_fresh_run_leaves() {
+    let fresh = uninterrupted(one_by_one, &Files::new(), Existing::Resume);
+    let mut other = output_of(&shards(ROWS - 2, 3));
+    other.insert("out/Docling/first/part-00007.jsonl".into(), b"of a longer input".to_vec());
+    for run in [one_by_one as Run, in_turn] {
+        assert!(uninterrupted(run, &other, Existing::Overwrite) == fresh);
+    }
+}
