@@ -1,22 +1,349 @@
 //! `embed-collections` without a sub-command: embeds collections with one model.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::machine::{cores, this_machine};
+use super::report::{EmbedError, Report};
 use crate::batch::BatchLimits;
 use crate::collection::{self, Collection, Discovery};
 use crate::config::{Resolved, Settings};
-use crate::domain::{PackedBatch, Shard};
-use crate::encoder::{self, EncodeError, Encoder, Finish};
-use crate::exit;
-use crate::model::source::{self, ModelFiles, SourceEvent, SourceRequest};
+use crate::domain::{PackedBatch, RowStatus, Shard};
+use crate::encoder::{self, Encoder, Finish};
+use crate::model::source;
 use crate::model::spec::{ModelSpec, PromptChoice};
-use crate::model::vector_space::{vector_space, VectorSpace};
+use crate::model::vector_space::{self, DtypeClass, vector_space};
 use crate::model::weights::Weights;
-use crate::output::{self, CollectionTotals, CollectionWriter, CommitError, Existing, OutputLock, Plan};
+use crate::output::{
+    CollectionTotals, CollectionWriter, CommitError, Counts, Existing, Manifest, Opened, Plan, directory_name,
+};
 use crate::pipeline::{self, Commit, Pass, PassEnd, StageClock, StopSwitch};
-use crate::telemetry::event::{Event, LeaseSample, Observer, Observers, OutputFile, PassInfo, StopCause};
-use crate::telemetry::{epoch_seconds, Log, Progress, Recorder, Summary, SummaryBuilder};
+use crate::telemetry::event::{Event, LeaseSample, Observer, OutputFile, PassInfo};
+use crate::telemetry::Progress;
 use crate::tokenize::Tokenizer;
+
+/// What a finished run leaves to say.
+pub struct Done {
+    /// For people, on standard output.
+    pub closing_lines: Vec<String>,
+    /// One of those in [`exit`](crate::exit).
+    pub exit_code: u8,
+}
+
+/// Embeds what the settings ask for. Whatever happens after the output directory is locked is in its
+/// `run-summary.json`.
+///
+/// # Errors
+/// [`EmbedError`], which knows its exit code.
+pub fn embed(resolved: &Resolved, stop: &StopSwitch, progress: &Progress) -> Result<Done, EmbedError> {
+    let settings = &resolved.settings;
+    let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
+    let discovery = collection::discover(&request)?;
+    let report = Report::begin(resolved, this_machine(), progress)?;
+    let outcome = run(settings, discovery, stop, &report);
+    report.end(&settings.output_dir, stop, outcome)
+}
+
+fn run(settings: &Settings, discovery: Discovery, stop: &StopSwitch, observer: &dyn Observer) -> Result<(), EmbedError> {
+    announce(&discovery, observer);
+    let model = Model::find(settings, observer)?;
+    let turn = LeaseSample { model: settings.model.clone(), device_ids: Vec::new(), vram: BTreeMap::new() };
+    observer.observe(&Event::Acquire(turn.clone()));
+    let outcome = run_pass(settings, &model, &discovery.collections, stop, observer);
+    observer.observe(&Event::Release(turn));
+    outcome
+}
+
+fn announce(discovery: &Discovery, observer: &dyn Observer) {
+    for collection in &discovery.collections {
+        observer.observe(&Event::CollectionFound {
+            collection: collection.name().clone(),
+            files: collection.files(),
+            bytes: collection.bytes(),
+        });
+    }
+    for path in &discovery.empty {
+        observer.observe(&Event::EmptyDirectory { path: path.clone() });
+    }
+    for error in &discovery.faults {
+        observer.observe(&Event::LoadingError { collection: None, error: error.clone() });
+    }
+}
+
+/// A model whose directory has been read and whose weights are mapped, but not loaded.
+struct Model {
+    spec: ModelSpec,
+    weights: Weights,
+    tokenizer: Tokenizer,
+    finish: Finish,
+    info: PassInfo,
+}
+
+impl Model {
+    fn find(settings: &Settings, observer: &dyn Observer) -> Result<Self, EmbedError> {
+        let name = settings.model.clone();
+        let files = source::resolve(&source_request(settings), &|event| {
+            observer.observe(&Event::ModelDownload { model: name.clone(), what: event.to_string() });
+        })?;
+        let spec = ModelSpec::read(&files.directory)?;
+        for note in files.notes.iter().chain(&spec.notes) {
+            observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
+        }
+        let choice = match (&settings.prompt, &settings.prompt_name) {
+            (Some(text), _) => PromptChoice::Text(text.clone()),
+            (None, Some(name)) => PromptChoice::Named(name.clone()),
+            (None, None) => PromptChoice::Default,
+        };
+        let prompt = spec.prompt(&choice)?;
+        let max_length = match settings.max_length {
+            Some(wanted) if wanted > spec.max_length => {
+                return Err(EmbedError::TooLong { model: name, wanted, limit: spec.max_length });
+            }
+            Some(wanted) => wanted,
+            None => spec.max_length,
+        };
+        if let Some(wanted) = settings.truncate_dim.filter(|wanted| *wanted > spec.dimension) {
+            return Err(EmbedError::TooWide { model: name, wanted, dimension: spec.dimension });
+        }
+        let finish = Finish { normalize: spec.normalize, truncate_dim: settings.truncate_dim };
+        let weights = Weights::open(&spec.weights)?;
+        let digests = weights.digests();
+        let tokenizer = Tokenizer::load(&spec.tokenizer, max_length, prompt.text.clone())?;
+        let dtype = DtypeClass::F32;
+        let dimension = finish.dimension(spec.dimension);
+        let space = vector_space(
+            &spec,
+            &vector_space::Settings {
+                weights: &digests,
+                tokenizer: spec.tokenizer_digest()?,
+                prompt: &prompt,
+                max_length,
+                dimension,
+                normalized: spec.normalize,
+                dtype,
+            },
+        );
+        let info = PassInfo {
+            model: name,
+            source: files.provenance.to_string(),
+            revision: files.provenance.revision().map(str::to_owned),
+            weights_sha256: digests,
+            vector_space: space,
+            dimension,
+            dtype: dtype.as_str().to_owned(),
+            pooling: spec.pooling.as_str().to_owned(),
+            normalize: spec.normalize,
+            max_length,
+            prompt: prompt.text,
+            threads: settings.threads.unwrap_or_else(cores),
+            batch_tokens: settings.batch_tokens,
+            batch_size: settings.batch_size,
+        };
+        Ok(Self { spec, weights, tokenizer, finish, info })
+    }
+
+    fn plan(&self, settings: &Settings) -> Plan {
+        let Self { info, .. } = self;
+        let provenance = serde_json::json!({
+            "source": info.source,
+            "revision": info.revision,
+            "weights_sha256": info.weights_sha256,
+            "dtype": info.dtype,
+            "pooling": info.pooling,
+            "normalize": info.normalize,
+            "max_length": info.max_length,
+            "prompt": info.prompt,
+        });
+        Plan {
+            model: info.model.clone(),
+            vector_space: info.vector_space.to_string(),
+            dimension: info.dimension,
+            shard_rows: settings.shard_rows,
+            formats: settings.format.clone(),
+            provenance: provenance.as_object().cloned().unwrap_or_default(),
+            existing: match (settings.overwrite, settings.resume) {
+                (true, _) => Existing::Overwrite,
+                (false, true) => Existing::Resume,
+                (false, false) => Existing::Refuse,
+            },
+        }
+    }
+}
+
+/// Loads the model, embeds every collection with it, and lets it go.
+fn run_pass(
+    settings: &Settings,
+    model: &Model,
+    collections: &[Collection],
+    stop: &StopSwitch,
+    observer: &dyn Observer,
+) -> Result<(), EmbedError> {
+    let name = &model.info.model;
+    observer.observe(&Event::PassStarted(model.info.clone()));
+    let start = Instant::now();
+    let mut encoders = encoder::load(&model.spec, &model.weights, model.finish, model.info.threads)?;
+    observer.observe(&Event::ModelLoaded { model: name.clone(), load_seconds: start.elapsed().as_secs_f64() });
+    warm_up(model, &mut encoders, observer)?;
+    let (start, clock) = (Instant::now(), StageClock::default());
+    let mut complete = true;
+    for collection in collections {
+        if stop.cause().is_some() {
+            complete = false;
+            break;
+        }
+        complete &= embed_collection(settings, model, collection, &mut encoders, &clock, stop, observer)?;
+    }
+    observer.observe(&Event::PassFinished {
+        model: name.clone(),
+        complete,
+        seconds: start.elapsed().as_secs_f64(),
+        stage_seconds: clock.seconds(),
+    });
+    Ok(())
+}
+
+/// Sends a short text through every worker, so that no batch pays for first touches.
+fn warm_up(model: &Model, encoders: &mut [Box<dyn Encoder>], observer: &dyn Observer) -> Result<(), EmbedError> {
+    let tokens = model.tokenizer.encode("A few words to warm up.")?;
+    let batch = PackedBatch::new([tokens.ids.as_slice()]);
+    let start = Instant::now();
+    for encoder in encoders.iter_mut() {
+        encoder.encode(&batch).map_err(pipeline::PassError::from)?;
+    }
+    observer.observe(&Event::WarmUp {
+        model: model.info.model.clone(),
+        tokens: (batch.tokens() * encoders.len()) as u64,
+        seconds: start.elapsed().as_secs_f64(),
+    });
+    Ok(())
+}
+
+/// `true` when all rows of the collection are committed.
+fn embed_collection(
+    settings: &Settings,
+    model: &Model,
+    collection: &Collection,
+    encoders: &mut [Box<dyn Encoder>],
+    clock: &StageClock,
+    stop: &StopSwitch,
+    observer: &dyn Observer,
+) -> Result<bool, EmbedError> {
+    let name = collection.name();
+    let opened = CollectionWriter::open(&settings.output_dir, name, model.plan(settings))?;
+    if opened.committed.rows() > 0 || opened.damage.is_some() {
+        observer.observe(&resumed(collection, model, &opened));
+    }
+    let mut writer = Writer { writer: opened.writer, collection, model, observer };
+    observer.observe(&Event::CollectionStarted { collection: name.clone(), model: model.info.model.clone() });
+    let faults = FaultCount { observer, faults: AtomicU64::new(0) };
+    let pass = Pass {
+        collection,
+        tokenizer: &model.tokenizer,
+        tokenizer_threads: model.info.threads,
+        encoders,
+        limits: BatchLimits { tokens: settings.batch_tokens, sequences: settings.batch_size.unwrap_or(usize::MAX) },
+        shard_rows: settings.shard_rows as usize,
+        dimension: model.info.dimension,
+        committed: &opened.committed,
+        stop,
+        clock,
+        observer: &faults,
+    };
+    let end = pipeline::run(pass, &mut writer)?;
+    let manifest = match end {
+        PassEnd::Complete { rows } => {
+            let totals = CollectionTotals { files: collection.files(), rows, loading_errors: faults.faults.into_inner() };
+            writer.writer.finish(totals).map_err(pipeline::PassError::from)?
+        }
+        PassEnd::Stopped => writer.writer.manifest().clone(),
+    };
+    observer.observe(&Event::CollectionFinished {
+        collection: name.clone(),
+        model: model.info.model.clone(),
+        complete: manifest.complete,
+        outputs: output_files(collection, &model.info.model, &manifest),
+    });
+    Ok(manifest.complete)
+}
+
+/// Commits shards and tells of them.
+struct Writer<'a> {
+    writer: CollectionWriter,
+    collection: &'a Collection,
+    model: &'a Model,
+    observer: &'a dyn Observer,
+}
+
+impl Commit for Writer<'_> {
+    fn commit(&mut self, shard: &Shard) -> Result<(), CommitError> {
+        let committed = self.writer.commit(shard)?;
+        self.observer.observe(&Event::ShardCommitted {
+            collection: self.collection.name().clone(),
+            model: self.model.info.model.clone(),
+            shard: committed.number,
+            rows: committed.totals.rows,
+            by_status: by_status(committed.totals.counts),
+            tokens_truncated: committed.totals.tokens_truncated,
+            tokens: committed.totals.tokens,
+            bytes: committed.files.iter().map(|file| file.bytes).sum(),
+        });
+        Ok(())
+    }
+}
+
+/// Passes events on and counts the faults in files, for the manifest.
+struct FaultCount<'a> {
+    observer: &'a dyn Observer,
+    faults: AtomicU64,
+}
+
+impl Observer for FaultCount<'_> {
+    fn observe(&self, event: &Event) {
+        if let Event::LoadingError { .. } = event {
+            self.faults.fetch_add(1, Ordering::Relaxed);
+        }
+        self.observer.observe(event);
+    }
+}
+
+fn resumed(collection: &Collection, model: &Model, opened: &Opened) -> Event {
+    let mut kept = Counts::default();
+    for shard in &opened.committed.shards {
+        let counts = shard.totals.counts;
+        kept.ok += counts.ok;
+        kept.truncated += counts.truncated;
+        kept.empty += counts.empty;
+        kept.failed += counts.failed;
+    }
+    Event::Resumed {
+        collection: collection.name().clone(),
+        model: model.info.model.clone(),
+        shards: opened.committed.shards.len() as u64,
+        rows: opened.committed.rows(),
+        by_status: by_status(kept),
+        tokens_truncated: opened.committed.shards.iter().map(|shard| shard.totals.tokens_truncated).sum(),
+        damage: opened.damage.as_ref().map(ToString::to_string),
+    }
+}
+
+fn by_status(counts: Counts) -> BTreeMap<RowStatus, u64> {
+    BTreeMap::from([
+        (RowStatus::Ok, counts.ok),
+        (RowStatus::Truncated, counts.truncated),
+        (RowStatus::Empty, counts.empty),
+        (RowStatus::Failed, counts.failed),
+    ])
+}
+
+fn output_files(collection: &Collection, model: &str, manifest: &Manifest) -> Vec<OutputFile> {
+    let directory = format!("{}/{}", collection.name(), directory_name(model));
+    let files = manifest.shards.iter().flat_map(|shard| &shard.files);
+    files
+        .map(|file| OutputFile {
+            path: format!("{directory}/{}", file.name),
+            bytes: file.bytes,
+            sha256: file.sha256,
+        })
+        .collect()
+}

@@ -118,7 +118,7 @@ pub enum Format {
     Jsonl,
     /// Parquet, compressed with zstd.
     Parquet,
-    /// Arrow IPC file.
+    /// Arrow IPC file, uncompressed, so that it can be mapped into memory.
     Arrow,
     /// NumPy array beside a JSON list of ids.
     Npy,

@@ -7,25 +7,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use super::read::{ReadContentError, StoredShard};
 use super::{arrow, jsonl, npy, parquet};
 use crate::domain::{ChunkId, Shard};
 
-/// A format of shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// One JSON object a line.
-    Jsonl,
-    /// Apache Parquet, compressed with zstd.
-    Parquet,
-    /// Apache Arrow IPC file ("Feather v2"), uncompressed, so that it can be mapped into memory.
-    Arrow,
-    /// NumPy array [rows, dimension] with a JSON array of ids beside it.
-    Npy,
-}
+pub use crate::config::Format;
 
 /// Writes one file of a shard. The shard has been checked: its rows are in order and its vectors are finite.
 pub(super) trait Sink: Sync {

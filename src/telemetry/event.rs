@@ -97,8 +97,10 @@ pub enum Event {
         rows: u64,
         /// Rows kept, by status.
         by_status: BTreeMap<RowStatus, u64>,
-        /// Files that were missing or damaged; they and all that follow are made anew.
-        redone: Vec<String>,
+        /// Tokens that were cut off in the rows kept.
+        tokens_truncated: u64,
+        /// What was missing or damaged; it and all that follows is made anew.
+        damage: Option<String>,
     },
     /// A batch went through the model.
     BatchEncoded {
@@ -178,6 +180,8 @@ pub enum Event {
     PassFinished {
         /// The model.
         model: String,
+        /// Whether all rows of all collections are committed.
+        complete: bool,
         /// From the first batch to the last commit, without loading and warm-up.
         seconds: f64,
         /// Where the time went, summed over threads.

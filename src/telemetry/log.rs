@@ -28,11 +28,11 @@ impl Observer for Log {
             Event::ModelLoaded { model, load_seconds } => {
                 tracing::info!("{model}: loaded in {load_seconds:.2} s");
             }
-            Event::Resumed { collection, shards, rows, redone, .. } => {
-                tracing::info!("{collection}: keeps {shards} shards with {rows} rows of an earlier run");
-                for file in redone {
-                    tracing::warn!("{collection}: {} is missing or damaged and is made anew", Plain(file));
+            Event::Resumed { collection, shards, rows, damage, .. } => {
+                if let Some(damage) = damage {
+                    tracing::warn!("{}", Plain(damage));
                 }
+                tracing::info!("{collection}: keeps {shards} shards with {rows} rows of an earlier run");
             }
             Event::Stopping { cause } => tracing::warn!(
                 "{}; finishing the batches under way and committing what is complete (once more to stop at once)",

@@ -17,7 +17,7 @@ use crate::domain::{CollectionName, LoadingError, RowStatus};
 /// Raised whenever a key changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Loading errors listed one by one for each collection; all of them are in `events.jsonl`.
+/// Faults listed one by one for each collection; all of them are in `events.jsonl`.
 const MOST_LOADING_ERRORS: usize = 1000;
 
 /// The whole summary.
@@ -176,9 +176,9 @@ pub struct CollectionSummary {
     pub duplicate_ids: u64,
     /// Whether all rows are committed.
     pub complete: bool,
-    /// Number of faults in files and entries.
-    pub loading_errors_total: u64,
-    /// The first thousand of them.
+    /// Files that could not be read, or not to their end.
+    pub file_faults: u64,
+    /// The first thousand of these faults and of the failed rows; `events.jsonl` has all.
     pub loading_errors: Vec<LoadingError>,
 }
 
@@ -297,7 +297,7 @@ impl SummaryBuilder {
     pub fn faults(&self) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let in_collections: u64 =
-            state.summary.collections.iter().map(|collection| collection.failed + collection.loading_errors_total).sum();
+            state.summary.collections.iter().map(|collection| collection.failed + collection.file_faults).sum();
         in_collections + state.summary.loading_errors.len() as u64
     }
 }
@@ -335,7 +335,7 @@ impl Summary {
             counts.join(", ")
         ));
         lines.push(format!("{:.1} s in all, {rate:.0} tokens/s while embedding", self.processing_time_seconds));
-        let faults = sum(|c| c.loading_errors_total) + self.loading_errors.len() as u64;
+        let faults = sum(|c| c.file_faults) + self.loading_errors.len() as u64;
         if faults + failed > 0 {
             lines.push(format!(
                 "{faults} faults in the input and {failed} rows without a vector; they are listed in events.jsonl"
@@ -343,6 +343,14 @@ impl Summary {
         }
         lines.push(format!("results are in {}", output_dir.display()));
         lines
+    }
+}
+
+impl CollectionSummary {
+    fn list(&mut self, error: LoadingError) {
+        if self.loading_errors.len() < MOST_LOADING_ERRORS {
+            self.loading_errors.push(error);
+        }
     }
 }
 
@@ -380,7 +388,7 @@ impl State {
                     kept: 0,
                     duplicate_ids: 0,
                     complete: false,
-                    loading_errors_total: 0,
+                    file_faults: 0,
                     loading_errors: Vec::new(),
                 });
             }
@@ -390,10 +398,16 @@ impl State {
             Event::LoadingError { collection: None, error } => self.summary.loading_errors.push(error.clone()),
             Event::LoadingError { collection: Some(name), error } => {
                 if let Some(collection) = self.collection(name) {
-                    collection.loading_errors_total += 1;
-                    if collection.loading_errors.len() < MOST_LOADING_ERRORS {
-                        collection.loading_errors.push(error.clone());
-                    }
+                    collection.file_faults += 1;
+                    collection.list(error.clone());
+                }
+            }
+            Event::RowFailed { collection, source, reason, .. } => {
+                let path = format!("{collection}/{}", source.file);
+                let (index, reason) = (Some(source.index), reason.clone());
+                let error = LoadingError { path, line: None, column: None, index, reason };
+                if let Some(collection) = self.collection(collection) {
+                    collection.list(error);
                 }
             }
             Event::DuplicateId { collection, .. } => {
@@ -403,9 +417,10 @@ impl State {
             }
             Event::Acquire(sample) => self.lease("acquire", sample),
             Event::Release(sample) => self.lease("release", sample),
-            Event::Resumed { collection, rows, by_status, .. } => {
+            Event::Resumed { collection, rows, by_status, tokens_truncated, .. } => {
                 self.count(collection, by_status);
                 if let Some(collection) = self.collection(collection) {
+                    collection.tokens_truncated += tokens_truncated;
                     collection.kept += rows;
                 }
             }
