@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Architecture, LoadError, Tensors};
+use super::{Architecture, LoadError, tensor};
 use crate::domain::PackedBatch;
+use crate::model::weights::Weights;
 use crate::nn::{Activation, Attention, Backend, Epilogue, Matrix, NnError};
 
 /// What of `config.json` decides about the result.
@@ -26,7 +27,7 @@ pub(super) struct Config {
 }
 
 /// A BERT encoder.
-pub struct Bert<B: Backend> {
+pub(super) struct Bert<B: Backend> {
     words: B::Embedding,
     positions: B::Embedding,
     types: B::Embedding,
@@ -52,7 +53,7 @@ impl<B: Backend> Bert<B> {
     /// Reads configuration and weights.
     pub(super) fn load(
         config: &serde_json::Value,
-        tensors: &dyn Tensors,
+        weights: &Weights,
         backend: &B,
     ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
         let config = Config::deserialize(config).map_err(LoadError::Config)?;
@@ -69,7 +70,7 @@ impl<B: Backend> Bert<B> {
             });
         }
         let hidden = config.hidden_size;
-        let load = Load { tensors, backend, epsilon: config.layer_norm_eps };
+        let load = Load { weights, backend, epsilon: config.layer_norm_eps };
         let layers = (0..config.num_hidden_layers)
             .map(|index| {
                 let name = |part: &str| format!("encoder.layer.{index}.{part}");
@@ -140,14 +141,14 @@ impl<B: Backend> Architecture<B> for Bert<B> {
 
 /// Reads layers by name. A layer norm may carry the old names `gamma` and `beta`.
 struct Load<'a, B> {
-    tensors: &'a dyn Tensors,
+    weights: &'a Weights,
     backend: &'a B,
     epsilon: f64,
 }
 
 impl<B: Backend> Load<'_, B> {
     fn embedding(&self, name: &str, rows: usize, columns: usize) -> Result<B::Embedding, LoadError> {
-        let values = self.tensors.tensor(&[&format!("{name}.weight")], &[rows, columns])?;
+        let values = tensor(self.weights, &[&format!("{name}.weight")], &[rows, columns])?;
         Ok(self.backend.embedding(Matrix { rows, columns, values })?)
     }
 
@@ -159,17 +160,17 @@ impl<B: Backend> Load<'_, B> {
     fn stacked(&self, names: &[String], outputs: usize, inputs: usize) -> Result<B::Linear, LoadError> {
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for name in names {
-            let values = self.tensors.tensor(&[&format!("{name}.weight")], &[outputs, inputs])?;
+            let values = tensor(self.weights, &[&format!("{name}.weight")], &[outputs, inputs])?;
             weights.push(Matrix { rows: outputs, columns: inputs, values });
-            biases.extend(self.tensors.tensor(&[&format!("{name}.bias")], &[outputs])?);
+            biases.extend(tensor(self.weights, &[&format!("{name}.bias")], &[outputs])?);
         }
         Ok(self.backend.linear(Matrix::stack(weights), biases)?)
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<B::LayerNorm, LoadError> {
         let weight =
-            self.tensors.tensor(&[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
-        let bias = self.tensors.tensor(&[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?;
+            tensor(self.weights, &[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
+        let bias = tensor(self.weights, &[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?;
         Ok(self.backend.layer_norm(weight, bias, self.epsilon)?)
     }
 }

@@ -7,7 +7,8 @@ mod bert;
 use std::sync::Arc;
 
 use crate::domain::PackedBatch;
-use crate::model::{WeightError, Weights};
+use crate::model::spec::{self, ModelSpec};
+use crate::model::weights::{WeightError, Weights};
 use crate::nn::{Backend, NnError};
 
 /// From token ids to token vectors.
@@ -49,22 +50,24 @@ pub enum LoadError {
     Operation(#[from] NnError),
 }
 
-/// Builds the architecture that `model_type` names.
+/// Builds the architecture that a model's directory names.
 ///
 /// # Errors
-/// [`LoadError`]; in particular for an architecture that is not implemented.
+/// [`LoadError`].
 pub fn load<B: Backend>(
-    model_type: &str,
-    config: &serde_json::Value,
+    spec: &ModelSpec,
     weights: &Weights,
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
-    match model_type {
-        "bert" => bert::Bert::load(config, weights, backend),
-        _ => Err(LoadError::Unsupported {
-            key: "model_type",
-            value: model_type.to_owned(),
-            supported: "bert",
-        }),
+    let config = serde_json::Value::Object(spec.config.clone());
+    match spec.architecture {
+        spec::Architecture::Bert => bert::Bert::load(&config, weights, backend),
     }
+}
+
+/// The f32 values of the first of some names that there is, in the expected shape. Old checkpoints call the weight and
+/// the bias of a norm `gamma` and `beta`.
+fn tensor(weights: &Weights, names: &[&str], shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+    let name = names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]);
+    weights.tensor(name)?.expect_shape(shape)?.to_f32()
 }

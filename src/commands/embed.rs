@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::machine::{cores, this_machine};
 use super::report::{EmbedError, Report};
+use super::signals;
 use crate::batch::BatchLimits;
 use crate::collection::{self, Collection, Discovery};
 use crate::config::{Resolved, Settings};
@@ -41,12 +42,15 @@ pub fn embed(resolved: &Resolved, stop: &StopSwitch, progress: &Progress) -> Res
     let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
     let discovery = collection::discover(&request)?;
     let report = Report::begin(resolved, this_machine(), progress)?;
-    let outcome = run(settings, discovery, stop, &report);
+    let outcome = std::thread::scope(|scope| {
+        let _listening = signals::listen(scope, stop, settings.max_duration, &report);
+        run(settings, &discovery, stop, &report)
+    });
     report.end(&settings.output_dir, stop, outcome)
 }
 
-fn run(settings: &Settings, discovery: Discovery, stop: &StopSwitch, observer: &dyn Observer) -> Result<(), EmbedError> {
-    announce(&discovery, observer);
+fn run(settings: &Settings, discovery: &Discovery, stop: &StopSwitch, observer: &dyn Observer) -> Result<(), EmbedError> {
+    announce(discovery, observer);
     let model = Model::find(settings, observer)?;
     let turn = LeaseSample { model: settings.model.clone(), device_ids: Vec::new(), vram: BTreeMap::new() };
     observer.observe(&Event::Acquire(turn.clone()));
@@ -182,7 +186,8 @@ fn run_pass(
     let name = &model.info.model;
     observer.observe(&Event::PassStarted(model.info.clone()));
     let start = Instant::now();
-    let mut encoders = encoder::load(&model.spec, &model.weights, model.finish, model.info.threads)?;
+    let mut encoders = encoder::load(&model.spec, &model.weights, model.finish, model.info.threads)
+        .map_err(|source| EmbedError::Load { model: name.clone(), source })?;
     observer.observe(&Event::ModelLoaded { model: name.clone(), load_seconds: start.elapsed().as_secs_f64() });
     warm_up(model, &mut encoders, observer)?;
     let (start, clock) = (Instant::now(), StageClock::default());

@@ -2,6 +2,7 @@
 
 pub mod embed;
 mod machine;
+mod report;
 mod signals;
 
 use std::io::{self, Write};
@@ -29,14 +30,7 @@ pub fn run(arguments: Arguments) -> u8 {
     log_to(&resolved.settings, &progress);
     let stop = StopSwitch::default();
     // Unwinding gives back locks and partial files; what is left is to say so with the right code.
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        std::thread::scope(|scope| {
-            let signals = signals::listen(scope, &stop, resolved.settings.max_duration);
-            let outcome = embed::embed(&resolved, &stop, &progress);
-            drop(signals);
-            outcome
-        })
-    }));
+    let outcome = catch_unwind(AssertUnwindSafe(|| embed::embed(&resolved, &stop, &progress)));
     match outcome {
         Ok(Ok(done)) => {
             for line in done.closing_lines {

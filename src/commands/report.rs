@@ -11,10 +11,10 @@ use crate::exit;
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
 use crate::model::weights::WeightError;
-use crate::output::{LockError, OpenError, OutputLock, write_atomically};
+use crate::output::{CommitError, LockError, OpenError, OutputLock, StorageError, replace_file};
 use crate::pipeline::{PassError, StopSwitch};
 use crate::telemetry::event::{Event, Observer, Observers, StopCause};
-use crate::telemetry::{Log, Machine, Progress, Recorder, SummaryBuilder};
+use crate::telemetry::{Log, Machine, Progress, Recorder, Summary, SummaryBuilder};
 use crate::tokenize::TokenizerError;
 
 use super::embed::Done;
@@ -74,14 +74,17 @@ pub enum EmbedError {
     /// The pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
-    /// A report cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Report {
+    /// The stream of events cannot be written.
+    #[error("cannot write {}: {source}; make the directory writable, or choose another --output-dir", path.display())]
+    Events {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,
     },
+    /// The summary cannot be written.
+    #[error(transparent)]
+    Summary(StorageError),
 }
 
 impl EmbedError {
@@ -91,11 +94,14 @@ impl EmbedError {
             Self::Input(_) => exit::INPUT,
             Self::Source(_) | Self::Spec(_) | Self::Weights(_) | Self::Tokenizer(_) | Self::Load { .. } => exit::MODEL,
             Self::TooLong { .. } | Self::TooWide { .. } => exit::USAGE,
-            Self::Open(error) if error.is_storage() => exit::OUTPUT,
-            Self::Open(_) | Self::Pass(PassError::InputChanged(_)) => exit::RESUME_MISMATCH,
             Self::Pass(PassError::Encode(_)) => exit::MODEL,
-            Self::Pass(PassError::Commit(error)) if error.is_mismatch() => exit::RESUME_MISMATCH,
-            Self::Lock(_) | Self::Pass(PassError::Commit(_)) | Self::Report { .. } => exit::OUTPUT,
+            Self::Open(OpenError::Storage(_)) => exit::OUTPUT,
+            Self::Open(_)
+            | Self::Pass(PassError::InputChanged(_))
+            | Self::Pass(PassError::Commit(CommitError::InputDiffers { .. } | CommitError::LedgerLost { .. })) => {
+                exit::RESUME_MISMATCH
+            }
+            Self::Lock(_) | Self::Pass(PassError::Commit(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
             Self::Pass(PassError::Panicked { .. }) => exit::INTERNAL,
         }
     }
@@ -120,7 +126,7 @@ impl<'a> Report<'a> {
         let run_id = resolved.settings.run_id.clone().unwrap_or_else(new_run_id);
         let events_path = output_dir.join("events.jsonl");
         let recorder = Recorder::append(&events_path, &run_id)
-            .map_err(|source| EmbedError::Report { path: events_path, source })?;
+            .map_err(|source| EmbedError::Events { path: events_path, source })?;
         let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let report = Self {
             summary: SummaryBuilder::new(run_id.clone(), argv, resolved, machine),
@@ -141,9 +147,6 @@ impl<'a> Report<'a> {
         stop: &StopSwitch,
         outcome: Result<(), EmbedError>,
     ) -> Result<Done, EmbedError> {
-        if let (Some(cause), Ok(())) = (stop.cause(), &outcome) {
-            self.observe(&Event::Stopping { cause });
-        }
         let exit_code = match (&outcome, stop.cause()) {
             (Err(error), _) => error.exit_code(),
             (Ok(()), Some(StopCause::Interrupt)) if !self.summary.complete() => exit::INTERRUPTED,
@@ -154,20 +157,17 @@ impl<'a> Report<'a> {
         let error = outcome.as_ref().err().map(ToString::to_string);
         self.observe(&Event::RunFinished { exit_code, error });
         let summary = self.summary.summary();
-        let written = self.write(&summary.to_json());
+        let written = self.write(&summary);
         let recorded = self.recorder.finish();
         // The cause comes first; a report that cannot be written is only the next thing to say.
         outcome?;
         written?;
-        recorded.map_err(|(path, source)| EmbedError::Report { path, source })?;
+        recorded.map_err(|(path, source)| EmbedError::Events { path, source })?;
         Ok(Done { closing_lines: summary.closing_lines(output_dir), exit_code })
     }
 
-    fn write(&self, json: &serde_json::Result<Vec<u8>>) -> Result<(), EmbedError> {
-        let path = &self.summary_path;
-        let failed = |source| EmbedError::Report { path: path.clone(), source };
-        let bytes = json.as_ref().map_err(|error| failed(io::Error::other(error.to_string())))?;
-        write_atomically(path, bytes).map_err(failed)
+    fn write(&self, summary: &Summary) -> Result<(), EmbedError> {
+        replace_file(&self.summary_path, &summary.to_json()).map_err(EmbedError::Summary)
     }
 }
 
@@ -176,7 +176,7 @@ impl Observer for Report<'_> {
         Observers(vec![&self.summary, &self.recorder, &self.progress as &dyn Observer, &self.log]).observe(event);
         // After every turn of a model the summary on disk is up to date. If that fails, the last write will say so.
         if let Event::PassFinished { .. } = event {
-            drop(self.write(&self.summary.summary().to_json()));
+            drop(self.write(&self.summary.summary()));
         }
     }
 }

@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use crate::config::Seconds;
 use crate::exit;
 use crate::pipeline::StopSwitch;
-use crate::telemetry::event::StopCause;
+use crate::telemetry::event::{Event, Observer, StopCause};
 
 /// Ends the listeners when it is dropped.
 pub(super) struct Listening<'scope> {
@@ -23,6 +23,7 @@ pub(super) fn listen<'scope>(
     scope: &'scope Scope<'scope, '_>,
     stop: &'scope StopSwitch,
     limit: Option<Seconds>,
+    observer: &'scope dyn Observer,
 ) -> Listening<'scope> {
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).ok().map(|mut signals| {
         let handle = signals.handle();
@@ -37,6 +38,7 @@ pub(super) fn listen<'scope>(
                     std::process::exit(i32::from(exit_code));
                 }
                 stop.stop(cause);
+                observer.observe(&Event::Stopping { cause });
             }
         });
         (handle, thread)
@@ -48,6 +50,7 @@ pub(super) fn listen<'scope>(
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
             if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(left) {
                 stop.stop(StopCause::TimeLimit);
+                observer.observe(&Event::Stopping { cause: StopCause::TimeLimit });
             }
         });
         (end, thread)

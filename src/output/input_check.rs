@@ -36,6 +36,14 @@ pub enum InputChanged {
         /// Its rows.
         rows: Range<u64>,
     },
+    /// The input has more rows than were embedded, and the last shard was committed as the end of the input.
+    #[error(
+        "the input has grown: it has more than the {committed} rows that were embedded as all there was (pass --overwrite to embed everything again, or choose another --output-dir)"
+    )]
+    Longer {
+        /// Rows of the output.
+        committed: u64,
+    },
     /// The input has fewer rows than were embedded.
     #[error(
         "the input has {found} rows, but {committed} were embedded (pass --overwrite to embed everything again, or choose another --output-dir)"

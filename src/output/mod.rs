@@ -51,5 +51,5 @@ pub use place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, directory_name};
 pub use plan::{Difference, Existing, Plan};
 pub use read::{ReadContentError, ReadError, RowState, StoredShard, read_shard};
 pub use shard_check::InvalidShard;
-pub use storage::StorageError;
+pub use storage::{StorageError, replace_file};
 pub use writer::{CollectionWriter, CommitError};

@@ -191,6 +191,22 @@ pub(super) fn write_complete<E>(
     Ok(FileRecord { name, bytes, sha256 })
 }
 
+/// Replaces a file as a whole and durably: whoever reads it meanwhile sees the old one or the new one. For files
+/// beside the collections.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    let partial = super::place::partial(path);
+    match write_complete(&Disk, &partial, path, |out| out.write_all(bytes)) {
+        Ok(_) => {}
+        Err(FillError::Storage(error)) => return Err(error),
+        Err(FillError::Content(source)) => return Err(source).at("write", path),
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    Disk.sync_directory(directory).at("sync", directory)
+}
+
 /// Fills and syncs an open file; returns the number and the digest of the bytes that this call wrote.
 pub(super) fn fill_file<E>(
     file: Box<dyn StoredFile>,

@@ -13,6 +13,7 @@ use super::epoch_seconds;
 use super::event::{Event, LeaseSample, Observer, OutputFile, PassInfo, StageSeconds, VramSample};
 use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, LoadingError, RowStatus};
+use crate::exit;
 
 /// Raised whenever a key changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -293,6 +294,12 @@ impl SummaryBuilder {
         summary
     }
 
+    /// Whether every collection is complete.
+    pub fn complete(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.summary.collections.iter().all(|collection| collection.complete)
+    }
+
     /// Rows that failed plus faults in files and entries, up to now. A failed entry counts once.
     pub fn faults(&self) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -304,13 +311,11 @@ impl SummaryBuilder {
 
 impl Summary {
     /// The summary as it is written.
-    ///
-    /// # Errors
-    /// None that a summary of this type could cause.
-    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec_pretty(self)?;
+    pub fn to_json(&self) -> Vec<u8> {
+        // Every key is a string and every number is plain: there is nothing that could fail.
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');
-        Ok(bytes)
+        bytes
     }
 
     /// What a person should know at the end, in two or three lines.
@@ -487,13 +492,12 @@ impl State {
                     self.summary.models_executed.push(model.clone());
                 }
             }
-            Event::Stopping { .. } => self.summary.status = RunStatus::Stopped,
             Event::RunFinished { exit_code, error } => {
                 self.summary.exit_code = *exit_code;
                 self.summary.error.clone_from(error);
-                self.summary.status = match (error, self.summary.status) {
+                self.summary.status = match (error, *exit_code) {
                     (Some(_), _) => RunStatus::Failed,
-                    (None, RunStatus::Stopped) => RunStatus::Stopped,
+                    (None, exit::INTERRUPTED | exit::TERMINATED) => RunStatus::Stopped,
                     (None, _) => RunStatus::Done,
                 };
             }

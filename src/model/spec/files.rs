@@ -1,0 +1,208 @@
+//! The JSON files of a model's directory, as they are written.
+//!
+//! One function a file: it reads, and refuses what nobody implements. Keys that do not change a vector are passed over.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::error::SpecError;
+
+/// `config.json` of the transformer; the architecture reads the rest of it from [`TransformerConfig::raw`].
+pub(super) struct TransformerConfig {
+    pub(super) raw: Map<String, Value>,
+    pub(super) hidden_size: usize,
+    pub(super) positions: usize,
+}
+
+pub(super) fn transformer_config(path: &Path) -> Result<TransformerConfig, SpecError> {
+    let Some(raw) = read_json::<Map<String, Value>>(path)? else {
+        return Err(SpecError::Missing {
+            path: path.to_owned(),
+            what: "every model has one; is this a model's directory?",
+        });
+    };
+    let refuse = |what: String| Err(SpecError::unsupported(path, what));
+    let set = |key: &str| raw.get(key).filter(|value| !is_empty(value));
+    match raw.get("model_type").and_then(Value::as_str) {
+        Some("bert") => {}
+        Some(other) => return refuse(format!("model_type {other:?} (only \"bert\" is)")),
+        None => return Err(SpecError::invalid(path, "it names no model_type")),
+    }
+    if let Some(kind) = set("position_embedding_type").filter(|kind| *kind != "absolute") {
+        return refuse(format!("position_embedding_type {kind}"));
+    }
+    if let Some(code) = set("auto_map") {
+        return refuse(format!("code of the model's own (auto_map {code})"));
+    }
+    for key in ["is_decoder", "add_cross_attention", "is_encoder_decoder", "quantization_config", "pruned_heads"] {
+        if let Some(value) = set(key) {
+            return refuse(format!("{key} {value}"));
+        }
+    }
+    // The defaults of BertConfig in transformers, which apply to files that leave the keys out.
+    let hidden_size = positive(&raw, "hidden_size", 768, path)?;
+    let positions = positive(&raw, "max_position_embeddings", 512, path)?;
+    Ok(TransformerConfig { hidden_size, positions, raw })
+}
+
+/// Whether `config.json` is that of a text generator, which sentence-transformers pools by its last token when
+/// nothing else is said.
+pub(super) fn is_causal(config: &Map<String, Value>) -> bool {
+    let first = config.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
+    first.is_some_and(|name| name.ends_with("ForCausalLM")) && config.get("is_causal") != Some(&Value::Bool(false))
+}
+
+/// One entry of `modules.json`.
+#[derive(Deserialize)]
+pub(super) struct Module {
+    pub(super) path: String,
+    #[serde(rename = "type")]
+    pub(super) class: String,
+}
+
+/// What `sentence_bert_config.json` says of the transformer.
+#[derive(Default)]
+pub(super) struct SentenceConfig {
+    pub(super) max_seq_length: Option<u64>,
+    pub(super) do_lower_case: bool,
+}
+
+/// Names under which sentence-transformers looks for the file, in its order.
+const SENTENCE_CONFIG_NAMES: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+pub(super) fn sentence_config(directory: &Path) -> Result<SentenceConfig, SpecError> {
+    for name in SENTENCE_CONFIG_NAMES {
+        let path = directory.join(name);
+        if let Some(raw) = read_json::<Map<String, Value>>(&path)?.filter(|raw| !raw.is_empty()) {
+            return parse_sentence_config(&raw, &path);
+        }
+    }
+    Ok(SentenceConfig::default())
+}
+
+fn parse_sentence_config(raw: &Map<String, Value>, path: &Path) -> Result<SentenceConfig, SpecError> {
+    let mut config = SentenceConfig::default();
+    let mut tokenizer_length = None;
+    for (key, value) in raw {
+        match key.as_str() {
+            _ if is_empty(value) => {}
+            "max_seq_length" => config.max_seq_length = Some(length(value, key, path)?),
+            "do_lower_case" => config.do_lower_case = true,
+            // Settings of the reference library's own machinery, at the values that ask for nothing.
+            "unpad_inputs" => {}
+            "transformer_task" if value == "feature-extraction" => {}
+            "module_output_name" if value == "token_embeddings" => {}
+            "modality_config" if is_plain_text_modality(value) => {}
+            "tokenizer_args" | "processor_kwargs" => tokenizer_length = tokenizer_settings(value, key, path)?,
+            "model_args" | "model_kwargs" | "config_args" | "config_kwargs" if only_trust(value) => {}
+            _ => return Err(SpecError::unsupported(path, format!("{key} {value}"))),
+        }
+    }
+    // There, the tokenizer's own setting is not replaced by max_seq_length.
+    config.max_seq_length = tokenizer_length.or(config.max_seq_length);
+    Ok(config)
+}
+
+fn tokenizer_settings(value: &Value, key: &str, path: &Path) -> Result<Option<u64>, SpecError> {
+    let Some(settings) = value.as_object() else {
+        return Err(SpecError::invalid(path, format!("{key} is not an object")));
+    };
+    let mut limit = None;
+    for (name, setting) in settings {
+        match name.as_str() {
+            "trust_remote_code" => {}
+            "model_max_length" => limit = Some(length(setting, name, path)?),
+            _ => return Err(SpecError::unsupported(path, format!("{key}.{name} {setting}"))),
+        }
+    }
+    Ok(limit)
+}
+
+fn only_trust(value: &Value) -> bool {
+    value.as_object().is_some_and(|settings| settings.keys().all(|key| key == "trust_remote_code"))
+}
+
+fn is_plain_text_modality(value: &Value) -> bool {
+    *value == serde_json::json!({"text": {"method": "forward", "method_output_name": "last_hidden_state"}})
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Default, Deserialize)]
+pub(super) struct LibraryConfig {
+    pub(super) model_type: Option<String>,
+    #[serde(default)]
+    pub(super) prompts: Option<BTreeMap<String, Option<String>>>,
+    pub(super) default_prompt_name: Option<String>,
+    pub(super) similarity_fn_name: Option<String>,
+}
+
+pub(super) fn library_config(path: &Path) -> Result<LibraryConfig, SpecError> {
+    let config = read_json::<LibraryConfig>(path)?.unwrap_or_default();
+    match config.model_type.as_deref() {
+        None | Some("SentenceTransformer") => Ok(config),
+        Some(other) => Err(SpecError::unsupported(path, format!("a model of the kind {other}"))),
+    }
+}
+
+/// `model_max_length` of `tokenizer_config.json`; `None` where there is none, or one so large that it means none.
+pub(super) fn tokenizer_max_length(path: &Path) -> Result<Option<u64>, SpecError> {
+    let config = read_json::<Map<String, Value>>(path)?.unwrap_or_default();
+    match config.get("model_max_length") {
+        None | Some(Value::Null) => Ok(None),
+        // transformers writes int(1e30) for "no limit".
+        Some(value) if value.as_u64().is_none() && value.as_f64().is_some_and(|limit| limit >= 1e18) => Ok(None),
+        Some(value) => length(value, "model_max_length", path).map(Some),
+    }
+}
+
+/// Reads a JSON file; `None` when there is none.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SpecError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(SpecError::Read { path: path.to_owned(), source }),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| SpecError::Json { path: path.to_owned(), source })
+}
+
+/// Whether a value asks for nothing: null, false, or an empty list, object or text.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+fn length(value: &Value, key: &str, path: &Path) -> Result<u64, SpecError> {
+    // Some files write 512.0.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within range, as checked")]
+    let whole = value.as_f64().filter(|float| float.fract() == 0.0 && (1.0..1e15).contains(float)).map(|it| it as u64);
+    whole.ok_or_else(|| SpecError::invalid(path, format!("{key} {value} is not a number of tokens above 0")))
+}
+
+fn positive(raw: &Map<String, Value>, key: &str, default: usize, path: &Path) -> Result<usize, SpecError> {
+    match raw.get(key) {
+        None => Ok(default),
+        Some(value) => value
+            .as_u64()
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| *number > 0)
+            .ok_or_else(|| SpecError::invalid(path, format!("{key} {value} is not a whole number above 0"))),
+    }
+}

@@ -1,0 +1,54 @@
+//! The tokenizer's files, as far as they decide whether a model can be used. Reading text is another module's work.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::error::SpecError;
+use super::files::read_json;
+
+/// Finds `tokenizer.json` and checks that it does what the other files say.
+pub(super) fn find(directory: &Path, do_lower_case: bool) -> Result<PathBuf, SpecError> {
+    let path = directory.join("tokenizer.json");
+    let Some(tokenizer) = read_json::<Map<String, Value>>(&path)? else {
+        let what = "a tokenizer given only by its vocabulary is not supported; \
+                    save the model once more with a current transformers, which writes the file";
+        return Err(SpecError::Missing { path, what });
+    };
+    let normalizer = tokenizer.get("normalizer").unwrap_or(&Value::Null);
+    let lowers = lowers_everything(normalizer);
+    // sentence-transformers puts a lower-casing step before the tokenizer's own. Where the tokenizer's own does it
+    // anyway, that changes nothing: BertNormalizer gives the same for every code point with and without it.
+    if do_lower_case && !lowers {
+        let what = "do_lower_case true with a tokenizer that keeps upper case";
+        return Err(SpecError::unsupported(&directory.join("sentence_bert_config.json"), what));
+    }
+    // transformers lets tokenizer_config.json overrule the BertNormalizer in tokenizer.json.
+    let config_path = directory.join("tokenizer_config.json");
+    let config = read_json::<Map<String, Value>>(&config_path)?.unwrap_or_default();
+    if let (Some(Value::Bool(asked)), Some("BertNormalizer")) = (config.get("do_lower_case"), kind(normalizer))
+        && *asked != lowers
+    {
+        let what = format!("do_lower_case {asked} with a tokenizer.json that says otherwise");
+        return Err(SpecError::unsupported(&config_path, what));
+    }
+    Ok(path)
+}
+
+/// Whether a normaliser leaves no upper case.
+fn lowers_everything(normalizer: &Value) -> bool {
+    match kind(normalizer) {
+        Some("BertNormalizer") => normalizer["lowercase"] == Value::Bool(true),
+        Some("Lowercase") => true,
+        // The reference library takes a Lowercase anywhere in a sequence for one.
+        Some("Sequence") => {
+            let steps = normalizer["normalizers"].as_array();
+            steps.is_some_and(|steps| steps.iter().any(|step| kind(step) == Some("Lowercase")))
+        }
+        _ => false,
+    }
+}
+
+fn kind(normalizer: &Value) -> Option<&str> {
+    normalizer.get("type")?.as_str()
+}

@@ -1,0 +1,269 @@
+//! `vector_space`: one digest for everything that decides what a vector means.
+//!
+//! It stands in every manifest, so that vectors of two models, two revisions or two prompts are never mixed unnoticed:
+//! they often have the same length and the same file names.
+//!
+//! The digest is SHA-256 over a list of fields, each written as the length of its name (u64, little-endian), the name,
+//! the length of its value, the value. Lengths make the list unambiguous: no value can run into the next field. The
+//! list opens with its own version; whoever changes the list changes the version.
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value};
+
+use super::spec::{ModelSpec, Prompt};
+use crate::domain::{Digest, DigestWriter};
+
+const VERSION: &str = "1";
+
+/// The arithmetic in which vectors are computed; vectors of two classes differ in the third or fourth digit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DtypeClass {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// Brain floating point.
+    Bf16,
+    /// Eight-bit integers.
+    Int8,
+}
+
+impl DtypeClass {
+    /// The name used in every output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// What a run adds to the model's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Digests of the weight files, in the order of their names.
+    pub weights: Vec<Digest>,
+    /// Digest of `tokenizer.json`.
+    pub tokenizer: Digest,
+    /// The prompt in use.
+    pub prompt: Prompt,
+    /// Longest sequence in tokens.
+    pub max_length: usize,
+    /// Length of a written vector.
+    pub dimension: usize,
+    /// Whether written vectors have unit length.
+    pub normalized: bool,
+    /// The arithmetic.
+    pub dtype: DtypeClass,
+}
+
+/// The digest of a vector space. Equal exactly when the weights, the configuration of the layers, the tokenizer, the
+/// pooling, the prompt's text, the limit, the dimension, the normalisation and the class of arithmetic are equal; the
+/// name of the model, of the prompt and of files do not matter.
+pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
+    let mut fields = Fields(DigestWriter::new(io::sink()));
+    fields.add("vector_space", VERSION.as_bytes());
+    fields.add("architecture", spec.architecture.as_str().as_bytes());
+    fields.add("config", canonical_config(&spec.config).as_bytes());
+    for digest in &settings.weights {
+        fields.add("weights", digest.as_bytes());
+    }
+    fields.add("tokenizer", settings.tokenizer.as_bytes());
+    fields.add("pooling", spec.pooling.as_str().as_bytes());
+    fields.add("prompt", settings.prompt.text.as_bytes());
+    // Without a prompt there is nothing to leave out.
+    fields.add("include_prompt", flag(spec.include_prompt || settings.prompt.text.is_empty()));
+    fields.add("max_length", settings.max_length.to_string().as_bytes());
+    fields.add("dimension", settings.dimension.to_string().as_bytes());
+    fields.add("normalized", flag(settings.normalized));
+    fields.add("dtype", settings.dtype.as_str().as_bytes());
+    let (_, digest, _) = fields.0.finish();
+    digest
+}
+
+struct Fields(DigestWriter<io::Sink>);
+
+impl Fields {
+    fn add(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            let length = (part.len() as u64).to_le_bytes();
+            // A sink takes everything.
+            let _ = self.0.write_all(&length).and_then(|()| self.0.write_all(part));
+        }
+    }
+}
+
+fn flag(value: bool) -> &'static [u8] {
+    if value { b"true" } else { b"false" }
+}
+
+/// Keys of `config.json` that say nothing about what the layers compute: where the file comes from, how it was
+/// trained, what a program may return. A key that is not listed counts, so that an unknown one can separate two
+/// spaces but never merge them.
+const NEUTRAL_KEYS: [&str; 24] = [
+    "_name_or_path",
+    "architectures",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dtype",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "max_position_embeddings",
+    "model_type",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "transformers.js_config",
+    "transformers_version",
+    "use_bfloat16",
+    "use_cache",
+    "vocab_size",
+];
+
+/// `config.json` without what does not matter, its keys sorted.
+fn canonical_config(config: &Map<String, Value>) -> String {
+    let mut kept: Vec<(&String, &Value)> = config
+        .iter()
+        .filter(|(key, value)| !NEUTRAL_KEYS.contains(&key.as_str()) && !value.is_null())
+        .filter(|(key, value)| key.as_str() != "position_embedding_type" || *value != "absolute")
+        .collect();
+    kept.sort_by_key(|(key, _)| *key);
+    let mut text = String::new();
+    for (key, value) in kept {
+        text.push_str(&Value::String(key.clone()).to_string());
+        text.push(':');
+        text.push_str(&sorted(value).to_string());
+        text.push('\n');
+    }
+    text
+}
+
+/// The value with the keys of all its objects in order, whatever order serde_json keeps.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            Value::Object(entries.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),
+        plain => plain.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::spec::{Pooling, PromptOrigin};
+
+    fn bert() -> ModelSpec {
+        ModelSpec::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/bert-minilm")).unwrap()
+    }
+
+    fn prompt(text: &str) -> Prompt {
+        Prompt { text: text.to_owned(), origin: PromptOrigin::Text }
+    }
+
+    /// The digest of a space that differs from the plain one by what `change` does.
+    fn space_with(change: impl FnOnce(&mut ModelSpec, &mut Settings)) -> Digest {
+        let mut spec = bert();
+        let mut settings = Settings {
+            weights: vec![Digest::of(b"weights"), Digest::of(b"more")],
+            tokenizer: Digest::of(b"tokenizer"),
+            prompt: prompt("p"),
+            max_length: 80,
+            dimension: 32,
+            normalized: true,
+            dtype: DtypeClass::F32,
+        };
+        change(&mut spec, &mut settings);
+        vector_space(&spec, &settings)
+    }
+
+    #[track_caller]
+    fn check_other(change: impl FnOnce(&mut ModelSpec, &mut Settings)) {
+        assert_ne!(space_with(change), space_with(|_, _| {}));
+    }
+
+    #[track_caller]
+    fn check_same(change: impl FnOnce(&mut ModelSpec, &mut Settings)) {
+        assert_eq!(space_with(change), space_with(|_, _| {}));
+    }
+
+    #[test]
+    fn every_part_of_the_meaning_makes_another_space() {
+        check_other(|_, settings| settings.weights.truncate(1));
+        check_other(|_, settings| settings.weights.reverse());
+        check_other(|_, settings| settings.tokenizer = Digest::of(b"another"));
+        check_other(|_, settings| settings.prompt = prompt(""));
+        check_other(|_, settings| settings.prompt = prompt("q"));
+        check_other(|_, settings| settings.max_length = 79);
+        check_other(|_, settings| settings.dimension = 16);
+        check_other(|_, settings| settings.normalized = false);
+        for dtype in [DtypeClass::F16, DtypeClass::Bf16, DtypeClass::Int8] {
+            check_other(|_, settings| settings.dtype = dtype);
+        }
+        check_other(|spec, _| spec.pooling = Pooling::Cls);
+        check_other(|spec, _| spec.include_prompt = false);
+        for (key, value) in
+            [("hidden_act", json!("relu")), ("num_attention_heads", json!(2)), ("layer_norm_eps", json!(1e-5))]
+        {
+            check_other(|spec, _| spec.config[key] = value);
+        }
+        check_other(|spec, _| _ = spec.config.insert("never_heard_of".to_owned(), json!(1)));
+    }
+
+    #[test]
+    fn names_and_what_no_layer_computes_with_make_no_other_space() {
+        check_same(|_, settings| settings.prompt.origin = PromptOrigin::Asked("x".to_owned()));
+        check_same(|spec, _| spec.directory = "elsewhere".into());
+        check_same(|spec, _| spec.weights = vec!["model-00001-of-00001.safetensors".into()]);
+        check_same(|spec, _| spec.config["transformers_version"] = json!("5.0.0"));
+        check_same(|spec, _| _ = spec.config.remove("position_embedding_type"));
+        check_same(|spec, _| _ = spec.config.insert("never_heard_of".to_owned(), Value::Null));
+        check_same(|spec, _| {
+            let reversed: Map<String, Value> =
+                spec.config.iter().rev().map(|(key, value)| (key.clone(), value.clone())).collect();
+            spec.config = reversed;
+        });
+        let without = |include_prompt| {
+            space_with(|spec, settings| {
+                spec.include_prompt = include_prompt;
+                settings.prompt = prompt("");
+            })
+        };
+        assert_eq!(without(true), without(false), "there is no prompt to leave out");
+    }
+
+    #[test]
+    fn no_value_runs_into_the_next_field() {
+        let digest = |parts: &[(&str, &[u8])]| {
+            let mut fields = Fields(DigestWriter::new(io::sink()));
+            parts.iter().for_each(|(name, value)| fields.add(name, value));
+            fields.0.finish().1
+        };
+        assert_ne!(digest(&[("a", b"bc")]), digest(&[("ab", b"c")]));
+        assert_ne!(digest(&[("a", b"b"), ("c", b"d")]), digest(&[("a", b"bc"), ("", b"d")]));
+        assert_ne!(digest(&[("a", b"")]), digest(&[("a", b""), ("", b"")]));
+    }
+
+    #[test]
+    fn the_digest_of_a_known_space_does_not_change_from_version_to_version() {
+        let expected = "d788d2a39fa77c353faecbd996728615a59f7201bf26117e78101667ef291a6c";
+        assert_eq!(space_with(|_, _| {}).to_string(), expected, "whoever changes the fields changes VERSION and this");
+    }
+}
