@@ -196,7 +196,7 @@ fn metadata_and_what_stands_beside_it_reach_the_chunk() {
 #[test]
 fn a_file_cut_short_anywhere_keeps_the_entries_before_the_cut() {
     let whole = r#"[{"text": "a"}, {"text": "b\\"}, "c\"", {"text": "d", "metadata": {"x": [1, {}]}}]"#;
-    let ends: Vec<_> = [r#"{"text": "a"}"#, r#"{"text": "b\\"}"#, r#""c\"""#, r#"{}]}}"#]
+    let ends: Vec<_> = [r#"{"text": "a"}"#, r#"{"text": "b\\"}"#, r#""c\"""#, r"{}]}}"]
         .map(|entry| whole.find(entry).unwrap() + entry.len())
         .into();
     for cut in 0..whole.len() {
