@@ -189,6 +189,7 @@ fn overwriting_another_input_survives_a_kill_anywhere() {
 #[test]
 fn overwriting_another_input_survives_a_loss_of_power_anywhere() {
     check_overwriting(Existing::Overwrite, Crash::PowerLoss);
+    check_overwriting(Existing::Overwrite, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
@@ -199,6 +200,7 @@ fn overwriting_and_then_resuming_survives_a_kill_anywhere() {
 #[test]
 fn overwriting_and_then_resuming_survives_a_loss_of_power_anywhere() {
     check_overwriting(Existing::Resume, Crash::PowerLoss);
+    check_overwriting(Existing::Resume, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
@@ -209,6 +211,7 @@ fn models_one_by_one_survive_a_kill_anywhere() {
 #[test]
 fn models_one_by_one_survive_a_loss_of_power_anywhere() {
     check_fresh(one_by_one, Crash::PowerLoss);
+    check_fresh(one_by_one, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
@@ -219,6 +222,7 @@ fn models_in_turn_survive_a_kill_anywhere() {
 #[test]
 fn models_in_turn_survive_a_loss_of_power_anywhere() {
     check_fresh(in_turn, Crash::PowerLoss);
+    check_fresh(in_turn, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
