@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tokenizers::{Encoding, TruncationParams};
+use tokenizers::{Encoding, PostProcessor, TruncationParams};
 
 use crate::domain::TokenSeq;
 

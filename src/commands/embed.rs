@@ -87,7 +87,7 @@ struct Model {
 impl Model {
     fn find(settings: &Settings, observer: &dyn Observer) -> Result<Self, EmbedError> {
         let name = settings.model.clone();
-        let files = source::resolve(&source_request(settings), &|event| {
+        let files = source::resolve(&std::path::PathBuf::from(&settings.model), &|event| {
             observer.observe(&Event::ModelDownload { model: name.clone(), what: event.to_string() });
         })?;
         let spec = ModelSpec::read(&files.directory)?;
@@ -119,9 +119,9 @@ impl Model {
         let space = vector_space(
             &spec,
             &vector_space::Settings {
-                weights: &digests,
+                weights: digests.clone(),
                 tokenizer: spec.tokenizer_digest()?,
-                prompt: &prompt,
+                prompt: prompt.clone(),
                 max_length,
                 dimension,
                 normalized: spec.normalize,

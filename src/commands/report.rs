@@ -151,7 +151,7 @@ impl<'a> Report<'a> {
             (Err(error), _) => error.exit_code(),
             (Ok(()), Some(StopCause::Interrupt)) if !self.summary.complete() => exit::INTERRUPTED,
             (Ok(()), Some(StopCause::Terminate | StopCause::TimeLimit)) if !self.summary.complete() => exit::TERMINATED,
-            (Ok(()), _) if self.summary.faults() > 0 => exit::DONE_WITH_FAULTS,
+            (Ok(()), _) if self.summary.has_faults() => exit::DONE_WITH_FAULTS,
             (Ok(()), _) => exit::DONE,
         };
         let error = outcome.as_ref().err().map(ToString::to_string);
@@ -173,7 +173,7 @@ impl<'a> Report<'a> {
 
 impl Observer for Report<'_> {
     fn observe(&self, event: &Event) {
-        Observers(vec![&self.summary, &self.recorder, &self.progress as &dyn Observer, &self.log]).observe(event);
+        Observers(vec![&self.summary, &self.recorder, self.progress as &dyn Observer, &self.log]).observe(event);
         // After every turn of a model the summary on disk is up to date. If that fails, the last write will say so.
         if let Event::PassFinished { .. } = event {
             drop(self.write(&self.summary.summary()));

@@ -6,6 +6,7 @@
 
 pub mod registry;
 // pub mod source;
+pub mod source;
 pub mod spec;
 pub mod vector_space;
 pub mod weights;

@@ -33,9 +33,9 @@ struct Progress {
 impl Progress {
     fn open(&self, memory: &Memory, plan: &Plan) -> Result<Opened, Stop> {
         let collection = CollectionName::new("Docling").unwrap();
-        let opened = open_in(Arc::new(memory.clone()), Path::new("out"), &collection, plan.clone())?;
+        let opened = open_in(Arc::new(memory.clone()), Path::new("out"), &collection, plan)?;
         assert_eq!(opened.damage, None, "a crash must not look like damage");
-        let committed = opened.committed.shards.len() as u32;
+        let committed = u32::try_from(opened.committed.shards.len()).unwrap();
         let told = self.commits.get(&plan.model).copied().unwrap_or(0);
         assert!(committed >= told, "{committed} shards of {} are left of {told} committed ones", plan.model);
         Ok(opened)
@@ -135,7 +135,9 @@ impl Story {
 
 fn planted(files: &Files) -> Memory {
     let memory = Memory::default();
-    files.iter().for_each(|(path, bytes)| memory.plant(path, bytes));
+    for (path, bytes) in files {
+        memory.plant(path, bytes);
+    }
     memory
 }
 
@@ -170,7 +172,9 @@ fn output_of(shards: &[Shard]) -> Files {
     let memory = Memory::default();
     for plan in two_models(Existing::Resume) {
         let mut writer = Progress::default().open(&memory, &plan).unwrap().writer;
-        shards.iter().for_each(|shard| drop(writer.commit(shard).unwrap().clone()));
+        for shard in shards {
+            writer.commit(shard).unwrap();
+        }
         let rows = shards.iter().map(|shard| shard.records.len() as u64).sum();
         writer.finish(CollectionTotals { rows, ..totals() }).unwrap();
     }
@@ -185,6 +189,7 @@ fn overwriting_another_input_survives_a_kill_anywhere() {
 #[test]
 fn overwriting_another_input_survives_a_loss_of_power_anywhere() {
     check_overwriting(Existing::Overwrite, Crash::PowerLoss);
+    check_overwriting(Existing::Overwrite, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
@@ -195,6 +200,7 @@ fn overwriting_and_then_resuming_survives_a_kill_anywhere() {
 #[test]
 fn overwriting_and_then_resuming_survives_a_loss_of_power_anywhere() {
     check_overwriting(Existing::Resume, Crash::PowerLoss);
+    check_overwriting(Existing::Resume, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
@@ -205,6 +211,7 @@ fn models_one_by_one_survive_a_kill_anywhere() {
 #[test]
 fn models_one_by_one_survive_a_loss_of_power_anywhere() {
     check_fresh(one_by_one, Crash::PowerLoss);
+    check_fresh(one_by_one, Crash::PowerLossOutOfOrder);
 }
 
 #[test]
@@ -215,6 +222,7 @@ fn models_in_turn_survive_a_kill_anywhere() {
 #[test]
 fn models_in_turn_survive_a_loss_of_power_anywhere() {
     check_fresh(in_turn, Crash::PowerLoss);
+    check_fresh(in_turn, Crash::PowerLossOutOfOrder);
 }
 
 #[test]

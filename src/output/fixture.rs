@@ -39,6 +39,7 @@ pub(super) fn shard(number: u32, first_row: u64, records: Vec<RowRecord>) -> Sha
 }
 
 /// `rows` rows of every status in shards of `shard_rows`.
+#[expect(clippy::cast_possible_truncation, reason = "a handful of rows")]
 pub(super) fn shards(rows: u64, shard_rows: u64) -> Vec<Shard> {
     let statuses = [RowStatus::Ok, RowStatus::Truncated, RowStatus::Empty, RowStatus::Failed];
     let record = |row: u64| record(&format!("chunk {row} \"é\""), statuses[row as usize % statuses.len()]);

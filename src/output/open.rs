@@ -146,7 +146,7 @@ impl CollectionWriter {
     ///
     /// # Errors
     /// When there is an output that the plan does not go with, or files cannot be read or written.
-    pub fn open(output_dir: &Path, collection: &CollectionName, plan: Plan) -> Result<Opened, OpenError> {
+    pub fn open(output_dir: &Path, collection: &CollectionName, plan: &Plan) -> Result<Opened, OpenError> {
         open_in(Arc::new(Disk), output_dir, collection, plan)
     }
 }
@@ -155,7 +155,7 @@ pub(super) fn open_in(
     storage: Arc<dyn Storage>,
     output_dir: &Path,
     collection: &CollectionName,
-    plan: Plan,
+    plan: &Plan,
 ) -> Result<Opened, OpenError> {
     let place = Place::new(output_dir, collection, &plan.model);
     storage.create_directories(&place.model).at("create", &place.model)?;
@@ -165,9 +165,9 @@ pub(super) fn open_in(
     let manifest = read_existing(&*storage, &place)?;
     let published = ledger::published(&*storage, &place)?;
     let (manifest, damage) = match manifest {
-        None => (fresh(collection, &plan, published.as_ref()), None),
+        None => (fresh(collection, plan, published.as_ref()), None),
         Some(_) if plan.existing == Existing::Refuse => return Err(OpenError::Exists { path: place.manifest() }),
-        Some(manifest) => resume(&*storage, &place, &plan, manifest, published.as_ref())?,
+        Some(manifest) => resume(&*storage, &place, plan, manifest, published.as_ref())?,
     };
     let writer = CollectionWriter::new(storage, place, manifest, published);
     if damage.is_some() {
@@ -300,7 +300,7 @@ fn check_pending_chunks(
 }
 
 /// How much of a file is compared.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
     All,
     Prefix,

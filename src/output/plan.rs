@@ -80,7 +80,7 @@ impl Plan {
             keys.sort_unstable();
             keys.dedup();
             let value = |provenance: &Provenance, key: &str| {
-                provenance.get(key).map_or("unknown".to_owned(), |value| value.to_string())
+                provenance.get(key).map_or("unknown".to_owned(), ToString::to_string)
             };
             for key in keys {
                 compare(key, value(&manifest.provenance, key), value(&self.provenance, key));

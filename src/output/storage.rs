@@ -209,11 +209,11 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
 
 /// Fills and syncs an open file; returns the number and the digest of the bytes that this call wrote.
 pub(super) fn fill_file<E>(
-    file: Box<dyn StoredFile>,
+    target: Box<dyn StoredFile>,
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), E>,
 ) -> Result<(u64, crate::domain::Digest), FillError<E>> {
-    let watched = Watched { inner: file, failure: None };
+    let watched = Watched { inner: target, failure: None };
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, DigestWriter::new(watched));
     let filled = fill(&mut writer).map_err(FillError::Content);
     let flushed = writer.flush();

@@ -124,10 +124,8 @@ impl Assembler<'_> {
     /// Sends a shard on its way.
     fn dispatch(&self, number: usize, first_row: u64, rows: Vec<TokenizedRow>) -> Result<(), Disconnected> {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
-        let (records, sequences): (Vec<RowRecord>, Vec<Vec<u32>>) =
-            rows.into_iter().map(|row| (row.record, row.tokens)).unzip();
-        for (index, record) in records.iter().enumerate() {
-            if let Some(reason) = &record.error {
+        for (index, TokenizedRow { record, error_is_new, .. }) in rows.iter().enumerate() {
+            if let Some(reason) = record.error.as_ref().filter(|_| *error_is_new) {
                 self.observer.observe(&Event::RowFailed {
                     collection: self.collection.clone(),
                     row: Row(first_row + index as u64),
@@ -137,6 +135,8 @@ impl Assembler<'_> {
                 });
             }
         }
+        let (records, sequences): (Vec<RowRecord>, Vec<Vec<u32>>) =
+            rows.into_iter().map(|row| (row.record, row.tokens)).unzip();
         self.wait_for_permit()?;
         let with_tokens: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
         let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].len()).collect();

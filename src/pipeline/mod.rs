@@ -25,7 +25,7 @@ use crossbeam_channel::bounded;
 
 use crate::batch::BatchLimits;
 use crate::collection::Collection;
-use crate::domain::{Row, Shard};
+use crate::domain::Shard;
 use crate::encoder::{EncodeError, Encoder};
 use crate::output::{CommitError, Committed, InputChanged};
 use crate::telemetry::event::{Observer, StopCause};

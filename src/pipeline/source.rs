@@ -29,6 +29,8 @@ pub(super) struct TokenizedGroup {
 pub(super) struct TokenizedRow {
     pub record: RowRecord,
     pub tokens: Vec<u32>,
+    /// Whether the record's error is news; of what is wrong with an entry, the reader has told.
+    pub error_is_new: bool,
 }
 
 /// Reads a collection to its end or until asked to stop. Faults are reported, never fatal.
@@ -63,25 +65,15 @@ pub(super) fn read(
     }
 }
 
-/// Speaks of what is wrong with an entry, and gives its chunk if it has one.
+/// Passes on what the reader says of an entry, and gives its chunk if it has one.
 fn report(entry: Entry, collection: &Collection, observer: &dyn Observer) -> Option<Chunk> {
+    let name = collection.name().clone();
     match entry {
-        Entry::Chunk(chunk) => Some(chunk),
-        Entry::Fault(error) => {
-            let collection = Some(collection.name().clone());
-            observer.observe(&Event::LoadingError { collection, error });
-            None
-        }
-        Entry::DuplicateId { id, chunk } => {
-            observer.observe(&Event::DuplicateId {
-                collection: collection.name().clone(),
-                id,
-                given: chunk.id.clone(),
-                row: chunk.row,
-            });
-            Some(chunk)
-        }
+        Entry::Chunk(chunk) => return Some(chunk),
+        Entry::Fault(error) => observer.observe(&Event::LoadingError { collection: Some(name), error }),
+        Entry::Warning(warning) => observer.observe(&Event::InputWarning { collection: name, warning }),
     }
+    None
 }
 
 /// Digests and tokenises groups until there are no more. Rows before `committed_rows` need no tokens.
@@ -120,6 +112,7 @@ fn tokenize_chunk(tokenizer: &Tokenizer, chunk: Chunk, committed_rows: u64) -> T
             Err(error) => (RowStatus::Failed, TokenSeq::default(), Some(error.to_string())),
         },
     };
+    let error_is_new = error.is_some() && text_sha256.is_some();
     let record = RowRecord {
         id: chunk.id,
         source: chunk.source,
@@ -131,5 +124,5 @@ fn tokenize_chunk(tokenizer: &Tokenizer, chunk: Chunk, committed_rows: u64) -> T
         metadata: chunk.metadata,
         extra: chunk.extra,
     };
-    TokenizedRow { record, tokens: tokens.ids }
+    TokenizedRow { record, tokens: tokens.ids, error_is_new }
 }

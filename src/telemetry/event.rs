@@ -40,16 +40,12 @@ pub enum Event {
         /// Place and reason.
         error: LoadingError,
     },
-    /// A chunk asks for an id that its collection has had before, and is given another.
-    DuplicateId {
+    /// Something of the input is not as its author may think, though nothing is lost.
+    InputWarning {
         /// The collection.
         collection: CollectionName,
-        /// The id asked for.
-        id: ChunkId,
-        /// The id given.
-        given: ChunkId,
-        /// The row.
-        row: Row,
+        /// Place and matter.
+        warning: LoadingError,
     },
     /// Something about a model that its user should know.
     ModelNote {

@@ -12,11 +12,7 @@ impl Observer for Log {
                 tracing::warn!("{} holds no chunk file and is left out", path.display());
             }
             Event::LoadingError { error, .. } => tracing::warn!("{}", Plain(&error.to_string())),
-            Event::DuplicateId { collection, id, given, row } => tracing::warn!(
-                "{collection}: row {row} has the id {:?} of an earlier chunk and is called {:?} instead",
-                id.as_str(),
-                given.as_str()
-            ),
+            Event::InputWarning { warning, .. } => tracing::warn!("{}", Plain(&warning.to_string())),
             Event::RowFailed { collection, row, source, reason, .. } => tracing::warn!(
                 "{collection}: row {row} ({} entry {}) has no vector: {}",
                 Plain(&source.file),

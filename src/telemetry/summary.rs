@@ -173,13 +173,13 @@ pub struct CollectionSummary {
     pub failed: u64,
     /// Rows committed by an earlier run and kept.
     pub kept: u64,
-    /// Chunks that asked for an id that was taken.
-    pub duplicate_ids: u64,
+    /// Repeated ids and the like, which lost nothing; `events.jsonl` has them.
+    pub warnings: u64,
     /// Whether all rows are committed.
     pub complete: bool,
-    /// Files that could not be read, or not to their end.
-    pub file_faults: u64,
-    /// The first thousand of these faults and of the failed rows; `events.jsonl` has all.
+    /// Files and entries that could not be read as they should.
+    pub loading_errors_total: u64,
+    /// The first thousand of these faults, and of rows that could not be embedded; `events.jsonl` has all.
     pub loading_errors: Vec<LoadingError>,
 }
 
@@ -300,12 +300,12 @@ impl SummaryBuilder {
         state.summary.collections.iter().all(|collection| collection.complete)
     }
 
-    /// Rows that failed plus faults in files and entries, up to now. A failed entry counts once.
-    pub fn faults(&self) -> u64 {
+    /// Whether any file, entry or row failed up to now.
+    pub fn has_faults(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_collections: u64 =
-            state.summary.collections.iter().map(|collection| collection.failed + collection.file_faults).sum();
-        in_collections + state.summary.loading_errors.len() as u64
+        let mut collections = state.summary.collections.iter();
+        collections.any(|collection| collection.failed + collection.loading_errors_total > 0)
+            || !state.summary.loading_errors.is_empty()
     }
 }
 
@@ -340,7 +340,7 @@ impl Summary {
             counts.join(", ")
         ));
         lines.push(format!("{:.1} s in all, {rate:.0} tokens/s while embedding", self.processing_time_seconds));
-        let faults = sum(|c| c.file_faults) + self.loading_errors.len() as u64;
+        let faults = sum(|c| c.loading_errors_total) + self.loading_errors.len() as u64;
         if faults + failed > 0 {
             lines.push(format!(
                 "{faults} faults in the input and {failed} rows without a vector; they are listed in events.jsonl"
@@ -391,9 +391,9 @@ impl State {
                     empty: 0,
                     failed: 0,
                     kept: 0,
-                    duplicate_ids: 0,
+                    warnings: 0,
                     complete: false,
-                    file_faults: 0,
+                    loading_errors_total: 0,
                     loading_errors: Vec::new(),
                 });
             }
@@ -403,7 +403,7 @@ impl State {
             Event::LoadingError { collection: None, error } => self.summary.loading_errors.push(error.clone()),
             Event::LoadingError { collection: Some(name), error } => {
                 if let Some(collection) = self.collection(name) {
-                    collection.file_faults += 1;
+                    collection.loading_errors_total += 1;
                     collection.list(error.clone());
                 }
             }
@@ -415,9 +415,9 @@ impl State {
                     collection.list(error);
                 }
             }
-            Event::DuplicateId { collection, .. } => {
+            Event::InputWarning { collection, .. } => {
                 if let Some(collection) = self.collection(collection) {
-                    collection.duplicate_ids += 1;
+                    collection.warnings += 1;
                 }
             }
             Event::Acquire(sample) => self.lease("acquire", sample),

@@ -14,6 +14,9 @@ pub(in crate::output) enum Crash {
     Kill,
     /// Loss of power at its worst: only synced bytes under names in synced directories are left.
     PowerLoss,
+    /// Loss of power when the file system had got ahead of itself: the latest change of a name has reached the
+    /// medium, earlier ones that were not synced have not.
+    PowerLossOutOfOrder,
 }
 
 /// Clones share their files.
@@ -25,6 +28,8 @@ struct State {
     contents: Vec<Content>,
     names: BTreeMap<PathBuf, usize>,
     synced_names: BTreeMap<PathBuf, usize>,
+    /// The latest change of a name: what it means from then on, and the name that was given up for it.
+    latest_change: Option<(PathBuf, Option<usize>, Option<PathBuf>)>,
     operations: usize,
     dies_at: Option<usize>,
 }
@@ -47,7 +52,15 @@ impl Memory {
     pub(in crate::output) fn restart(&self, crash: Crash) {
         let mut state = self.state();
         state.dies_at = None;
-        if crash == Crash::PowerLoss {
+        let latest_change = state.latest_change.take();
+        if crash != Crash::Kill {
+            if let Some((name, content, given_up)) = latest_change.filter(|_| crash == Crash::PowerLossOutOfOrder) {
+                match content {
+                    Some(content) => state.synced_names.insert(name, content),
+                    None => state.synced_names.remove(&name),
+                };
+                given_up.map(|name| state.synced_names.remove(&name));
+            }
             state.names = state.synced_names.clone();
             state.contents.iter_mut().for_each(|content| content.bytes = content.synced.clone());
         }
@@ -113,7 +126,9 @@ impl Storage for Memory {
         let mut state = self.operate()?;
         let content = state.content(path).unwrap_or_else(|_| {
             state.contents.push(Content::default());
-            state.contents.len() - 1
+            let content = state.contents.len() - 1;
+            state.latest_change = Some((path.to_owned(), Some(content), None));
+            content
         });
         state.names.insert(path.to_owned(), content);
         state.contents[content].bytes.resize(usize::try_from(bytes).unwrap(), 0);
@@ -125,6 +140,7 @@ impl Storage for Memory {
         let content = state.content(from)?;
         state.names.remove(from);
         state.names.insert(to.to_owned(), content);
+        state.latest_change = Some((to.to_owned(), Some(content), Some(from.to_owned())));
         Ok(())
     }
 
@@ -132,6 +148,7 @@ impl Storage for Memory {
         let mut state = self.operate()?;
         state.content(path)?;
         state.names.remove(path);
+        state.latest_change = Some((path.to_owned(), None, None));
         Ok(())
     }
 
@@ -141,6 +158,7 @@ impl Storage for Memory {
         let now: Vec<_> = state.names.iter().filter(|(path, _)| inside(path)).map(|(p, &c)| (p.clone(), c)).collect();
         state.synced_names.retain(|path, _| !inside(path));
         state.synced_names.extend(now);
+        state.latest_change.take_if(|(name, ..)| inside(name));
         Ok(())
     }
 }
