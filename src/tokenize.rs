@@ -3,15 +3,20 @@
 //! `tokenizer.json` says how to cut a text; how much of it a model sees is said by the model's limit alone. Truncation
 //! and padding stored in the file are ignored, as sentence-transformers does. What the limit cuts off is counted.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use tokenizers::{Encoding, PostProcessor, TruncationParams};
+use tokenizers::{PostProcessor, TruncationParams};
 
 use crate::domain::TokenSeq;
 
 /// A tokenizer bound to one model's limit and prompt.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    /// Cuts nothing off.
+    whole: tokenizers::Tokenizer,
+    /// Cuts at the limit, and stops reading there, so that it cannot tell how much it has cut off.
+    cut: tokenizers::Tokenizer,
+    max_length: usize,
     prompt: String,
 }
 
@@ -55,9 +60,11 @@ impl Tokenizer {
             return Err(TokenizerError::NoRoom { max_length, special });
         }
         inner.with_padding(None);
+        inner.with_truncation(None).map_err(load_error)?;
+        let mut cut = inner.clone();
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
-        inner.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { inner, prompt })
+        cut.with_truncation(Some(truncation)).map_err(load_error)?;
+        Ok(Self { whole: inner, cut, max_length, prompt })
     }
 
     /// Token ids of the prompt and the text together.
@@ -65,19 +72,19 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub fn encode(&self, text: &str) -> Result<TokenSeq, TokenizerError> {
-        let encoding = if self.prompt.is_empty() {
-            self.inner.encode_fast(text, true)
-        } else {
-            self.inner.encode_fast(format!("{}{text}", self.prompt), true)
+        let text = match self.prompt.as_str() {
+            "" => Cow::Borrowed(text),
+            prompt => Cow::Owned(format!("{prompt}{text}")),
+        };
+        let encode = |tokenizer: &tokenizers::Tokenizer| {
+            tokenizer.encode_fast(text.as_ref(), true).map_err(TokenizerError::Encode)
+        };
+        let whole = encode(&self.whole)?;
+        if whole.len() <= self.max_length {
+            return Ok(TokenSeq { ids: whole.get_ids().to_vec(), truncated: 0 });
         }
-        .map_err(TokenizerError::Encode)?;
-        // What did not fit comes as further encodings, each with special tokens of its own.
-        let truncated = encoding.get_overflowing().iter().map(text_tokens).sum::<usize>();
-        Ok(TokenSeq { ids: encoding.get_ids().to_vec(), truncated: u32::try_from(truncated).unwrap_or(u32::MAX) })
+        let ids = encode(&self.cut)?.get_ids().to_vec();
+        let truncated = u32::try_from(whole.len() - ids.len()).unwrap_or(u32::MAX);
+        Ok(TokenSeq { ids, truncated })
     }
-}
-
-/// Tokens that the template did not add.
-fn text_tokens(encoding: &Encoding) -> usize {
-    encoding.get_special_tokens_mask().iter().filter(|&&special| special == 0).count()
 }

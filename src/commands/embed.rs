@@ -235,7 +235,7 @@ fn embed_collection(
     observer: &dyn Observer,
 ) -> Result<bool, EmbedError> {
     let name = collection.name();
-    let opened = CollectionWriter::open(&settings.output_dir, name, model.plan(settings))?;
+    let opened = CollectionWriter::open(&settings.output_dir, name, &model.plan(settings))?;
     if opened.committed.rows() > 0 || opened.damage.is_some() {
         observer.observe(&resumed(collection, model, &opened));
     }

@@ -1,0 +1,157 @@
+//! Runs the program as a user does, and reads what it leaves behind.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A tiny model that is part of the repository.
+pub const TINY_MODEL: &str = "tests/fixtures/models/bert-minilm";
+
+/// The command line under construction. The environment holds nothing but what is given and what finds programs, the
+/// cache and the network.
+pub struct Program {
+    command: Command,
+}
+
+/// How a run ended.
+pub struct Finished {
+    pub exit_code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Program {
+    /// `tests/data/Chunked` into `output` with the default model.
+    pub fn new(output: &Path) -> Self {
+        Self::bare().arguments(&["--chunked-dir", "tests/data/Chunked"]).path("--output-dir", output)
+    }
+
+    /// No arguments at all.
+    pub fn bare() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_embed-collections"));
+        let ours = |name: &str| name.starts_with("EMBEDDER_");
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(ours) {
+                command.env_remove(name);
+            }
+        }
+        Self { command }
+    }
+
+    /// With the tiny model, which is there without a network.
+    pub fn tiny(output: &Path) -> Self {
+        Self::new(output).arguments(&["--model", TINY_MODEL, "--offline"])
+    }
+
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    pub fn path(mut self, flag: &str, path: &Path) -> Self {
+        self.command.arg(flag).arg(path);
+        self
+    }
+
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn run(mut self) -> Finished {
+        let output = self.command.stdin(Stdio::null()).output().unwrap();
+        Finished {
+            exit_code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    pub fn start(mut self) -> Child {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+/// A row of a shard in JSON Lines.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct OutputRow {
+    pub id: String,
+    pub row: u64,
+    pub vector: Option<Vec<f32>>,
+    pub tokens: u32,
+    pub status: String,
+    pub text_sha256: Option<String>,
+}
+
+/// All rows in a model's directory, in the order of its shards.
+pub fn read_rows(directory: &Path) -> Vec<OutputRow> {
+    let mut shards: Vec<PathBuf> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
+    shards.sort();
+    shards.iter().flat_map(|shard| read_jsonl(shard)).map(|row| serde_json::from_value(row).unwrap()).collect()
+}
+
+/// One value a line.
+pub fn read_jsonl(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Every file below a directory with its bytes, by its path; reports of a run, which tell the time, left out.
+pub fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.unwrap();
+        let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        if entry.file_type().is_file() && !["run-summary.json", "events.jsonl", ".lock"].contains(&path.as_str()) {
+            files.push((path, fs::read(entry.path()).unwrap()));
+        }
+    }
+    files
+}
+
+/// Checks a value against one of the repository's schemas.
+#[track_caller]
+pub fn check_schema(schema: &str, value: &Value) {
+    let schema = read_json(&Path::new("configs/schemas").join(schema));
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> =
+        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// A little-endian f32 matrix in NumPy's format, version 1.
+pub struct Npy {
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl Npy {
+    #[track_caller]
+    pub fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
+        assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00", "{}", path.display());
+        let end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        let header = std::str::from_utf8(&bytes[10..end]).unwrap();
+        assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"), "{header}");
+        let shape = header.split_once("'shape': (").unwrap().1.split_once(')').unwrap().0;
+        let columns = shape.split_once(',').unwrap().1.trim().parse().unwrap();
+        let values = bytes[end..].as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        Self { columns, values }
+    }
+
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.columns)
+    }
+}
