@@ -5,7 +5,6 @@
 //! the alternative is vectors that look right and are not.
 
 pub mod registry;
-// pub mod source;
 pub mod source;
 pub mod spec;
 pub mod vector_space;

@@ -148,7 +148,7 @@ fn canonical_config(config: &Map<String, Value>) -> String {
     text
 }
 
-/// The value with the keys of all its objects in order, whatever order serde_json keeps.
+/// The value with the keys of all its objects in order, whatever order `serde_json` keeps.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {

@@ -47,7 +47,7 @@ pub(super) fn transformer_config(path: &Path) -> Result<TransformerConfig, SpecE
     // The defaults of BertConfig in transformers, which apply to files that leave the keys out.
     let hidden_size = positive(&raw, "hidden_size", 768, path)?;
     let positions = positive(&raw, "max_position_embeddings", 512, path)?;
-    Ok(TransformerConfig { hidden_size, positions, raw })
+    Ok(TransformerConfig { raw, hidden_size, positions })
 }
 
 /// Whether `config.json` is that of a text generator, which sentence-transformers pools by its last token when

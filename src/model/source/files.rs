@@ -1,0 +1,181 @@
+//! Which files of a repository or a package are a model's, and a record of those that are there.
+//!
+//! Names are compared as they are, case and all: so they are on the hub, and so the libraries ask for them.
+//! Repositories hold the same weights several times over, for other programs; only what this one reads is fetched.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+/// Whether the file at `path` (in the repository, with `/`) is read by this program: the files of the transformer,
+/// and of the modules in directories such as `1_Pooling`. A path that leaves the directory never is.
+pub(super) fn is_wanted(path: &str) -> bool {
+    if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
+        return false;
+    }
+    match path.split('/').collect::<Vec<_>>().as_slice() {
+        [name] => is_wanted_name(name),
+        [directory, name] => is_module_directory(directory) && is_wanted_name(name),
+        _ => false,
+    }
+}
+
+fn is_module_directory(name: &str) -> bool {
+    name.split_once('_')
+        .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "see above")]
+fn is_wanted_name(name: &str) -> bool {
+    let json = |prefix: &str| name.starts_with(prefix) && name.ends_with(".json");
+    let listed = ["modules.json", "adapter_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"];
+    listed.contains(&name)
+        || json("config")
+        || json("tokenizer")
+        || json("model.safetensors.index")
+        || (name.starts_with("sentence_") && name.ends_with("_config.json"))
+        || is_weights(name)
+}
+
+fn is_weights(name: &str) -> bool {
+    name == "model.safetensors" || is_shard(name)
+}
+
+fn is_shard(name: &str) -> bool {
+    name.starts_with("model-") && name.ends_with(".safetensors")
+}
+
+/// The wanted ones among `files`, weights last; where a directory has its weights whole, its shards are left out.
+pub(super) fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let is_whole = |directory: &str| files.contains_key(&format!("{directory}model.safetensors"));
+    let (mut small, mut weights) = (Vec::new(), Vec::new());
+    for (path, bytes) in files {
+        let (directory, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+        let spare = is_whole(directory) && (is_shard(name) || name.starts_with("model.safetensors.index"));
+        if !is_wanted(path) || spare {
+            continue;
+        }
+        if is_weights(name) { &mut weights } else { &mut small }.push((path.clone(), *bytes));
+    }
+    small.append(&mut weights);
+    small
+}
+
+/// Whether a selection has weights that can be read.
+pub(super) fn has_weights(selection: &[(String, u64)]) -> bool {
+    selection.iter().any(|(path, _)| is_weights(path.rsplit('/').next().unwrap_or(path)))
+}
+
+/// The files of a directory and their sizes, written once all of them are there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Path with `/` to size in bytes.
+    pub(super) files: BTreeMap<String, u64>,
+    /// What the directory was made from; a directory made from anything else is not the one.
+    pub(super) origin: String,
+}
+
+impl Record {
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
+    /// Whether all files are in the directory, at their sizes.
+    pub(super) fn is_held_by(&self, directory: &Path) -> bool {
+        let size = |path: &str| std::fs::metadata(directory.join(path)).ok().filter(std::fs::Metadata::is_file);
+        !self.files.is_empty() && self.files.iter().all(|(path, bytes)| size(path).is_some_and(|it| it.len() == *bytes))
+    }
+
+    /// Writes the record under another name first, so that half a record is never found.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let partial = path.with_added_extension(format!("{}.partial", std::process::id()));
+        let mut file = File::create(&partial)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, wanted: bool) {
+        assert_eq!(is_wanted(path), wanted, "{path}");
+    }
+
+    #[test]
+    fn only_files_that_are_read_are_wanted() {
+        for path in [
+            "modules.json",
+            "config.json",
+            "config_sentence_transformers.json",
+            "sentence_bert_config.json",
+            "sentence_xlm-roberta_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "vocab.txt",
+            "model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "1_Pooling/config.json",
+            "2_Dense/model.safetensors",
+            "0_Transformer/tokenizer.json",
+        ] {
+            check(path, true);
+        }
+        for path in [
+            "README.md",
+            "data_config.json",
+            "pytorch_model.bin",
+            "consolidated.safetensors",
+            "onnx/model.onnx",
+            "onnx/config.json",
+            "openvino/tokenizer.json",
+            "1_Pooling/deep/config.json",
+            "../config.json",
+            "1_Pooling/../../config.json",
+            "/config.json",
+            "",
+        ] {
+            check(path, false);
+        }
+    }
+
+    #[test]
+    fn weights_come_last_and_only_once() {
+        let files = ["model.safetensors", "model-1.safetensors", "model.safetensors.index.json", "vocab.txt", "x.bin"];
+        let select_names = |names: &[&str]| {
+            let files = names.iter().map(|name| ((*name).to_owned(), 1)).collect();
+            select(&files).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(select_names(&files), ["vocab.txt", "model.safetensors"]);
+        let shards = ["model.safetensors.index.json", "vocab.txt", "model-1.safetensors"];
+        assert_eq!(select_names(&files[1..]), shards);
+        assert!(!has_weights(&select(&[("pytorch_model.bin".to_owned(), 1), ("config.json".to_owned(), 1)].into())));
+    }
+
+    #[test]
+    fn a_record_holds_only_while_every_file_has_its_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record { files: [("a".to_owned(), 2), ("b/c".to_owned(), 0)].into(), origin: "o".to_owned() };
+        let path = directory.path().join("record.json");
+        record.write(&path).unwrap();
+        assert_eq!(Record::read(&path), Some(record.clone()));
+        std::fs::write(directory.path().join("a"), "12").unwrap();
+        assert!(!record.is_held_by(directory.path()));
+        std::fs::create_dir(directory.path().join("b")).unwrap();
+        std::fs::write(directory.path().join("b/c"), "").unwrap();
+        assert!(record.is_held_by(directory.path()));
+        std::fs::write(directory.path().join("a"), "1").unwrap();
+        assert!(!record.is_held_by(directory.path()));
+        assert!(!Record::default().is_held_by(directory.path()), "a record of nothing says nothing");
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(Record::read(&path), None);
+    }
+}

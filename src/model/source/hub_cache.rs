@@ -1,0 +1,122 @@
+//! The hub's cache on disk, in the layout that all hub libraries share, read without asking anybody.
+//!
+//! A snapshot there may be partial: another program took only the files that it reads, or was stopped. A model
+//! without its `modules.json` still loads, and gives other vectors. So a snapshot is used without a question only if
+//! this program has recorded that all of it is there; else the hub is asked, and only if it cannot be is a snapshot
+//! judged by what it holds.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::AttemptError;
+use super::files::Record;
+use crate::model::spec::{ModelSpec, SpecError};
+
+/// One repository in the cache.
+pub(super) struct CachedRepository {
+    cache: PathBuf,
+    directory: PathBuf,
+    records: PathBuf,
+    repository: String,
+}
+
+impl CachedRepository {
+    /// The repository `owner/name` in the cache, with this program's records in its own cache.
+    pub(super) fn new(cache: PathBuf, own_cache: &Path, repository: &str) -> Self {
+        let folder = format!("models--{}", repository.replace('/', "--"));
+        let records = own_cache.join("hub").join(&folder);
+        Self { directory: cache.join(folder), cache, records, repository: repository.to_owned() }
+    }
+
+    /// The whole cache.
+    pub(super) fn root(&self) -> &Path {
+        &self.cache
+    }
+
+    /// The repository's part of it.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The snapshot of a revision and its commit, if it is recorded as whole and still is.
+    pub(super) fn recorded_snapshot(&self, revision: &str) -> Option<(PathBuf, String)> {
+        let commit = self.commit(revision)?;
+        let snapshot = self.snapshot(&commit);
+        let record = Record::read(&self.record_path(&commit))?;
+        (record.origin == self.origin(&commit) && record.is_held_by(&snapshot)).then_some((snapshot, commit))
+    }
+
+    /// The snapshot of a revision, its commit, and a note, judged by what it holds.
+    pub(super) fn unrecorded_snapshot(&self, revision: &str) -> Result<(PathBuf, String, String), AttemptError> {
+        let commit = self.commit(revision).ok_or(AttemptError::NotCached)?;
+        let snapshot = self.snapshot(&commit);
+        if !snapshot.is_dir() {
+            return Err(AttemptError::NotCached);
+        }
+        let incomplete = |lacks: String| Err(AttemptError::Incomplete { snapshot: snapshot.clone(), lacks });
+        // The libraries mark files that they asked for and that the repository does not have.
+        let is_unknown = |name: &&str| {
+            !snapshot.join(name).exists() && !self.directory.join(".no_exist").join(&commit).join(name).exists()
+        };
+        if is_unknown(&"modules.json") {
+            let lacks = "it has no modules.json, and nothing tells whether the model has one; \
+                         if it has none, pass this directory as the model";
+            return incomplete(lacks.to_owned());
+        }
+        if let Err(error @ SpecError::Missing { .. }) = ModelSpec::read(&snapshot) {
+            return incomplete(error.to_string());
+        }
+        let mut note = format!("{} could not be compared with the hub and is used as it is", snapshot.display());
+        let unknown = ["sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json"]
+            .into_iter()
+            .filter(is_unknown)
+            .collect::<Vec<_>>();
+        if !unknown.is_empty() {
+            note += "; nothing tells whether the model has what it lacks: ";
+            note += &unknown.join(", ");
+        }
+        Ok((snapshot, commit, note))
+    }
+
+    /// Where the files of a commit are.
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.directory.join("snapshots").join(commit)
+    }
+
+    /// Records that these are all files of a commit, and that the revision is that commit.
+    pub(super) fn record(&self, revision: &str, commit: &str, files: &[(String, u64)]) -> io::Result<()> {
+        let record = Record { files: files.iter().cloned().collect(), origin: self.origin(commit) };
+        std::fs::create_dir_all(&self.records)?;
+        record.write(&self.record_path(commit))?;
+        if revision != commit {
+            let path = self.directory.join("refs").join(revision);
+            let partial = path.with_added_extension(format!("{}.partial", std::process::id()));
+            std::fs::create_dir_all(path.parent().unwrap_or(&self.directory))?;
+            std::fs::write(&partial, commit)?;
+            std::fs::rename(&partial, &path)?;
+        }
+        Ok(())
+    }
+
+    fn origin(&self, commit: &str) -> String {
+        format!("{} {commit}", self.repository)
+    }
+
+    fn record_path(&self, commit: &str) -> PathBuf {
+        self.records.join(format!("{commit}.json"))
+    }
+
+    /// The commit of a revision, as the cache has it.
+    fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let commit = std::fs::read_to_string(self.directory.join("refs").join(revision)).ok()?;
+        Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+    }
+}
+
+/// Whether a revision is a commit, and so means the same for ever.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

