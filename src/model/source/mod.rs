@@ -11,6 +11,7 @@ mod hub;
 mod hub_cache;
 mod package;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -111,6 +112,27 @@ pub enum Provenance {
         /// Whether it was unpacked by an earlier run.
         cached: bool,
     },
+}
+
+impl Provenance {
+    /// Commit of the hub or version of the package: what the files are, wherever they are.
+    pub fn revision(&self) -> Option<&str> {
+        match self {
+            Self::Local => None,
+            Self::Hub { commit, .. } => Some(commit),
+            Self::Package { version, .. } => Some(version),
+        }
+    }
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("directory"),
+            Self::Hub { repository, .. } => write!(f, "hub {repository}"),
+            Self::Package { name, .. } => write!(f, "package {name}"),
+        }
+    }
 }
 
 /// What happens while a model is fetched.
