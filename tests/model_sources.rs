@@ -1,5 +1,7 @@
 //! Where models come from, played through with a stand-in hub and a stand-in pip on this machine.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, helpers included")]
+
 #[path = "model_sources/stand_in.rs"]
 mod stand_in;
 

@@ -194,7 +194,7 @@ fn find_files(resolved: &Resolved, observer: &dyn Observer) -> Result<ModelFiles
         revision: None,
         home: places.home.as_deref(),
         hub_cache,
-        endpoint: settings.hf_endpoint.as_deref(),
+        endpoint: Some(settings.hf_endpoint.as_deref().unwrap_or("https://huggingface.co")),
         token: settings.hf_token.as_deref(),
         network: if settings.offline { Network::Offline } else { Network::Online },
         own_cache: &places.cache.join("embed-collections"),

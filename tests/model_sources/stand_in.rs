@@ -185,7 +185,7 @@ fn serve(files: &Files, method: &str, path: &str) -> Vec<u8> {
 fn response(status: u16, headers: &[(&str, String)], body: &[u8], method: &str) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text = text + name + ": " + value + "\r\n";
     }
     text.push_str("\r\n");
     let mut bytes = text.into_bytes();

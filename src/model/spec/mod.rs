@@ -108,9 +108,8 @@ impl ModelSpec {
             None => (None, SentenceConfig::default(), LibraryConfig::default()),
         };
         let transformer = steps.as_ref().map_or(directory, |steps| &steps.transformer).to_owned();
-        let config_path = transformer.join("config.json");
-        let config = files::transformer_config(&config_path)?;
         refuse_adapter(&transformer)?;
+        let config = files::transformer_config(&transformer.join("config.json"))?;
         let Steps { pooling, normalize, .. } = match steps {
             Some(steps) => steps,
             None => steps_of_plain_directory(&transformer, &config.raw, &mut notes)?,
@@ -178,8 +177,12 @@ fn steps_of_plain_directory(
     notes: &mut Vec<String>,
 ) -> Result<Steps, SpecError> {
     let path = directory.join("config.json");
-    if files::is_causal(config) {
-        return Err(SpecError::unsupported(&path, "pooling by the last token, the default of a text generator,"));
+    if let Some(class) = files::other_purpose(config) {
+        return Err(SpecError::unsupported(&path, format!("the architecture {class} without a modules.json")));
+    }
+    let colbert = directory.join("artifact.metadata");
+    if colbert.exists() {
+        return Err(SpecError::unsupported(&colbert, "a ColBERT model"));
     }
     notes.push(format!(
         "{} has no modules.json: vectors are the mean over the tokens and are not normalised, as in sentence-transformers",

@@ -37,6 +37,9 @@ pub enum PromptOrigin {
 }
 
 /// Names of prompts for documents, the first of which applies when nothing was asked for.
+///
+/// Only prompts that the directory holds count. sentence-transformers 6.2 gives every model an empty `document` prompt
+/// first, so that its `encode_document` uses neither `passage` nor `corpus` nor the default of a model without one.
 const DOCUMENT_PROMPTS: [&str; 3] = ["document", "passage", "corpus"];
 
 /// The prompt that applies; `Err` holds a name that is not in `prompts`.

@@ -240,12 +240,20 @@ fn what_is_not_implemented_is_refused_by_name() {
     );
 }
 
+/// The reference library would pool each of these by the mean or the last token, and the vectors would mean nothing.
 #[test]
-fn a_text_generator_without_modules_is_refused() {
+fn without_modules_a_model_that_was_made_for_something_else_is_refused() {
+    for class in ["BertForSequenceClassification", "HF_ColBERT", "BertLMHeadModel", "XForCausalLM"] {
+        let directory = Directory::new();
+        directory.json("config.json", &json!({"model_type": "bert", "hidden_size": 8, "architectures": [class]}));
+        directory.read().unwrap();
+        directory.remove("modules.json");
+        directory.check_refused(&["config.json", class]);
+    }
     let directory = Directory::new();
     directory.remove("modules.json");
-    directory.json("config.json", &json!({"model_type": "bert", "architectures": ["XForCausalLM"]}));
-    directory.check_refused(&["last token"]);
+    directory.write("artifact.metadata", "{}");
+    directory.check_refused(&["artifact.metadata", "ColBERT"]);
 }
 
 #[test]
