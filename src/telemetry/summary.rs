@@ -443,6 +443,15 @@ impl State {
                 }
                 self.summary.outputs.extend(outputs.iter().cloned());
             }
+            Event::RunFinished { exit_code, error } => {
+                self.summary.exit_code = *exit_code;
+                self.summary.error.clone_from(error);
+                self.summary.status = match (error, *exit_code) {
+                    (Some(_), _) => RunStatus::Failed,
+                    (None, exit::INTERRUPTED | exit::TERMINATED) => RunStatus::Stopped,
+                    (None, _) => RunStatus::Done,
+                };
+            }
             _ => self.observe_pass(event),
         }
     }
@@ -491,15 +500,6 @@ impl State {
                 if *complete {
                     self.summary.models_executed.push(model.clone());
                 }
-            }
-            Event::RunFinished { exit_code, error } => {
-                self.summary.exit_code = *exit_code;
-                self.summary.error.clone_from(error);
-                self.summary.status = match (error, *exit_code) {
-                    (Some(_), _) => RunStatus::Failed,
-                    (None, exit::INTERRUPTED | exit::TERMINATED) => RunStatus::Stopped,
-                    (None, _) => RunStatus::Done,
-                };
             }
             _ => {}
         }

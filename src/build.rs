@@ -1,0 +1,14 @@
+//! Tells the program which commit it is built from, where that is known.
+
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=src/build.rs");
+    println!("cargo::rerun-if-changed=.git/HEAD");
+    println!("cargo::rerun-if-changed=.git/refs/heads");
+    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    // Without git or outside a checkout the commit is unknown, which is no reason not to build.
+    if let Some(output) = output.ok().filter(|output| output.status.success()) {
+        println!("cargo::rustc-env=EMBED_COLLECTIONS_COMMIT={}", String::from_utf8_lossy(&output.stdout).trim());
+    }
+}
