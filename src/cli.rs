@@ -174,7 +174,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::config::{resolve, Environment, Settings, VARIABLES};
+    use crate::config::{Environment, Settings, VARIABLES, resolve};
 
     #[test]
     fn every_setting_has_a_flag_and_a_variable() {

@@ -43,12 +43,19 @@ fn a_run_embeds_every_chunk_in_order_and_accounts_for_it() {
             check_schema("chunks.schema.json", chunk);
             check_schema("row.schema.json", &serde_json::to_value(RowAsJson(written)).unwrap());
         }
-        check_schema("manifest.schema.json", &read_json(&output.path().join(collection).join("bert-minilm/manifest.json")));
+        check_schema(
+            "manifest.schema.json",
+            &read_json(&output.path().join(collection).join("bert-minilm/manifest.json")),
+        );
         let counted = &summary["collections"][index];
         assert_eq!(counted["name"], collection);
         assert_eq!(counted["chunks"], rows.len());
         for status in ["ok", "truncated", "empty", "failed"] {
-            assert_eq!(counted[status], rows.iter().filter(|row| row.status == status).count(), "{collection} {status}");
+            assert_eq!(
+                counted[status],
+                rows.iter().filter(|row| row.status == status).count(),
+                "{collection} {status}"
+            );
         }
     }
     assert_eq!(summary["total_embeddings_generated"], vectors);
@@ -241,7 +248,8 @@ fn many_chunks(directory: &Path, chunks: usize) {
     fs::create_dir_all(directory.join("many")).unwrap();
     let mut file = std::io::BufWriter::new(fs::File::create(directory.join("many/m.jsonl")).unwrap());
     for number in 0..chunks {
-        let text = format!("Chunk number {number} tells of {} and of little else.", ["tides", "reeds", "clouds"][number % 3]);
+        let text =
+            format!("Chunk number {number} tells of {} and of little else.", ["tides", "reeds", "clouds"][number % 3]);
         writeln!(file, "{}", json!({ "text": text, "metadata": { "chunk_id": format!("c{number}") } })).unwrap();
     }
 }
@@ -278,7 +286,10 @@ fn check_stop(signal: &str, exit_code: i32) {
     let resumed = program(output.path()).run();
     assert_eq!(resumed.exit_code, 0, "{}", resumed.stderr);
     assert_eq!(read_json(&output.path().join("run-summary.json"))["collections"][0]["kept"], kept);
-    assert!(tree(output.path()) == tree(whole.path()), "an interrupted run ends with the files of an uninterrupted one");
+    assert!(
+        tree(output.path()) == tree(whole.path()),
+        "an interrupted run ends with the files of an uninterrupted one"
+    );
 }
 
 #[cfg(unix)]

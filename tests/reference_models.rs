@@ -55,8 +55,7 @@ fn encode(encoder: &mut dyn Encoder, sequences: &[TokenSeq]) -> Vec<Vec<f32>> {
 #[track_caller]
 fn check(model: &str) {
     let directory = Path::new("tests/fixtures/models").join(model);
-    let reference: Reference =
-        serde_json::from_slice(&fs::read(directory.join("reference.json")).unwrap()).unwrap();
+    let reference: Reference = serde_json::from_slice(&fs::read(directory.join("reference.json")).unwrap()).unwrap();
     let spec = ModelSpec::read(&directory).unwrap();
     let weights = Weights::open(&spec.weights).unwrap();
     assert!(!reference.cases.is_empty());
@@ -81,10 +80,7 @@ fn check(model: &str) {
             let full_count = sequence.ids.len() + sequence.truncated as usize;
             assert_eq!(full_count, case.full_token_counts[index], "{model}, {}: tokens of {text:?}", case.name);
         }
-        let finish = Finish {
-            normalize: case.normalize.unwrap_or(spec.normalize),
-            truncate_dim: case.truncate_dim,
-        };
+        let finish = Finish { normalize: case.normalize.unwrap_or(spec.normalize), truncate_dim: case.truncate_dim };
         let mut encoders = encoder::load(&spec, &weights, finish, 1).unwrap();
         let together = encode(encoders[0].as_mut(), &sequences);
         for (index, sequence) in sequences.iter().enumerate() {

@@ -40,8 +40,7 @@ fn check(settings: &[&str]) {
                 Some(vector) => {
                     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
                     let cosine = dot(vector, expected) / (dot(vector, vector) * dot(expected, expected)).sqrt();
-                    let difference =
-                        vector.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    let difference = vector.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                     assert!(
                         cosine >= LEAST_COSINE && difference < TOLERANCE,
                         "{name} {}: cosine {cosine}, largest difference {difference:e}",

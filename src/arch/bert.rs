@@ -96,10 +96,7 @@ impl<B: Backend> Bert<B> {
             types: table("token_type", config.type_vocab_size)?,
             norm: load.norm("embeddings.LayerNorm", hidden)?,
             layers,
-            attention: Attention {
-                heads: config.num_attention_heads,
-                head_size: hidden / config.num_attention_heads,
-            },
+            attention: Attention { heads: config.num_attention_heads, head_size: hidden / config.num_attention_heads },
             activation,
             hidden_size: hidden,
             max_positions: config.max_position_embeddings,
@@ -119,11 +116,9 @@ impl<B: Backend> Architecture<B> for Bert<B> {
         for layer in &self.layers {
             let qkv = backend.apply_linear(&layer.qkv, &hidden, Epilogue::Bias)?;
             let context = backend.attention(self.attention, &qkv, batch)?;
-            let attended =
-                backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
+            let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
             let attended = backend.apply_layer_norm(&layer.attention_norm, &attended)?;
-            let inner =
-                backend.apply_linear(&layer.intermediate, &attended, Epilogue::Activation(self.activation))?;
+            let inner = backend.apply_linear(&layer.intermediate, &attended, Epilogue::Activation(self.activation))?;
             let output = backend.apply_linear(&layer.output, &inner, Epilogue::Residual(&attended))?;
             hidden = backend.apply_layer_norm(&layer.output_norm, &output)?;
         }
@@ -168,8 +163,7 @@ impl<B: Backend> Load<'_, B> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<B::LayerNorm, LoadError> {
-        let weight =
-            tensor(self.weights, &[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
+        let weight = tensor(self.weights, &[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
         let bias = tensor(self.weights, &[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?;
         Ok(self.backend.layer_norm(weight, bias, self.epsilon)?)
     }

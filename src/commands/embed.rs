@@ -22,8 +22,8 @@ use crate::output::{
     CollectionTotals, CollectionWriter, CommitError, Counts, Existing, Manifest, Opened, Plan, directory_name,
 };
 use crate::pipeline::{self, Commit, Pass, PassEnd, StageClock, StopSwitch};
-use crate::telemetry::event::{Event, Fetching, LeaseSample, Observer, OutputFile, PassInfo};
 use crate::telemetry::Progress;
+use crate::telemetry::event::{Event, Fetching, LeaseSample, Observer, OutputFile, PassInfo};
 use crate::tokenize::Tokenizer;
 
 /// What a finished run leaves to say.
@@ -51,7 +51,12 @@ pub fn embed(resolved: &Resolved, stop: &StopSwitch, progress: &Progress) -> Res
     report.end(&settings.output_dir, stop, outcome)
 }
 
-fn run(resolved: &Resolved, discovery: &Discovery, stop: &StopSwitch, observer: &dyn Observer) -> Result<(), EmbedError> {
+fn run(
+    resolved: &Resolved,
+    discovery: &Discovery,
+    stop: &StopSwitch,
+    observer: &dyn Observer,
+) -> Result<(), EmbedError> {
     announce(discovery, observer);
     let settings = &resolved.settings;
     let model = Model::find(resolved, observer)?;
@@ -93,7 +98,9 @@ impl Model {
         let files = find_files(resolved, observer)?;
         // A directory may be written in many ways; its name is what outputs are called after.
         let name = match files.provenance {
-            Provenance::Local => directory_name(&files.directory.canonicalize().unwrap_or(files.directory.clone()).to_string_lossy()),
+            Provenance::Local => {
+                directory_name(&files.directory.canonicalize().unwrap_or(files.directory.clone()).to_string_lossy())
+            }
             _ => files.name.clone(),
         };
         let spec = ModelSpec::read(&files.directory)?;
@@ -297,7 +304,8 @@ fn embed_collection(
     let end = pipeline::run(pass, &mut writer)?;
     let manifest = match end {
         PassEnd::Complete { rows } => {
-            let totals = CollectionTotals { files: collection.files(), rows, loading_errors: faults.faults.into_inner() };
+            let totals =
+                CollectionTotals { files: collection.files(), rows, loading_errors: faults.faults.into_inner() };
             writer.writer.finish(totals).map_err(pipeline::PassError::from)?
         }
         PassEnd::Stopped => writer.writer.manifest().clone(),
@@ -384,10 +392,6 @@ fn output_files(collection: &Collection, model: &str, manifest: &Manifest) -> Ve
     let directory = format!("{}/{}", collection.name(), directory_name(model));
     let files = manifest.shards.iter().flat_map(|shard| &shard.files);
     files
-        .map(|file| OutputFile {
-            path: format!("{directory}/{}", file.name),
-            bytes: file.bytes,
-            sha256: file.sha256,
-        })
+        .map(|file| OutputFile { path: format!("{directory}/{}", file.name), bytes: file.bytes, sha256: file.sha256 })
         .collect()
 }

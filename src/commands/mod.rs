@@ -6,7 +6,7 @@ mod report;
 mod signals;
 
 use std::io::{self, Write};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;

@@ -7,7 +7,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::environment::{EnvironmentError, CONFIG_FILE};
+use super::environment::{CONFIG_FILE, EnvironmentError};
 use super::{Environment, Places, Settings, validate};
 
 /// What was typed: keys of settings with their values.
@@ -90,13 +90,15 @@ pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<
     let mut layers = Figment::from(Serialized::defaults(Settings::default()));
     if let Some((path, given_by)) = config_file(command_line, environment)? {
         // Read here, for the crate takes a missing file for an empty one.
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::File { path: path.clone(), given_by, source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::File {
+            path: path.clone(),
+            given_by,
+            source,
+        })?;
         layers = layers.merge(File { path: &path, text: &text });
     }
     for (variable, value) in environment.values()? {
-        layers =
-            layers.merge(Entry { source: format!("environment {}", variable.name), key: variable.key, value });
+        layers = layers.merge(Entry { source: format!("environment {}", variable.name), key: variable.key, value });
     }
     for (key, value) in &command_line.values {
         let source = format!("command line --{}", key.replace('_', "-"));
@@ -176,8 +178,10 @@ mod tests {
     #[test]
     fn each_layer_wins_over_the_one_before_and_is_remembered() {
         let file = file("model = 'from-file'\nshard_rows = 7\nmax_duration = '2m'\n");
-        let command_line =
-            CommandLine { config: Some(file.path().into()), values: vec![("model".to_owned(), Value::from("from-flag"))] };
+        let command_line = CommandLine {
+            config: Some(file.path().into()),
+            values: vec![("model".to_owned(), Value::from("from-flag"))],
+        };
         let variables = environment(&[("EMBEDDER_MODEL", "from-variable"), ("EMBEDDER_THREADS", "3")]);
         let resolved = resolve(&command_line, &variables).unwrap();
         assert_eq!(resolved.settings.model, "from-flag");
@@ -193,14 +197,22 @@ mod tests {
     #[track_caller]
     fn check_error(text: &str, variables: &[(&str, &str)], flags: &[(&str, Value)], expected: &str) {
         let file = file(text);
-        let command_line = CommandLine { config: Some(file.path().into()), values: flags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect() };
+        let command_line = CommandLine {
+            config: Some(file.path().into()),
+            values: flags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+        };
         let error = resolve(&command_line, &environment(variables)).unwrap_err().to_string();
         assert_eq!(error.replace(file.path().to_str().unwrap(), "FILE"), expected);
     }
 
     #[test]
     fn an_error_names_the_layer_and_the_key() {
-        check_error("shard_rows = 'x'", &[], &[], "configuration file FILE: key shard_rows: invalid type: found string \"x\", expected u32");
+        check_error(
+            "shard_rows = 'x'",
+            &[],
+            &[],
+            "configuration file FILE: key shard_rows: invalid type: found string \"x\", expected u32",
+        );
         let unknown = {
             let file = file("chunked = 'x'");
             let command_line = CommandLine { config: Some(file.path().into()), values: vec![] };
@@ -208,7 +220,12 @@ mod tests {
         };
         assert!(unknown.contains("unknown field") && unknown.contains("chunked"), "{unknown}");
         assert!(unknown.starts_with("configuration file "), "{unknown}");
-        check_error("", &[("EMBEDDER_SHARD_ROWS", "0")], &[], "environment EMBEDDER_SHARD_ROWS: shard_rows must be at least 1");
+        check_error(
+            "",
+            &[("EMBEDDER_SHARD_ROWS", "0")],
+            &[],
+            "environment EMBEDDER_SHARD_ROWS: shard_rows must be at least 1",
+        );
         check_error(
             "prompt = 'a'",
             &[("EMBEDDER_PROMPT_NAME", "query")],

@@ -10,5 +10,5 @@ mod settings;
 mod validate;
 
 pub use environment::{Environment, Kind, Places, VARIABLES, Variable};
-pub use layers::{resolve, CommandLine, ConfigError, Resolved};
+pub use layers::{CommandLine, ConfigError, Resolved, resolve};
 pub use settings::{Dtype, Format, LogFormat, ProgressStyle, Seconds, Settings};

@@ -174,8 +174,7 @@ impl std::str::FromStr for Seconds {
                 Some('d') => 86400,
                 Some(_) => return Err(unreadable()),
             };
-            seconds =
-                count.checked_mul(factor).and_then(|span| seconds.checked_add(span)).ok_or_else(unreadable)?;
+            seconds = count.checked_mul(factor).and_then(|span| seconds.checked_add(span)).ok_or_else(unreadable)?;
             rest = &rest[digits + unit.map_or(0, char::len_utf8)..];
         }
         Ok(Self(Duration::from_secs(seconds)))

@@ -6,8 +6,8 @@
 mod finish;
 mod load;
 
-pub use finish::{vector_fault, Finish, VectorFault};
-pub use load::{load, LoadError};
+pub use finish::{Finish, VectorFault, vector_fault};
+pub use load::{LoadError, load};
 
 use std::sync::Arc;
 

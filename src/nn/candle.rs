@@ -3,7 +3,7 @@
 //! Sequences of one length are computed together, sequences of different lengths one group after the other, so that
 //! nothing is padded. Batches come sorted by length, which makes the groups large.
 
-use candle_core::{DType, Device, Tensor, D};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
 
 use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
@@ -98,12 +98,7 @@ impl Backend for Candle {
         sum.ok_or_else(|| NnError::Candle(candle_core::Error::Msg("no table to look up in".into())))
     }
 
-    fn apply_linear(
-        &self,
-        layer: &Linear,
-        input: &Tensor,
-        epilogue: Epilogue<'_, Tensor>,
-    ) -> Result<Tensor, NnError> {
+    fn apply_linear(&self, layer: &Linear, input: &Tensor, epilogue: Epilogue<'_, Tensor>) -> Result<Tensor, NnError> {
         let sum = input.matmul(&layer.weight)?.broadcast_add(&layer.bias)?;
         Ok(match epilogue {
             Epilogue::Bias => sum,

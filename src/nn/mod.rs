@@ -152,10 +152,5 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<Self::Activations, NnError>;
 
     /// [sequences, width] on the host, in f32. Sequences must not be empty.
-    fn pool(
-        &self,
-        pooling: Pooling,
-        hidden: &Self::Activations,
-        batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError>;
+    fn pool(&self, pooling: Pooling, hidden: &Self::Activations, batch: &PackedBatch) -> Result<Vec<f32>, NnError>;
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::StopSwitch;
 use super::collect::Message;
 use super::source::{TokenizedGroup, TokenizedRow};
-use super::StopSwitch;
 use crate::batch::{self, BatchLimits};
 use crate::domain::{CollectionName, PackedBatch, Row, RowRecord};
 use crate::output::{Committed, InputChanged, InputRow};

@@ -179,8 +179,12 @@ pub fn run(pass: Pass<'_>, commit: &mut dyn Commit) -> Result<PassEnd, PassError
             .collect();
         drop((batches, message_sender));
         // This thread collects; the channels that it owns close when it returns, and the others follow.
-        let collected = collect::Collector { dimension: pass.dimension, collection: collection.name(), observer, clock }
-            .run(messages, permit_sender, commit);
+        let collected =
+            collect::Collector { dimension: pass.dimension, collection: collection.name(), observer, clock }.run(
+                messages,
+                permit_sender,
+                commit,
+            );
         let panicked = |stage| move |_| PassError::Panicked { stage };
         let read = reader.join().map_err(panicked("reading"));
         let tokenized = tokenizers.into_iter().try_for_each(|thread| thread.join().map_err(panicked("tokenizing")));
@@ -189,9 +193,7 @@ pub fn run(pass: Pass<'_>, commit: &mut dyn Commit) -> Result<PassEnd, PassError
         read.and(tokenized).and(encoded)?;
         let (assembled, fresh_rows) = (assembled??, collected?);
         Ok(match assembled {
-            assemble::Assembled::All { rows } if rows == committed_rows + fresh_rows => {
-                PassEnd::Complete { rows }
-            }
+            assemble::Assembled::All { rows } if rows == committed_rows + fresh_rows => PassEnd::Complete { rows },
             _ => PassEnd::Stopped,
         })
     })

@@ -3,7 +3,7 @@
 use crossbeam_channel::{Receiver, Sender};
 
 use super::stages::{Stage, StageClock};
-use super::{StopSwitch, GROUP_BYTES, GROUP_CHUNKS};
+use super::{GROUP_BYTES, GROUP_CHUNKS, StopSwitch};
 use crate::collection::{Collection, Entry};
 use crate::domain::{Chunk, ChunkText, Digest, RowRecord, RowStatus, TokenSeq};
 use crate::telemetry::event::{Event, Observer};

@@ -29,7 +29,9 @@ impl Observer for Log {
                 }
                 Fetching::File { .. } => {}
                 Fetching::Package { name, version, command, reason } => {
-                    tracing::info!("{model}: {reason}; fetching the same files as package {name} {version} with {command}");
+                    tracing::info!(
+                        "{model}: {reason}; fetching the same files as package {name} {version} with {command}"
+                    );
                 }
             },
             Event::ModelLoaded { model, load_seconds } => {

@@ -9,7 +9,7 @@ mod summary;
 pub use log::Log;
 pub use progress::{Progress, Shown};
 pub use recorder::Recorder;
-pub use summary::{CollectionSummary, Machine, PassSummary, RunStatus, Summary, SummaryBuilder, Tool, SCHEMA_VERSION};
+pub use summary::{CollectionSummary, Machine, PassSummary, RunStatus, SCHEMA_VERSION, Summary, SummaryBuilder, Tool};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -265,6 +265,9 @@ mod tests {
     #[test]
     fn figures_are_short() {
         assert_eq!((count(9_999), count(12_345), count(12_345_678)), ("9999".into(), "12k".into(), "12.3M".into()));
-        assert_eq!((span(59.2), span(3599.5), span(7260.0)), ("1 min 0 s".into(), "1 h 0 min".into(), "2 h 1 min".into()));
+        assert_eq!(
+            (span(59.2), span(3599.5), span(7260.0)),
+            ("1 min 0 s".into(), "1 h 0 min".into(), "2 h 1 min".into())
+        );
     }
 }

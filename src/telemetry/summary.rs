@@ -496,7 +496,8 @@ impl State {
                 pass.seconds = *seconds;
                 pass.stage_seconds = *stage_seconds;
                 pass.tokens_per_second = pass.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
-                pass.throughput_spread = self.rates.values().max_by_key(|rates| rates.len()).and_then(|rates| spread(rates));
+                pass.throughput_spread =
+                    self.rates.values().max_by_key(|rates| rates.len()).and_then(|rates| spread(rates));
                 if *complete {
                     self.summary.models_executed.push(model.clone());
                 }
@@ -508,7 +509,9 @@ impl State {
     fn lease(&mut self, event_type: &'static str, sample: &LeaseSample) {
         let timestamp = epoch_seconds();
         let same_turn = |event: &&RawLeaseEvent| event.sample.model == sample.model && event.event_type == "acquire";
-        if let Some(acquired) = self.summary.gpu_lease_events.iter().rfind(same_turn).filter(|_| event_type == "release") {
+        if let Some(acquired) =
+            self.summary.gpu_lease_events.iter().rfind(same_turn).filter(|_| event_type == "release")
+        {
             let used = |sample: &LeaseSample, device: &String| sample.vram.get(device).and_then(|vram| vram.used_gb);
             let delta = |device: &String| Some(used(sample, device)? - used(&acquired.sample, device)?);
             let deltas = sample.vram.keys().map(|device| (format!("gpu_{device}"), delta(device))).collect();
