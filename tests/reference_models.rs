@@ -10,6 +10,7 @@ use embed_collections::domain::{PackedBatch, TokenSeq};
 use embed_collections::encoder::{self, Encoder, Finish};
 use embed_collections::model::spec::{ModelSpec, PromptChoice};
 use embed_collections::model::weights::Weights;
+use embed_collections::nn::{Backend, Candle, Cpu};
 use embed_collections::tokenize::Tokenizer;
 use serde::Deserialize;
 
@@ -54,6 +55,12 @@ fn encode(encoder: &mut dyn Encoder, sequences: &[TokenSeq]) -> Vec<Vec<f32>> {
 
 #[track_caller]
 fn check(model: &str) {
+    check_on(model, Cpu::new);
+    check_on(model, Candle::cpu);
+}
+
+#[track_caller]
+fn check_on<B: Backend>(model: &str, backend: fn() -> B) {
     let directory = Path::new("tests/fixtures/models").join(model);
     let reference: Reference = serde_json::from_slice(&fs::read(directory.join("reference.json")).unwrap()).unwrap();
     let spec = ModelSpec::read(&directory).unwrap();
@@ -81,7 +88,7 @@ fn check(model: &str) {
             assert_eq!(full_count, case.full_token_counts[index], "{model}, {}: tokens of {text:?}", case.name);
         }
         let finish = Finish { normalize: case.normalize.unwrap_or(spec.normalize), truncate_dim: case.truncate_dim };
-        let mut encoders = encoder::load(&spec, &weights, finish, 1).unwrap();
+        let mut encoders = encoder::load_on(&spec, &weights, finish, vec![backend()]).unwrap();
         let together = encode(encoders[0].as_mut(), &sequences);
         for (index, sequence) in sequences.iter().enumerate() {
             let alone = encode(encoders[0].as_mut(), std::slice::from_ref(sequence)).remove(0);
@@ -97,7 +104,7 @@ fn check(model: &str) {
             assert!((ratio - 1.0).abs() < 1e-5, "{model}, {}: lengths differ by {ratio}", case.name);
         }
     }
-    println!("{model}: largest difference {worst:.1e}");
+    println!("{model} on {}: largest difference {worst:.1e}", std::any::type_name::<B>());
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod machine;
 mod report;
 mod signals;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::level_filters::LevelFilter;
@@ -73,8 +73,12 @@ fn shown(style: ProgressStyle) -> Shown {
 
 /// Sends log messages to standard error, beside the bar.
 fn log_to(settings: &Settings, progress: &Progress) {
-    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("embed_collections", LevelFilter::INFO);
-    let format = tracing_subscriber::fmt::layer().with_writer(progress.writer());
+    // What the hub's library meets is in our own errors, with the way out.
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("hf_hub", LevelFilter::OFF)
+        .with_target("embed_collections", LevelFilter::INFO);
+    let format = tracing_subscriber::fmt::layer().with_writer(progress.writer()).with_ansi(io::stderr().is_terminal());
     let log: Box<dyn Layer<Registry> + Send + Sync> = match settings.log_format {
         LogFormat::Text => format.with_target(false).without_time().boxed(),
         LogFormat::Json => format.json().boxed(),

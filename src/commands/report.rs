@@ -4,9 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::arch::LoadError;
 use crate::collection::DiscoverError;
 use crate::config::Resolved;
-use crate::encoder::LoadError;
 use crate::exit;
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
@@ -131,7 +131,7 @@ impl<'a> Report<'a> {
         let report = Self {
             summary: SummaryBuilder::new(run_id.clone(), argv, resolved, machine),
             recorder,
-            log: Log,
+            log: Log::default(),
             progress,
             summary_path: output_dir.join("run-summary.json"),
             _lock: lock,

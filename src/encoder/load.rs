@@ -3,21 +3,10 @@
 use std::sync::Arc;
 
 use super::{Encoder, Finish, ModelEncoder};
-use crate::arch;
+use crate::arch::{self, LoadError};
 use crate::model::spec::{self, ModelSpec};
 use crate::model::weights::Weights;
-use crate::nn::{Backend, Candle, Pooling};
-
-/// A model that could not be put on a device.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The architecture could not be built.
-    #[error(transparent)]
-    Architecture(#[from] arch::LoadError),
-    /// The thread of a worker could not be started.
-    #[error("cannot start an encoder thread: {0}")]
-    Thread(#[from] rayon::ThreadPoolBuildError),
-}
+use crate::nn::{Backend, Cpu, Pooling};
 
 /// Loads a model onto the CPU for a number of workers, which share its weights.
 ///
@@ -29,21 +18,27 @@ pub fn load(
     finish: Finish,
     workers: usize,
 ) -> Result<Vec<Box<dyn Encoder>>, LoadError> {
-    let backend = Candle::cpu();
-    let architecture = arch::load(spec, weights, &backend)?;
-    (0..workers).map(|_| worker(backend.clone(), Arc::clone(&architecture), spec.pooling, finish)).collect()
+    load_on(spec, weights, finish, (0..workers).map(|_| Cpu::new()).collect())
 }
 
-fn worker<B: Backend>(
-    backend: B,
-    architecture: Arc<dyn arch::Architecture<B>>,
-    pooling: spec::Pooling,
+/// Loads a model for one worker on each of some backends of the same device.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_on<B: Backend>(
+    spec: &ModelSpec,
+    weights: &Weights,
     finish: Finish,
-) -> Result<Box<dyn Encoder>, LoadError> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "encoder".to_owned()).build()?;
-    let pooling = match pooling {
+    backends: Vec<B>,
+) -> Result<Vec<Box<dyn Encoder>>, LoadError> {
+    let Some(first) = backends.first() else { return Ok(Vec::new()) };
+    let architecture = arch::load(spec, weights, first)?;
+    let pooling = match spec.pooling {
         spec::Pooling::Cls => Pooling::Cls,
         spec::Pooling::Mean => Pooling::Mean,
     };
-    Ok(Box::new(ModelEncoder { backend, architecture, pooling, finish, pool }))
+    let worker = |backend| -> Box<dyn Encoder> {
+        Box::new(ModelEncoder { backend, architecture: Arc::clone(&architecture), pooling, finish })
+    };
+    Ok(backends.into_iter().map(worker).collect())
 }

@@ -7,7 +7,7 @@ mod finish;
 mod load;
 
 pub use finish::{Finish, VectorFault, vector_fault};
-pub use load::{LoadError, load};
+pub use load::{load, load_on};
 
 use std::sync::Arc;
 
@@ -40,17 +40,12 @@ struct ModelEncoder<B: Backend> {
     architecture: Arc<dyn Architecture<B>>,
     pooling: Pooling,
     finish: Finish,
-    /// One thread: parallelism is across batches, and a thread pool shared by all workers would put a barrier into
-    /// every operation.
-    pool: rayon::ThreadPool,
 }
 
 impl<B: Backend> Encoder for ModelEncoder<B> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        self.pool.install(|| {
-            let hidden = self.architecture.forward(&self.backend, batch)?;
-            let pooled = self.backend.pool(self.pooling, &hidden, batch)?;
-            Ok(self.finish.apply(pooled, self.architecture.hidden_size()))
-        })
+        let hidden = self.architecture.forward(&self.backend, batch)?;
+        let pooled = self.backend.pool(self.pooling, &hidden, batch)?;
+        Ok(self.finish.apply(pooled, self.architecture.hidden_size()))
     }
 }

@@ -1,12 +1,15 @@
 //! The few tensor operations that an encoder needs, over packed sequences.
 //!
 //! [`Backend`] is the seam between architectures and arithmetic: an architecture in `arch` is written once against it
-//! and never learns what runs below. A backend decides how weights are laid out (its associated types), how sequences
+//! and never learns what runs below. [`Cpu`] is what runs; [`Candle`] is the same in plain tensors, against which it is
+//! checked, and the way to other devices. A backend decides how weights are laid out (its associated types), how sequences
 //! of different lengths are brought together, and in what precision layers compute. Pooling is in f32 in any case.
 
 mod candle;
+mod cpu;
 
 pub use candle::Candle;
+pub use cpu::Cpu;
 
 use crate::domain::PackedBatch;
 
@@ -99,6 +102,14 @@ pub enum Pooling {
 /// An operation that a backend could not carry out.
 #[derive(Debug, thiserror::Error)]
 pub enum NnError {
+    /// The tokenizer gives a token that the model does not know, or a position beyond its last.
+    #[error("token {index} is beyond the {entries} entries of a table")]
+    IndexOutOfRange {
+        /// The index.
+        index: u32,
+        /// Size of the table.
+        entries: usize,
+    },
     /// The tensor library's own words.
     #[error("tensor operation failed: {0}")]
     Candle(#[from] candle_core::Error),

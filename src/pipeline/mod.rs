@@ -17,6 +17,9 @@ mod encode;
 mod source;
 mod stages;
 
+#[cfg(test)]
+mod tests;
+
 pub use stages::StageClock;
 
 use std::sync::atomic::{AtomicU8, Ordering};

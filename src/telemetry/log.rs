@@ -1,9 +1,31 @@
 //! Events that a person should read as they happen, as log messages.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::event::{Event, Fetching, Observer, StopCause};
 
+/// Faults of the input that are told one by one. A collection in the wrong format would fill the screen; all faults
+/// are in `events.jsonl`.
+const MOST_FAULTS: usize = 50;
+
 /// Passes events on to `tracing`.
-pub struct Log;
+#[derive(Debug, Default)]
+pub struct Log {
+    faults: AtomicUsize,
+}
+
+impl Log {
+    /// Tells of a fault, unless there have been too many.
+    fn fault(&self, message: &str) {
+        match self.faults.fetch_add(1, Ordering::Relaxed) {
+            ..MOST_FAULTS => tracing::warn!("{}", Plain(message)),
+            MOST_FAULTS => {
+                tracing::warn!("more than {MOST_FAULTS} faults in the input; the others are in events.jsonl")
+            }
+            _ => {}
+        }
+    }
+}
 
 impl Observer for Log {
     fn observe(&self, event: &Event) {
@@ -11,14 +33,12 @@ impl Observer for Log {
             Event::EmptyDirectory { path } => {
                 tracing::warn!("{} holds no chunk file and is left out", path.display());
             }
-            Event::LoadingError { error, .. } => tracing::warn!("{}", Plain(&error.to_string())),
-            Event::InputWarning { warning, .. } => tracing::warn!("{}", Plain(&warning.to_string())),
-            Event::RowFailed { collection, row, source, reason, .. } => tracing::warn!(
-                "{collection}: row {row} ({} entry {}) has no vector: {}",
-                Plain(&source.file),
-                source.index,
-                Plain(reason)
-            ),
+            Event::LoadingError { error, .. } => self.fault(&error.to_string()),
+            Event::InputWarning { warning, .. } => self.fault(&warning.to_string()),
+            Event::RowFailed { collection, row, source, reason, .. } => self.fault(&format!(
+                "{collection}: row {row} ({} entry {}) has no vector: {reason}",
+                source.file, source.index
+            )),
             Event::ModelNote { model, note } => tracing::info!("{model}: {note}"),
             Event::ModelFetching { model, what } => match what {
                 Fetching::Hub { endpoint, repository } => {

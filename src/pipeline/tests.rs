@@ -1,0 +1,174 @@
+//! The pipeline with encoders that misbehave and a commit that remembers.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::*;
+use crate::collection::{Request, discover};
+use crate::domain::{Embeddings, PackedBatch, RowStatus};
+use crate::encoder::EncodeError;
+use crate::nn::NnError;
+use crate::output::StorageError;
+use crate::telemetry::event::Event;
+
+/// Gives each sequence a vector that tells how long it is, or misbehaves at a batch that holds the token `trigger`.
+struct Fake {
+    trigger: Option<u32>,
+    behaviour: Behaviour,
+}
+
+#[derive(Clone, Copy)]
+enum Behaviour {
+    NotFinite,
+    Zero,
+    Fail,
+    Panic,
+}
+
+impl Encoder for Fake {
+    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+        let mut values = Vec::new();
+        for bounds in batch.cu_seqlens().windows(2) {
+            let ids = &batch.ids()[bounds[0]..bounds[1]];
+            let vector = if self.trigger.is_some_and(|trigger| ids.contains(&trigger)) {
+                match self.behaviour {
+                    Behaviour::NotFinite => [1.0, f32::NAN],
+                    Behaviour::Zero => [0.0, 0.0],
+                    Behaviour::Fail => {
+                        let error = candle_core::Error::Msg("the encoder gives up".into());
+                        return Err(NnError::Candle(error).into());
+                    }
+                    Behaviour::Panic => panic!("the encoder panics"),
+                }
+            } else {
+                [ids.len() as f32, 1.0]
+            };
+            values.extend(vector);
+        }
+        Ok(Embeddings { dimension: 2, values })
+    }
+}
+
+/// Keeps shards in memory, up to a limit.
+struct Memory {
+    shards: Vec<Shard>,
+    room: usize,
+}
+
+impl Commit for Memory {
+    fn commit(&mut self, shard: &Shard) -> Result<(), CommitError> {
+        if self.shards.len() == self.room {
+            let source = std::io::ErrorKind::StorageFull.into();
+            return Err(StorageError { action: "write", path: "part".into(), source }.into());
+        }
+        self.shards.push(shard.clone());
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Events(Mutex<Vec<Event>>);
+
+impl Observer for Events {
+    fn observe(&self, event: &Event) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+/// `rows` texts of different lengths; the text with a zebra is row 7.
+fn collection(directory: &Path, rows: usize) -> Collection {
+    let texts: Vec<String> = (0..rows)
+        .map(|row| format!("{} {}", "word ".repeat(row % 11), if row == 7 { "zebra" } else { "horse" }))
+        .collect();
+    fs::create_dir_all(directory.join("c")).unwrap();
+    fs::write(directory.join("c/x.json"), serde_json::to_vec(&texts).unwrap()).unwrap();
+    discover(&Request { root: directory, only: &[] }).unwrap().collections.remove(0)
+}
+
+struct Outcome {
+    end: Result<PassEnd, PassError>,
+    shards: Vec<Shard>,
+    events: Vec<Event>,
+}
+
+fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let collection = collection(directory.path(), rows);
+    let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
+    let tokenizer = Tokenizer::load(path, 80, String::new()).unwrap();
+    // A token that only row 7 has.
+    let horse = tokenizer.encode("horse").unwrap().ids;
+    let trigger = tokenizer.encode("zebra").unwrap().ids.into_iter().find(|id| !horse.contains(id));
+    assert!(trigger.is_some());
+    let mut encoders: Vec<Box<dyn Encoder>> =
+        (0..workers).map(|_| Box::new(Fake { trigger, behaviour }) as Box<dyn Encoder>).collect();
+    let (events, mut memory) = (Events::default(), Memory { shards: Vec::new(), room });
+    let pass = Pass {
+        collection: &collection,
+        tokenizer: &tokenizer,
+        tokenizer_threads: 2,
+        encoders: &mut encoders,
+        limits: BatchLimits { tokens: 30, sequences: 4 },
+        shard_rows: 5,
+        dimension: 2,
+        committed: &Committed { shards: Vec::new() },
+        stop: &StopSwitch::default(),
+        clock: &StageClock::default(),
+        observer: &events,
+    };
+    let end = run(pass, &mut memory);
+    Outcome { end, shards: memory.shards, events: events.0.into_inner().unwrap() }
+}
+
+#[track_caller]
+fn check_useless(behaviour: Behaviour, reason: &str) {
+    let Outcome { end, shards, events } = run_with(53, 3, behaviour, usize::MAX);
+    assert!(matches!(end, Ok(PassEnd::Complete { rows: 53 })), "{end:?}");
+    let rows: Vec<_> = shards.iter().flat_map(Shard::rows).collect();
+    assert_eq!(rows.len(), 53);
+    for (index, (row, record, vector)) in rows.into_iter().enumerate() {
+        assert_eq!(row, crate::domain::Row(index as u64));
+        if index == 7 {
+            assert_eq!((record.status, record.error.as_deref(), vector), (RowStatus::Failed, Some(reason), None));
+        } else {
+            assert_eq!(vector, Some(&[record.tokens as f32, 1.0][..]), "row {index} has its own vector");
+        }
+    }
+    let told = events.iter().filter(|event| matches!(event, Event::RowFailed { reason: told, .. } if told == reason));
+    assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn useless_vectors_fail_their_own_row_alone() {
+    check_useless(Behaviour::NotFinite, "the model gave a vector that is not finite");
+    check_useless(Behaviour::Zero, "the model gave a zero vector");
+}
+
+#[track_caller]
+fn check_failure(behaviour: Behaviour, workers: usize, room: usize, message: &str) {
+    // More shards than may be in flight, so that every stage is blocked when the failure comes.
+    let Outcome { end, shards, .. } = run_with(500, workers, behaviour, room);
+    let error = end.unwrap_err().to_string();
+    assert!(error.contains(message), "{error}");
+    for (number, shard) in shards.iter().enumerate() {
+        assert_eq!(shard.number as usize, number, "what was committed is a prefix");
+    }
+}
+
+#[test]
+fn a_failing_encoder_ends_the_pass() {
+    check_failure(Behaviour::Fail, 1, usize::MAX, "the encoder gives up");
+    check_failure(Behaviour::Fail, 4, usize::MAX, "the encoder gives up");
+}
+
+#[test]
+fn a_panicking_encoder_ends_the_pass() {
+    check_failure(Behaviour::Panic, 1, usize::MAX, "panicked");
+    check_failure(Behaviour::Panic, 4, usize::MAX, "panicked");
+}
+
+#[test]
+fn a_full_disk_ends_the_pass() {
+    check_failure(Behaviour::Zero, 2, 3, "part");
+}
