@@ -59,7 +59,7 @@ pub struct Arguments {
     shard_rows: Option<u32>,
 
     /// Go on where an earlier run stopped, if input, model and settings are the same. This is the default; with
-    /// EMBEDDER_RESUME=0 any earlier output is refused
+    /// `EMBEDDER_RESUME=0` any earlier output is refused
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Input and output")]
     #[serde(skip_serializing_if = "is_false")]
     resume: bool,
@@ -105,7 +105,7 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "is_false")]
     offline: bool,
 
-    /// Root of the Hugging Face cache [default: HF_HOME or ~/.cache/huggingface]
+    /// Root of the Hugging Face cache [default: `HF_HOME` or ~/.cache/huggingface]
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     hf_cache_dir: Option<PathBuf>,

@@ -1,4 +1,5 @@
 //! The main job, run as a user runs it, with a tiny model that is part of the repository.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends at the first surprise")]
 
 mod program;
 
@@ -271,7 +272,7 @@ fn check_stop(signal: &str, exit_code: i32) {
     let first_shard = output.path().join("many/bert-minilm/part-00000.npy");
     let start = Instant::now();
     while !first_shard.exists() {
-        assert!(start.elapsed() < Duration::from_secs(60), "no shard appears");
+        assert!(start.elapsed() < Duration::from_mins(1), "no shard appears");
         std::thread::sleep(Duration::from_millis(2));
     }
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
@@ -281,7 +282,7 @@ fn check_stop(signal: &str, exit_code: i32) {
     check_schema("run-summary.schema.json", &summary);
     assert_eq!(summary["status"], "stopped");
     let kept = summary["collections"][0]["chunks"].as_u64().unwrap();
-    assert!(kept >= 100 && kept < 20_000 && kept.is_multiple_of(100), "{kept} rows are committed");
+    assert!((100..20_000).contains(&kept) && kept.is_multiple_of(100), "{kept} rows are committed");
 
     let resumed = program(output.path()).run();
     assert_eq!(resumed.exit_code, 0, "{}", resumed.stderr);

@@ -2,6 +2,7 @@
 //!
 //! Each directory of `tests/fixtures/models` holds a random model in the layout of a real one and a `reference.json`
 //! with the outputs of sentence-transformers for it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends at the first surprise")]
 
 use std::fs;
 use std::path::Path;

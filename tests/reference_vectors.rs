@@ -8,6 +8,7 @@
 //! ```
 //!
 //! The model is found as any user's is: in the cache, on the hub, or as a package.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends at the first surprise")]
 
 mod program;
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::machine::{cores, this_machine};
-use super::report::{EmbedError, Report};
+pub use super::report::EmbedError;
+use super::report::Report;
 use super::signals;
 use crate::batch::BatchLimits;
 use crate::collection::{self, Collection, Discovery};
@@ -285,9 +286,9 @@ fn embed_collection(
     if opened.committed.rows() > 0 || opened.damage.is_some() {
         observer.observe(&resumed(collection, model, &opened));
     }
-    let mut writer = Writer { writer: opened.writer, collection, model, observer };
+    let mut committer = Committer { writer: opened.writer, collection, model, observer };
     observer.observe(&Event::CollectionStarted { collection: name.clone(), model: model.info.model.clone() });
-    let faults = FaultCount { observer, faults: AtomicU64::new(0) };
+    let faults = FaultCount { observer, count: AtomicU64::new(0) };
     let pass = Pass {
         collection,
         tokenizer: &model.tokenizer,
@@ -301,14 +302,14 @@ fn embed_collection(
         clock,
         observer: &faults,
     };
-    let end = pipeline::run(pass, &mut writer)?;
+    let end = pipeline::run(pass, &mut committer)?;
     let manifest = match end {
         PassEnd::Complete { rows } => {
             let totals =
-                CollectionTotals { files: collection.files(), rows, loading_errors: faults.faults.into_inner() };
-            writer.writer.finish(totals).map_err(pipeline::PassError::from)?
+                CollectionTotals { files: collection.files(), rows, loading_errors: faults.count.into_inner() };
+            committer.writer.finish(totals).map_err(pipeline::PassError::from)?
         }
-        PassEnd::Stopped => writer.writer.manifest().clone(),
+        PassEnd::Stopped => committer.writer.manifest().clone(),
     };
     observer.observe(&Event::CollectionFinished {
         collection: name.clone(),
@@ -320,14 +321,14 @@ fn embed_collection(
 }
 
 /// Commits shards and tells of them.
-struct Writer<'a> {
+struct Committer<'a> {
     writer: CollectionWriter,
     collection: &'a Collection,
     model: &'a Model,
     observer: &'a dyn Observer,
 }
 
-impl Commit for Writer<'_> {
+impl Commit for Committer<'_> {
     fn commit(&mut self, shard: &Shard) -> Result<(), CommitError> {
         let committed = self.writer.commit(shard)?;
         self.observer.observe(&Event::ShardCommitted {
@@ -347,13 +348,13 @@ impl Commit for Writer<'_> {
 /// Passes events on and counts the faults in files, for the manifest.
 struct FaultCount<'a> {
     observer: &'a dyn Observer,
-    faults: AtomicU64,
+    count: AtomicU64,
 }
 
 impl Observer for FaultCount<'_> {
     fn observe(&self, event: &Event) {
         if let Event::LoadingError { .. } = event {
-            self.faults.fetch_add(1, Ordering::Relaxed);
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
         self.observer.observe(event);
     }

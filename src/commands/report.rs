@@ -92,18 +92,24 @@ impl EmbedError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => exit::INPUT,
-            Self::Source(_) | Self::Spec(_) | Self::Weights(_) | Self::Tokenizer(_) | Self::Load { .. } => exit::MODEL,
             Self::TooLong { .. } | Self::TooWide { .. } => exit::USAGE,
-            Self::Pass(PassError::Encode(_)) => exit::MODEL,
-            Self::Open(OpenError::Storage(_)) => exit::OUTPUT,
-            Self::Open(_)
-            | Self::Pass(PassError::InputChanged(_))
-            | Self::Pass(PassError::Commit(CommitError::InputDiffers { .. } | CommitError::LedgerLost { .. })) => {
-                exit::RESUME_MISMATCH
-            }
-            Self::Lock(_) | Self::Pass(PassError::Commit(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
-            Self::Pass(PassError::Panicked { .. }) => exit::INTERNAL,
+            Self::Source(_) | Self::Spec(_) | Self::Weights(_) | Self::Tokenizer(_) | Self::Load { .. } => exit::MODEL,
+            Self::Lock(_) | Self::Open(OpenError::Storage(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
+            Self::Open(_) => exit::RESUME_MISMATCH,
+            Self::Pass(error) => pass_exit_code(error),
         }
+    }
+}
+
+fn pass_exit_code(error: &PassError) -> u8 {
+    match error {
+        PassError::Encode(_) => exit::MODEL,
+        PassError::InputChanged(_)
+        | PassError::Commit(CommitError::InputDiffers { .. } | CommitError::LedgerLost { .. }) => exit::RESUME_MISMATCH,
+        PassError::Commit(CommitError::Invalid { .. } | CommitError::RowsLost { .. }) | PassError::Panicked { .. } => {
+            exit::INTERNAL
+        }
+        PassError::Commit(_) => exit::OUTPUT,
     }
 }
 

@@ -30,7 +30,7 @@ impl PackedBatch {
         batch
     }
 
-    /// [tokens] all ids.
+    /// `[tokens]` all ids.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -55,7 +55,7 @@ impl PackedBatch {
         self.cu_seqlens.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 
-    /// [tokens] position of each token in its own sequence, from 0.
+    /// `[tokens]` position of each token in its own sequence, from 0.
     pub fn positions(&self) -> Vec<u32> {
         let mut positions = Vec::with_capacity(self.ids.len());
         for pair in self.cu_seqlens.windows(2) {

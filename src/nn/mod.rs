@@ -116,6 +116,10 @@ pub enum NnError {
 }
 
 /// Tensor operations over packed sequences: activations are [tokens, width], all sequences of a batch end to end.
+///
+/// Every operation fails with [`NnError`] when an index is out of range or the tensor library refuses; shapes that do
+/// not fit each other are a fault of the caller and may panic.
+#[expect(clippy::missing_errors_doc, reason = "said once for all operations")]
 pub trait Backend: Send + Sync + 'static {
     /// [tokens, width] on the device.
     type Activations;
@@ -129,13 +133,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes a table of vectors.
     fn embedding(&self, table: Matrix) -> Result<Self::Embedding, NnError>;
 
-    /// Takes y = x Wᵀ + b with W of [outputs, inputs] and b of [outputs].
+    /// Takes y = x Wᵀ + b with W of [outputs, inputs] and b of `[outputs]`.
     fn linear(&self, weight: Matrix, bias: Vec<f32>) -> Result<Self::Linear, NnError>;
 
     /// Takes y = (x - mean) / √(variance + epsilon) · weight + bias over the width.
     fn layer_norm(&self, weight: Vec<f32>, bias: Vec<f32>, epsilon: f64) -> Result<Self::LayerNorm, NnError>;
 
-    /// Sum of the looked-up vectors: each table with [tokens] indices into it.
+    /// Sum of the looked-up vectors: each table with `[tokens]` indices into it.
     fn embed(&self, lookups: &[(&Self::Embedding, &[u32])]) -> Result<Self::Activations, NnError>;
 
     /// [tokens, inputs] to [tokens, outputs].

@@ -20,7 +20,7 @@ impl Log {
         match self.faults.fetch_add(1, Ordering::Relaxed) {
             ..MOST_FAULTS => tracing::warn!("{}", Plain(message)),
             MOST_FAULTS => {
-                tracing::warn!("more than {MOST_FAULTS} faults in the input; the others are in events.jsonl")
+                tracing::warn!("more than {MOST_FAULTS} faults in the input; the others are in events.jsonl");
             }
             _ => {}
         }
@@ -81,9 +81,8 @@ struct Plain<'a>(&'a str);
 
 impl std::fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.chars().try_for_each(|character| match character.is_control() {
-            true => write!(f, "{}", character.escape_default()),
-            false => write!(f, "{character}"),
+        self.0.chars().try_for_each(|character| {
+            if character.is_control() { write!(f, "{}", character.escape_default()) } else { write!(f, "{character}") }
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Runs the program as a user does, and reads what it leaves behind.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its own part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! The loops between matrix products, in a form that compilers turn into vector instructions: no branch, no call into
 //! a mathematical library, sums in independent lanes. Each has its plain twin in f64 in the tests.
+#![expect(clippy::inline_always, reason = "inlined, code is compiled for the instruction set of its caller")]
 
 /// Lanes of a sum: enough for the widest vector registers. The order of a sum is fixed by this number alone, so that
 /// results are the same on every instruction set.
@@ -126,6 +127,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
     /// Largest error of `fast` against `plain` on a grid, in units of max(1, |plain|).
     fn error(range: std::ops::RangeInclusive<f64>, fast: impl Fn(f32) -> f32, plain: impl Fn(f64) -> f64) -> f64 {
         let steps = 200_000;
@@ -151,7 +153,7 @@ mod tests {
         // The error of the error function times |x| / 2, up to where the function is flat.
         assert!(error(-12.0..=12.0, gelu, plain_gelu) < 4e-7 * 5.66 / 2.0);
         let plain_tanh =
-            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
         assert!(error(-12.0..=12.0, gelu_tanh, plain_tanh) < 6e-7);
         assert!(error(-60.0..=60.0, silu, |x| x / (1.0 + (-x).exp())) < 6e-7);
     }

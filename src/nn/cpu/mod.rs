@@ -272,6 +272,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "small whole numbers are exact")]
     fn products_of_both_orientations_are_plain_sums() {
         // [2, 3] times the transpose of [2, 3], and times [3, 2].
         let left = Rows { values: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], stride: 3 };
