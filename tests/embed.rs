@@ -278,6 +278,7 @@ fn check_stop(signal: &str, exit_code: i32) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     let stopped = child.wait_with_output().unwrap();
     assert_eq!(stopped.status.code(), Some(exit_code), "{}", String::from_utf8_lossy(&stopped.stderr));
+    assert!(String::from_utf8_lossy(&stopped.stdout).contains("the same command goes on"));
     let summary = read_json(&output.path().join("run-summary.json"));
     check_schema("run-summary.schema.json", &summary);
     assert_eq!(summary["status"], "stopped");

@@ -346,6 +346,9 @@ impl Summary {
                 "{faults} faults in the input and {failed} rows without a vector; they are listed in events.jsonl"
             ));
         }
+        if self.status == RunStatus::Stopped {
+            lines.push("stopped before the end; the same command goes on from what is committed".to_owned());
+        }
         lines.push(format!("results are in {}", output_dir.display()));
         lines
     }
