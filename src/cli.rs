@@ -23,7 +23,7 @@ Every option can also stand in a TOML file (--config; keys are the long names wi
 (EMBEDDER_ and the name in capitals). Command line wins over environment, environment over file.
 
 Exit codes: 0 done, 2 usage, 3 done but some rows or files failed, 4 input, 5 model, 6 lease, 8 the output is of another input
-or model, 9 output cannot be written, 70 internal, 130/143 stopped after a clean commit. After 9, 130 and 143 the same
+or model, 9 output cannot be written, 70 internal, 130/143 stopped after a clean commit. After 6, 9, 130 and 143 the same
 command goes on where it was.";
 
 /// Embeds chunked text collections: reads JSON, JSON Lines or Parquet chunks, runs an embedding model over them, and

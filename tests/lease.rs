@@ -72,9 +72,7 @@ impl Machine {
         let held = self.path("held");
         wait_until("the command runs", || fs::read_to_string(&held).is_ok_and(|text| text.ends_with('\n')));
         let command = fs::read_to_string(&held).unwrap().trim().parse().unwrap();
-        wait_until("the holder is named", || {
-            self.list().iter().any(|entry| entry["holder"]["pid"] == command)
-        });
+        wait_until("the holder is named", || self.list().iter().any(|entry| entry["holder"]["pid"] == command));
         Holding { wrapper, command: Pid::from_raw(command).unwrap() }
     }
 }
@@ -119,7 +117,8 @@ fn is_root() -> bool {
 fn a_second_process_leaves_with_exit_code_6_and_learns_who_holds_the_device() {
     let machine = Machine::new();
     let holding = machine.hold("cpu:0");
-    let holder = format!("device cpu-0 is leased by run sh-{} (pid {})", holding.wrapper.id(), holding.command.as_raw_nonzero());
+    let holder =
+        format!("device cpu-0 is leased by run sh-{} (pid {})", holding.wrapper.id(), holding.command.as_raw_nonzero());
     check(&mut machine.run(&["cpu:0"], "echo ran > ran"), 6, &holder);
     check(&mut machine.run(&["cpu:0", "--lease-wait", "1s"], "echo ran > ran"), 6, "waited 1s; pass a longer");
     assert!(!machine.path("ran").exists());
@@ -130,7 +129,8 @@ fn a_second_process_leaves_with_exit_code_6_and_learns_who_holds_the_device() {
 fn a_second_process_waits_until_the_first_has_ended() {
     let machine = Machine::new();
     let holding = machine.hold("cpu:0");
-    let mut waiting = machine.run(&["cpu:0", "--lease-wait", "1m"], "echo ran > ran").stderr(Stdio::piped()).spawn().unwrap();
+    let mut waiting =
+        machine.run(&["cpu:0", "--lease-wait", "1m"], "echo ran > ran").stderr(Stdio::piped()).spawn().unwrap();
     thread::sleep(Duration::from_millis(300));
     assert!(waiting.try_wait().unwrap().is_none() && !machine.path("ran").exists());
     drop(holding);

@@ -188,9 +188,8 @@ fn run_under_lease(candidates: &Candidates, options: &LeaseRun) -> Result<u8, Le
         note(&format!("cannot write the command's process number into the lock file: {error}"));
     }
     let pid = child.id();
-    let status = forwarder
-        .wait(&mut child)
-        .map_err(|source| LeaseCommandError::Wait { program: shown.clone(), pid, source })?;
+    let status =
+        forwarder.wait(&mut child).map_err(|source| LeaseCommandError::Wait { program: shown.clone(), pid, source })?;
     release(lease, manager.directory(), &child);
     Ok(exit_code(status))
 }
@@ -223,7 +222,8 @@ fn run_id(program: &OsString) -> String {
 
 /// For CUDA, if there is a GPU in the lease; otherwise the variable stays as it is.
 fn visible_gpus(lease: &Lease) -> Option<String> {
-    let gpus: Vec<&str> = lease.devices().map(|device| device.key()).filter(|key| key.is_gpu()).map(DeviceKey::as_str).collect();
+    let gpus: Vec<&str> =
+        lease.devices().map(|device| device.key()).filter(|key| key.is_gpu()).map(DeviceKey::as_str).collect();
     (!gpus.is_empty()).then(|| gpus.join(","))
 }
 
@@ -241,8 +241,7 @@ fn announcer() -> impl FnMut(&Busy) -> ControlFlow<()> {
 
 /// Ends our part of the lease, and says so if processes that the command left behind keep theirs.
 fn release(lease: Lease, directory: &LeaseDirectory, child: &Child) {
-    let devices: Vec<(DeviceKey, u64)> =
-        lease.devices().map(|device| (device.key().clone(), device.epoch())).collect();
+    let devices: Vec<(DeviceKey, u64)> = lease.devices().map(|device| (device.key().clone(), device.epoch())).collect();
     drop(lease);
     for (key, epoch) in devices {
         let still_ours = || {

@@ -131,7 +131,10 @@ impl LeaseDirectory {
     /// the leases in it.
     pub fn open(candidates: &Candidates) -> Result<Self, DirectoryError> {
         if let Some(path) = &candidates.chosen {
-            let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| Self::open_or_create(path, Reach::AllUsers));
+            let made = path
+                .parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| Self::open_or_create(path, Reach::AllUsers));
             return made.map_err(|source| DirectoryError::Unusable { path: path.clone(), source });
         }
         if let Some(shared) = Self::open_existing(&candidates.shared, Reach::AllUsers)? {

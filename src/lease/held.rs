@@ -50,9 +50,7 @@ impl Lease {
     /// From now on dropping the lease only ends this process's part of it.
     pub fn lend_to(&mut self, command: &mut Command) -> io::Result<()> {
         let copies: Vec<File> = self.devices.iter().map(|device| device.file.try_clone()).collect::<io::Result<_>>()?;
-        let keep_open = move || {
-            copies.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, FdFlags::empty())?))
-        };
+        let keep_open = move || copies.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, FdFlags::empty())?));
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes system calls
         // (fcntl) on descriptors that it owns, and neither allocates nor locks; nor does the conversion of an errno.
         unsafe {

@@ -19,7 +19,9 @@ pub struct DeviceKey(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceNameError {
     /// It would not be a safe file name.
-    #[error("{name:?} cannot be a device key: at most {LONGEST} letters, digits, '-', '_' and '.', the first a letter or digit")]
+    #[error(
+        "{name:?} cannot be a device key: at most {LONGEST} letters, digits, '-', '_' and '.', the first a letter or digit"
+    )]
     Characters {
         /// What was given.
         name: String,
@@ -31,7 +33,9 @@ pub enum DeviceNameError {
         name: String,
     },
     /// An abbreviation names the same device as the whole UUID and would be another lease.
-    #[error("{name:?} is not a whole UUID such as GPU-01234567-89ab-cdef-0123-456789abcdef: give all of it, see nvidia-smi -L")]
+    #[error(
+        "{name:?} is not a whole UUID such as GPU-01234567-89ab-cdef-0123-456789abcdef: give all of it, see nvidia-smi -L"
+    )]
     Incomplete {
         /// What was given.
         name: String,
