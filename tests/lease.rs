@@ -95,7 +95,7 @@ impl Drop for Holding {
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+        assert!(started.elapsed() < Duration::from_mins(1), "waited in vain until {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -188,7 +188,7 @@ fn runs_never_overlap_even_if_they_are_killed() {
             let mut command = machine.run(&["cpu:0,cpu:1", "--lease-wait", "2m"], &script);
             let mut wrapper = command.process_group(0).stderr(Stdio::null()).spawn().unwrap();
             let group = Pid::from_child(&wrapper);
-            if random % 4 != 0 {
+            if !random.is_multiple_of(4) {
                 thread::sleep(Duration::from_micros(random >> 8 & 0xffff));
             }
             match random % 4 {

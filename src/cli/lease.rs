@@ -7,12 +7,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::config::Seconds;
 
 const RUN_NOTES: &str = "\
-The command holds the devices from its start until it and the processes that inherit from it have ended, even if this
-program is killed. Its CUDA_VISIBLE_DEVICES names the leased GPUs. Leases are kept in EMBED_LEASE_DIR, else
-/run/lock/embed-collections, else the user's runtime directory.
+The command holds the devices from its start until it and the processes that inherit from it
+have ended, even if this program is killed. Its CUDA_VISIBLE_DEVICES names the leased GPUs.
+Leases are kept in EMBED_LEASE_DIR, else /run/lock/embed-collections, else the user's runtime
+directory.
 
-Exit codes: that of the command, 128 and the number of the signal that ended it, 2 usage, 6 leased by somebody else,
-9 lock files cannot be used, 126 the command cannot be executed, 127 there is no such command.";
+Exit codes: that of the command, 128 and the number of the signal that ended it, 2 usage,
+6 leased by somebody else, 9 lock files cannot be used, 126 the command cannot be executed,
+127 there is no such command.";
 
 /// What to do with leases.
 #[derive(Debug, Clone, Subcommand)]

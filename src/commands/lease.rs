@@ -15,7 +15,7 @@ use crate::config::Places;
 use crate::exit;
 use crate::lease::{
     Busy, Candidates, DeviceKey, DeviceNameError, DeviceState, DirectoryError, Lease, LeaseDirectory, LeaseError,
-    Manager, Policy, Reach, State, Who, plain, survey,
+    LeasedDevice, Manager, Policy, Reach, State, Who, plain, survey,
 };
 
 use forward::Forwarder;
@@ -96,6 +96,9 @@ impl LeaseCommandError {
 }
 
 /// Does what the command line asks for; returns the exit code.
+///
+/// # Errors
+/// [`LeaseCommandError`], which knows its exit code.
 pub fn run(command: LeaseCommand, places: &Places) -> Result<u8, LeaseCommandError> {
     let candidates = Candidates::new(places.leases.clone(), places.runtime.as_deref());
     match command {
@@ -223,7 +226,7 @@ fn run_id(program: &OsString) -> String {
 /// For CUDA, if there is a GPU in the lease; otherwise the variable stays as it is.
 fn visible_gpus(lease: &Lease) -> Option<String> {
     let gpus: Vec<&str> =
-        lease.devices().map(|device| device.key()).filter(|key| key.is_gpu()).map(DeviceKey::as_str).collect();
+        lease.devices().map(LeasedDevice::key).filter(|key| key.is_gpu()).map(DeviceKey::as_str).collect();
     (!gpus.is_empty()).then(|| gpus.join(","))
 }
 

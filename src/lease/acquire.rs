@@ -86,6 +86,9 @@ pub struct Manager {
 
 impl Manager {
     /// Opens the directory of lock files, which is made where there is none.
+    ///
+    /// # Errors
+    /// If there is no such directory and none can be made.
     pub fn open(candidates: &Candidates) -> Result<Self, DirectoryError> {
         Ok(Self { directory: LeaseDirectory::open(candidates)? })
     }
@@ -96,11 +99,17 @@ impl Manager {
     }
 
     /// Takes all of these devices or none.
+    ///
+    /// # Errors
+    /// If one is leased already and stays so, or its lock file cannot be used; then none is held.
     pub fn acquire(&self, devices: &[DeviceKey], policy: Policy, who: &Who) -> Result<Lease, LeaseError> {
         self.acquire_watched(devices, policy, who, &mut |_| ControlFlow::Continue(()))
     }
 
     /// As [`acquire`](Self::acquire); before every pause of a wait `watch` learns what is waited for, and may end it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), and if `watch` ends the wait.
     pub fn acquire_watched(
         &self,
         devices: &[DeviceKey],

@@ -129,6 +129,9 @@ impl LeaseDirectory {
     ///
     /// A shared directory that is there but cannot be used is an error, for going on elsewhere would mean not to see
     /// the leases in it.
+    ///
+    /// # Errors
+    /// If none is there, can be used and can be made.
     pub fn open(candidates: &Candidates) -> Result<Self, DirectoryError> {
         if let Some(path) = &candidates.chosen {
             let made = path
@@ -153,6 +156,9 @@ impl LeaseDirectory {
     }
 
     /// The directory that [`open`](Self::open) would use, if it is there already.
+    ///
+    /// # Errors
+    /// If one is there and cannot be used.
     pub fn find(candidates: &Candidates) -> Result<Option<Self>, DirectoryError> {
         if let Some(path) = &candidates.chosen {
             return Self::open_existing(path, Reach::AllUsers);

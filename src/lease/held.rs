@@ -48,6 +48,9 @@ impl Lease {
     /// ended, also if this process is killed meanwhile.
     ///
     /// From now on dropping the lease only ends this process's part of it.
+    ///
+    /// # Errors
+    /// If there are too many open files.
     pub fn lend_to(&mut self, command: &mut Command) -> io::Result<()> {
         let copies: Vec<File> = self.devices.iter().map(|device| device.file.try_clone()).collect::<io::Result<_>>()?;
         let keep_open = move || copies.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, FdFlags::empty())?));
@@ -63,6 +66,9 @@ impl Lease {
     }
 
     /// Tells others that this process, and not the one that took the lease, is the one to look at.
+    ///
+    /// # Errors
+    /// If a lock file cannot be written; the lease is not touched by that.
     pub fn name_process(&mut self, pid: u32) -> io::Result<()> {
         self.devices.iter_mut().try_for_each(|device| {
             device.holder.pid = pid;

@@ -50,6 +50,9 @@ pub enum DeviceNameError {
 
 impl DeviceKey {
     /// The key of a device whose library tells its identity. UUIDs of GPUs are brought to lower case.
+    ///
+    /// # Errors
+    /// If it would not be a safe file name.
     pub fn new(identity: &str) -> Result<Self, DeviceNameError> {
         let safe = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
         let starts_well = identity.starts_with(|first: char| first.is_ascii_alphanumeric());
@@ -64,6 +67,9 @@ impl DeviceKey {
 
     /// The device that a user names: a UUID, or `cpu:N`. This is the place where `cuda:N` will become a UUID once
     /// devices are detected; until then it is refused with a way out.
+    ///
+    /// # Errors
+    /// If it is an index, an abbreviation or no device at all.
     pub fn of_name(name: &str) -> Result<Self, DeviceNameError> {
         let lower = name.to_ascii_lowercase();
         if let Some(slot) = lower.strip_prefix("cpu") {

@@ -36,6 +36,9 @@ pub enum State {
 }
 
 /// Asks the lock of every device that has one.
+///
+/// # Errors
+/// If the directory cannot be read. A lock file that cannot be used is a device whose state is unknown.
 pub fn survey(directory: &LeaseDirectory) -> Result<Vec<DeviceState>, DirectoryError> {
     Ok(directory.devices()?.into_iter().filter_map(|device| look(directory, device)).collect())
 }

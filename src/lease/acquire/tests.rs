@@ -127,7 +127,7 @@ fn what_is_in_the_file_decides_nothing() {
     let (root, manager) = machine();
     let path = root.path().join("cpu-0.lock");
     let forged = Holder::new(&who("forged"), &Process::this(), u64::MAX).to_line();
-    for content in [&b"\xff\xfe{]"[..], b"", b"{\"run\": 1}", &[b'['; 100_000], forged.as_bytes()] {
+    for content in [&b"\xff\xfe{]"[..], b"", b"{\"run\": 1}", &b"[".repeat(100_000), forged.as_bytes()] {
         fs::write(&path, content).unwrap();
         assert_eq!(states(&manager), [("cpu-0".to_owned(), State::Free)]);
         assert_eq!(survey(manager.directory()).unwrap()[0].holder, None);
