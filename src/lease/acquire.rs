@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
+use super::directory::MOST_ATTEMPTS;
 use super::held::{HeldDevice, Lease};
 use super::holder::{self, Holder, plain};
 use super::process::Process;
@@ -158,7 +159,7 @@ impl Manager {
     }
 
     fn try_one(&self, device: &DeviceKey) -> Result<Option<File>, FileError> {
-        loop {
+        for _ in 0..MOST_ATTEMPTS {
             let file = self.directory.lock_file(device)?;
             match file.try_lock() {
                 Ok(()) if self.directory.is_current(&file, device)? => return Ok(Some(file)),
@@ -168,6 +169,7 @@ impl Manager {
                 Err(TryLockError::Error(source)) => return Err(self.directory.unusable(device, source)),
             }
         }
+        Ok(None)
     }
 
     /// Writes into each locked file who holds it.

@@ -18,6 +18,9 @@ use super::DeviceKey;
 /// Where the lock files of all users are if nobody says otherwise.
 pub const SHARED_DIRECTORY: &str = "/run/lock/embed-collections";
 
+/// Tries to open a file that others keep removing; nobody does that but on purpose.
+pub(super) const MOST_ATTEMPTS: usize = 8;
+
 const ENDING: &str = ".lock";
 
 /// Open to all; only the owner of a file may remove it.
@@ -196,13 +199,14 @@ impl LeaseDirectory {
 
     /// Opens the lock file of a device, which is made if there is none.
     pub(super) fn lock_file(&self, device: &DeviceKey) -> Result<File, FileError> {
-        loop {
+        let create = |errno: Errno| FileError::Create { directory: self.path.clone(), source: errno.into() };
+        for _ in 0..MOST_ATTEMPTS {
             if let Some(file) = self.existing_lock_file(device, OFlags::RDWR)? {
                 return Ok(file);
             }
-            self.create_lock_file(device)
-                .map_err(|errno| FileError::Create { directory: self.path.clone(), source: errno.into() })?;
+            self.create_lock_file(device).map_err(create)?;
         }
+        Err(create(Errno::NOENT))
     }
 
     /// Opens the lock file of a device if there is one.
