@@ -1,10 +1,14 @@
 //! The command line as it is typed. What it means is for `config` to say.
 
+mod lease;
+
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use figment::value::Value;
 use serde::Serialize;
+
+pub use lease::{LeaseCommand, LeasePolicy, LeaseRun};
 
 use crate::config::{CommandLine, Dtype, Format, LogFormat, ProgressStyle};
 
@@ -18,16 +22,22 @@ Examples:
 Every option can also stand in a TOML file (--config; keys are the long names with _ for -) or in the environment
 (EMBEDDER_ and the name in capitals). Command line wins over environment, environment over file.
 
-Exit codes: 0 done, 2 usage, 3 done but some rows or files failed, 4 input, 5 model, 8 the output is of another input
-or model, 9 output cannot be written, 70 internal, 130/143 stopped after a clean commit. After 9, 130 and 143 the same
-command goes on where it was.";
+Exit codes: 0 done, 2 usage, 3 done but some rows or files failed, 4 input, 5 model, 6 lease, 8 the output is of
+another input or model, 9 output cannot be written, 70 internal, 130/143 stopped after a clean commit. After 6, 9, 130
+and 143 the same command may be tried again, and goes on where it was.";
 
 /// Embeds chunked text collections: reads JSON, JSON Lines or Parquet chunks, runs an embedding model over them, and
 /// writes one vector per chunk, in order, in shards that survive any interruption.
 #[derive(Debug, Clone, Parser, Serialize)]
 #[command(name = "embed-collections", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true)]
 #[serde(rename_all = "snake_case")]
 pub struct Arguments {
+    /// What to do instead of embedding.
+    #[command(subcommand)]
+    #[serde(skip)]
+    pub command: Option<SubCommand>,
+
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -149,6 +159,14 @@ pub struct Arguments {
     #[arg(long, value_name = "STYLE", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<LogFormat>,
+}
+
+/// What the program does besides embedding.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SubCommand {
+    /// Show who holds which devices, or run a program that has devices for itself
+    #[command(subcommand)]
+    Lease(LeaseCommand),
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]

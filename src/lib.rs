@@ -9,6 +9,7 @@ pub mod config;
 pub mod domain;
 pub mod encoder;
 pub mod exit;
+pub mod lease;
 pub mod model;
 pub mod nn;
 pub mod output;

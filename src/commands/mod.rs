@@ -1,6 +1,7 @@
 //! What the program does, one file a command.
 
 pub mod embed;
+pub mod lease;
 mod machine;
 mod report;
 mod signals;
@@ -14,14 +15,24 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::cli::Arguments;
+use crate::cli::{Arguments, SubCommand};
 use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
 use crate::exit;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::{Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
-pub fn run(arguments: Arguments) -> u8 {
+pub fn run(mut arguments: Arguments) -> u8 {
+    match arguments.command.take() {
+        None => embed(arguments),
+        Some(SubCommand::Lease(command)) => match lease::run(command, &Environment::of_process().places()) {
+            Ok(exit_code) => exit_code,
+            Err(error) => fail(&error, error.exit_code()),
+        },
+    }
+}
+
+fn embed(arguments: Arguments) -> u8 {
     let resolved = match config::resolve(&arguments.into_settings(), &Environment::of_process()) {
         Ok(resolved) => resolved,
         Err(error) => return fail(&error, exit::USAGE),

@@ -84,6 +84,10 @@ pub struct Places {
     pub home: Option<PathBuf>,
     /// Root of the user's caches.
     pub cache: PathBuf,
+    /// Directory of lock files for leases, if not the usual one.
+    pub leases: Option<PathBuf>,
+    /// For files of this user that end with the session.
+    pub runtime: Option<PathBuf>,
 }
 
 /// A variable that cannot be used.
@@ -120,12 +124,13 @@ impl Environment {
     }
 
     /// Directories that the user's environment names.
-    pub(super) fn places(&self) -> Places {
+    pub fn places(&self) -> Places {
         let path = |name: &str| self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = path("HOME");
         // As the XDG Base Directory Specification has it; without a home there is still a place for temporary files.
         let cache = path("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
-        Places { home, cache: cache.unwrap_or_else(std::env::temp_dir) }
+        let (leases, runtime) = (path("EMBED_LEASE_DIR"), path("XDG_RUNTIME_DIR"));
+        Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, runtime }
     }
 
     /// A variable that is set and not empty. An empty `EMBEDDER_PROMPT` is a value: no prompt.

@@ -1,0 +1,49 @@
+//! Leases: the right of one run to use devices alone, agreed on between all processes of a machine.
+//!
+//! Two runs on one GPU end in out-of-memory errors and half the speed, so each device has a lock file, and
+//! who locks it has the device. Truth is the operating system's advisory lock (`flock`) on an open descriptor: it is
+//! gone when its holder is, however that one ended. What is written in the file is for people, see [`Holder`].
+//!
+//! A [`Lease`] holds all of its devices or none, and gives them back when it is dropped, on every path. Whatever is
+//! made on a device borrows a [`LeasedDevice`] and so cannot outlive the lease:
+//!
+//! ```
+//! use embed_collections::lease::{Lease, LeasedDevice};
+//!
+//! struct Encoder<'lease>(LeasedDevice<'lease>);
+//!
+//! fn encode_and_release(lease: Lease) {
+//!     let encoder = lease.devices().next().map(Encoder);
+//!     assert!(encoder.is_none_or(|encoder| encoder.0.epoch() > 0));
+//!     drop(lease);
+//! }
+//! ```
+//!
+//! The same with the two last lines exchanged does not compile:
+//!
+//! ```compile_fail,E0505
+//! use embed_collections::lease::{Lease, LeasedDevice};
+//!
+//! struct Encoder<'lease>(LeasedDevice<'lease>);
+//!
+//! fn release_and_encode(lease: Lease) {
+//!     let encoder = lease.devices().next().map(Encoder);
+//!     drop(lease);
+//!     assert!(encoder.is_none_or(|encoder| encoder.0.epoch() > 0));
+//! }
+//! ```
+
+mod acquire;
+mod directory;
+mod held;
+mod holder;
+mod key;
+mod process;
+mod survey;
+
+pub use acquire::{Busy, LeaseError, Manager, Policy, Who};
+pub use directory::{Candidates, DirectoryError, FileError, LeaseDirectory, Reach, SHARED_DIRECTORY};
+pub use held::{Lease, LeasedDevice};
+pub use holder::{Holder, plain};
+pub use key::{DeviceKey, DeviceNameError};
+pub use survey::{DeviceState, State, survey};

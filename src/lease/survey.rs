@@ -1,0 +1,84 @@
+//! Who holds what, without taking anything.
+
+use std::fs::TryLockError;
+
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use super::holder::{self, Holder};
+use super::{DeviceKey, DirectoryError, FileError, LeaseDirectory};
+
+/// A device that was leased at least once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceState {
+    /// The device.
+    pub device: DeviceKey,
+    /// Whether it can be had.
+    pub state: State,
+    /// Who holds it; `None` if nobody does, or if its lock file does not say.
+    pub holder: Option<Holder>,
+    /// How often it has been taken.
+    pub epoch: Option<u64>,
+    /// Why its state is unknown.
+    pub error: Option<String>,
+}
+
+/// What the lock says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Somebody has it.
+    Held,
+    /// Nobody has it, whatever is written in the file.
+    Free,
+    /// The lock cannot be asked.
+    Unknown,
+}
+
+/// Asks the lock of every device that has one.
+///
+/// # Errors
+/// If the directory cannot be read. A lock file that cannot be used is a device whose state is unknown.
+pub fn survey(directory: &LeaseDirectory) -> Result<Vec<DeviceState>, DirectoryError> {
+    Ok(directory.devices()?.into_iter().filter_map(|device| look(directory, device)).collect())
+}
+
+impl DeviceState {
+    /// Asks the lock of one device.
+    pub fn of(directory: &LeaseDirectory, device: DeviceKey) -> Option<Self> {
+        look(directory, device)
+    }
+}
+
+/// `None` if the lock file has gone meanwhile.
+fn look(directory: &LeaseDirectory, device: DeviceKey) -> Option<DeviceState> {
+    let state = match state(directory, &device) {
+        Ok(Some((state, said))) => DeviceState {
+            device,
+            state,
+            epoch: said.as_ref().map(|holder| holder.epoch),
+            holder: said.filter(|_| state == State::Held),
+            error: None,
+        },
+        Ok(None) => return None,
+        Err(error) => {
+            DeviceState { device, state: State::Unknown, holder: None, epoch: None, error: Some(error.to_string()) }
+        }
+    };
+    Some(state)
+}
+
+/// A shared lock is enough to ask, and does not get into the way of others who ask. Who wants the device meanwhile
+/// looks twice.
+fn state(directory: &LeaseDirectory, device: &DeviceKey) -> Result<Option<(State, Option<Holder>)>, FileError> {
+    let Some(file) = directory.existing_lock_file(device, OFlags::RDONLY)? else { return Ok(None) };
+    let state = match file.try_lock_shared() {
+        Ok(()) => {
+            file.unlock().map_err(|source| directory.unusable(device, source))?;
+            State::Free
+        }
+        Err(TryLockError::WouldBlock) => State::Held,
+        Err(TryLockError::Error(source)) => return Err(directory.unusable(device, source)),
+    };
+    Ok(Some((state, holder::read(&file))))
+}
