@@ -1,10 +1,14 @@
 //! The command line as it is typed. What it means is for `config` to say.
 
+mod devices;
+
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use figment::value::Value;
 use serde::Serialize;
+
+pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 
 use crate::config::{CommandLine, Dtype, Format, LogFormat, ProgressStyle};
 
@@ -26,8 +30,14 @@ command goes on where it was.";
 /// writes one vector per chunk, in order, in shards that survive any interruption.
 #[derive(Debug, Clone, Parser, Serialize)]
 #[command(name = "embed-collections", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true)]
 #[serde(rename_all = "snake_case")]
 pub struct Arguments {
+    /// What to do instead of embedding.
+    #[command(subcommand)]
+    #[serde(skip)]
+    pub command: Option<SubCommand>,
+
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -125,6 +135,12 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
 
+    /// Devices to use, in this order: cuda:1,cuda:0 or cpu or cpu:0,cpu:1 (slots that share the cores) or the beginning
+    /// of a UUID (GPU-…) [default: the best that this build has an encoder for]
+    #[arg(long, value_name = "DEVICE", num_args = 1.., value_delimiter = ',', help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<Vec<String>>,
+
     /// Use the CPU even if there is a GPU
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
     #[serde(skip_serializing_if = "is_false")]
@@ -149,6 +165,15 @@ pub struct Arguments {
     #[arg(long, value_name = "STYLE", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<LogFormat>,
+}
+
+/// What the program does besides embedding.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SubCommand {
+    /// List the devices of this machine, their memory and who computes on them
+    Devices(DevicesCommand),
+    /// Look for what may keep collections from being embedded here, and say what to do about it
+    Doctor(DoctorCommand),
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -180,8 +205,8 @@ mod tests {
     fn every_setting_has_a_flag_and_a_variable() {
         let keys: BTreeSet<String> =
             Value::serialize(Settings::default()).unwrap().into_dict().unwrap().into_keys().collect();
-        // Given to every program that uses the hub, by environment alone.
-        let hub = ["hf_endpoint", "hf_hub_cache"];
+        // Given to every program that uses the hub, by environment alone; and what only odd installations need.
+        let hub = ["hf_endpoint", "hf_hub_cache", "nvml_library"];
         let command = Arguments::command();
         let flags: BTreeSet<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
         for key in &keys {

@@ -1,5 +1,7 @@
 //! What the program does, one file a command.
 
+mod devices;
+mod doctor;
 pub mod embed;
 mod machine;
 mod report;
@@ -14,14 +16,24 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::cli::Arguments;
+use crate::cli::{Arguments, SubCommand};
 use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
 use crate::exit;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::{Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
-pub fn run(arguments: Arguments) -> u8 {
+pub fn run(mut arguments: Arguments) -> u8 {
+    let environment = Environment::of_process();
+    let ended = match arguments.command.take() {
+        None => return embed(arguments),
+        Some(SubCommand::Devices(command)) => devices::run(command, &environment, &mut io::stdout()),
+        Some(SubCommand::Doctor(command)) => doctor::run(command, &environment, &mut io::stdout()),
+    };
+    ended.unwrap_or_else(|error| fail(&error, exit::USAGE))
+}
+
+fn embed(arguments: Arguments) -> u8 {
     let resolved = match config::resolve(&arguments.into_settings(), &Environment::of_process()) {
         Ok(resolved) => resolved,
         Err(error) => return fail(&error, exit::USAGE),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::collection::DiscoverError;
 use crate::config::Resolved;
+use crate::device::ChoiceError;
 use crate::encoder::LoadError;
 use crate::exit;
 use crate::model::source::SourceError;
@@ -74,6 +75,9 @@ pub enum EmbedError {
     /// The pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
+    /// The devices asked for are not to be had.
+    #[error("--devices: {0}")]
+    Devices(#[from] ChoiceError),
     /// The stream of events cannot be written.
     #[error("cannot write {}: {source}; make the directory writable, or choose another --output-dir", path.display())]
     Events {
@@ -93,7 +97,7 @@ impl EmbedError {
         match self {
             Self::Input(_) => exit::INPUT,
             Self::Source(_) | Self::Spec(_) | Self::Weights(_) | Self::Tokenizer(_) | Self::Load { .. } => exit::MODEL,
-            Self::TooLong { .. } | Self::TooWide { .. } => exit::USAGE,
+            Self::TooLong { .. } | Self::TooWide { .. } | Self::Devices(_) => exit::USAGE,
             Self::Pass(PassError::Encode(_)) => exit::MODEL,
             Self::Open(OpenError::Storage(_)) => exit::OUTPUT,
             Self::Open(_)

@@ -35,6 +35,17 @@ pub struct Choice {
     pub left_aside: Vec<DeviceInfo>,
 }
 
+impl Choice {
+    /// What will be used, as in `--devices`.
+    pub fn labels(&self) -> Vec<String> {
+        match &self.chosen {
+            Chosen::Gpus(gpus) => gpus.iter().map(DeviceInfo::label).collect(),
+            Chosen::Cpu(slots) if slots.len() == 1 => vec!["cpu".to_owned()],
+            Chosen::Cpu(slots) => slots.iter().map(|slot| format!("cpu:{}", slot.index)).collect(),
+        }
+    }
+}
+
 /// Devices that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {

@@ -14,6 +14,8 @@ pub struct Request<'a> {
     pub cuda_visible_devices: Option<&'a str>,
     /// `CUDA_DEVICE_ORDER`, if it is set.
     pub cuda_device_order: Option<&'a str>,
+    /// Leave the driver of GPUs alone.
+    pub only_cpu: bool,
 }
 
 /// Versions of the driver of NVIDIA's GPUs.
@@ -36,13 +38,13 @@ pub struct Detection {
 
 /// Looks for devices. That there is none but the processor is no error.
 pub fn detect(request: &Request) -> Detection {
-    let nvml = NvmlProbe::open(request.nvml_library);
+    let nvml = if request.only_cpu { Err(ProbeError::NotAsked) } else { NvmlProbe::open(request.nvml_library) };
     let cpu = CpuProbe::new(Path::new("/"));
     let gpus = nvml.as_ref().map_or(&[][..], |probe| probe.devices());
     let order = CudaOrder::read(request.cuda_device_order);
     let visible = visible(request.cuda_visible_devices, order, gpus);
     let (mut devices, hidden) = numbered(gpus, &visible);
-    devices.extend(metal());
+    devices.extend(metal().filter(|_| !request.only_cpu));
     devices.extend_from_slice(cpu.devices());
     Detection { devices, hidden, visible, nvml, cpu }
 }

@@ -73,6 +73,9 @@ impl Snapshot {
 /// Why a device or its driver cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
+    /// Nobody wanted to know.
+    #[error("the NVIDIA driver is not asked, for only the CPU is to be used")]
+    NotAsked,
     /// There is no driver library, or it is none.
     #[error(
         "cannot load {}: {reason}; a machine without NVIDIA GPUs needs none; else install the NVIDIA driver, or start \

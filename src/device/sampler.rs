@@ -67,9 +67,9 @@ impl Sampler {
                     let outcome = probe.snapshot(&device.uuid);
                     let sample = Sample { time: SystemTime::now(), uuid: device.uuid.clone(), outcome };
                     lock(&shared).push(sample.clone());
-                    let changes = watcher.changes(&sample);
+                    // The sample is told last, so that whoever counts samples has heard of all changes.
+                    watcher.changes(&sample).iter().for_each(&mut tell);
                     tell(&Sampling::Sampled(sample));
-                    changes.iter().for_each(&mut tell);
                 }
                 let rest = pause(interval, start.elapsed());
                 if stopped.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
