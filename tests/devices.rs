@@ -1,4 +1,5 @@
 //! Devices as a user sees them, on machines that a stand-in for the driver's library makes up. Needs a C compiler.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, in helpers too")]
 
 mod program;
 mod stand_in;
@@ -46,7 +47,10 @@ fn gpus_are_listed_with_their_memory_and_processes() {
     assert_eq!(first["device"], "cuda:0");
     assert_eq!(first["uuid"], FIRST);
     assert_eq!((&first["name"], &first["compute_capability"]), (&json!("Tesla T4"), &json!("7.5")));
-    assert_eq!((&first["total_bytes"], &first["mig"], &first["level"]), (&json!(15 * gib), &json!(false), &json!("normal")));
+    assert_eq!(
+        (&first["total_bytes"], &first["mig"], &first["level"]),
+        (&json!(15 * gib), &json!(false), &json!("normal"))
+    );
     assert_eq!(first["snapshot"]["used_bytes"], 360 << 20);
     assert_eq!(first["snapshot"]["processes"], json!([]));
     for unknown in ["allocated_bytes", "reserved_bytes"] {
@@ -76,7 +80,9 @@ fn the_table_is_for_people() {
     let run = on(&StandIn::new(TWO_T4), &["devices"]).run();
     assert_eq!(run.exit_code, 0, "{}", run.stderr);
     let lines: Vec<&str> = run.stdout.lines().collect();
-    let cells = |line: &str| line.split("  ").filter(|cell| !cell.is_empty()).map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let cells = |line: &str| {
+        line.split("  ").filter(|cell| !cell.is_empty()).map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(cells(lines[0]), ["device", "name", "memory", "used", "free", "level", "cc", "uuid"]);
     assert_eq!(cells(lines[2]), ["cuda:1", "Tesla T4", "15.0 GiB", "14.4 GiB", "660 MiB", "critical", "7.5", SECOND]);
     assert!(lines[3].starts_with("cpu "), "{}", lines[3]);
@@ -137,7 +143,10 @@ fn devices_that_are_not_there_or_of_no_use_are_refused_with_what_there_is() {
              --devices cpu, or a build with cuda"
         ),
     );
-    check_choice(&["--devices", "cpu,cuda:0"], "error: --devices: GPUs and CPU slots cannot be used together; name either");
+    check_choice(
+        &["--devices", "cpu,cuda:0"],
+        "error: --devices: GPUs and CPU slots cannot be used together; name either",
+    );
 }
 
 #[test]
@@ -187,7 +196,8 @@ fn a_machine_without_gpus_has_no_notes_and_is_ready() {
 
 #[test]
 fn a_library_without_some_functions_says_what_it_knows() {
-    let probe = NvmlProbe::open(Some(&StandIn::lacking("PROCESSES", TWO_T4).library())).unwrap();
+    let machine = StandIn::lacking("PROCESSES", TWO_T4);
+    let probe = NvmlProbe::open(Some(&machine.library())).unwrap();
     let snapshot = probe.snapshot(&uuid(FIRST)).unwrap();
     assert_eq!((snapshot.processes, snapshot.used), (None, Some(Bytes::mib(360))));
     let machine = StandIn::lacking("MEMORY", TWO_T4);
@@ -204,7 +214,8 @@ fn memory_that_the_driver_does_not_tell_is_unknown_and_not_zero() {
     let machine = StandIn::new("gpu GPU-1 12.1 -1 0 0 -1 0 NVIDIA GB10\n");
     let report = json(&on(&machine, &["devices", "--json"]).run());
     let gpu = &report["devices"][0];
-    for unknown in [&gpu["total_bytes"], &gpu["level"], &gpu["snapshot"]["total_bytes"], &gpu["snapshot"]["used_bytes"]] {
+    for unknown in [&gpu["total_bytes"], &gpu["level"], &gpu["snapshot"]["total_bytes"], &gpu["snapshot"]["used_bytes"]]
+    {
         assert_eq!(*unknown, Value::Null);
     }
     assert_eq!(gpu["compute_capability"], "12.1");
@@ -222,10 +233,7 @@ fn a_lost_gpu_is_reported_and_the_others_go_on() {
     let probe = NvmlProbe::open(Some(&machine.library())).unwrap();
     assert!(probe.snapshot(&uuid(FIRST)).is_ok());
     machine.change(&lost);
-    assert_eq!(
-        probe.snapshot(&uuid(FIRST)).unwrap_err(),
-        ProbeError::Lost { index: 0, uuid: Some(uuid(FIRST)) }
-    );
+    assert_eq!(probe.snapshot(&uuid(FIRST)).unwrap_err(), ProbeError::Lost { index: 0, uuid: Some(uuid(FIRST)) });
     assert_eq!(probe.snapshot(&uuid(SECOND)).unwrap().used, Some(Bytes::mib(14_700)));
 }
 
@@ -250,16 +258,18 @@ fn the_library_can_be_opened_and_closed_again_and_again() {
 #[test]
 fn watching_tells_when_memory_runs_short_and_when_a_gpu_is_lost() {
     // Detection looks once; then used memory is 10 %, 90 % or more, and 100 % of 1,000 MiB; the other is lost after it.
-    let machine = StandIn::new(
-        "gpu GPU-full 7.5 1000 -700 800 -1 0 Tesla T4\ngpu GPU-lost 7.5 1000 0 0 2 0 Tesla T4\n",
-    );
+    let machine =
+        StandIn::new("gpu GPU-full 7.5 1000 -700 800 -1 0 Tesla T4\ngpu GPU-lost 7.5 1000 0 0 2 0 Tesla T4\n");
     let run = on(&machine, &["devices", "--watch", "0s", "--samples", "4", "--json"]).run();
     assert_eq!(run.exit_code, 0, "{}", run.stderr);
     let lines: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told = |kind: &str| lines.iter().filter(|line| line["event_type"] == kind).collect::<Vec<_>>();
     assert_eq!(told("sample").len(), 4 * 3);
-    let crossings: Vec<(&str, &str)> =
-        told("threshold").iter().filter(|line| line["device"] == "cuda:0").map(|line| (line["from"].as_str().unwrap(), line["to"].as_str().unwrap())).collect();
+    let crossings: Vec<(&str, &str)> = told("threshold")
+        .iter()
+        .filter(|line| line["device"] == "cuda:0")
+        .map(|line| (line["from"].as_str().unwrap(), line["to"].as_str().unwrap()))
+        .collect();
     assert_eq!(crossings, [("normal", "warning"), ("warning", "critical")]);
     let silent = told("silent");
     assert_eq!(silent.len(), 1, "{}", run.stdout);
@@ -274,14 +284,13 @@ fn a_sampler_over_the_library_remembers_and_stops() {
     let levels = Arc::new(Mutex::new(Vec::new()));
     let (sender, told) = std::sync::mpsc::channel();
     let heard = Arc::clone(&levels);
-    let sampler = Sampler::start(probe, Duration::ZERO, Thresholds::new(0.5, 0.97).unwrap(), move |event| {
-        match event {
+    let sampler =
+        Sampler::start(probe, Duration::ZERO, Thresholds::new(0.5, 0.97).unwrap(), move |event| match event {
             Sampling::Crossed(crossing) => heard.lock().unwrap().push((crossing.uuid.0.clone(), crossing.to.as_str())),
             Sampling::Sampled(sample) => drop(sender.send(sample.clone())),
             other => panic!("{other:?}"),
-        }
-    })
-    .unwrap();
+        })
+        .unwrap();
     for _ in 0..10 {
         told.recv_timeout(Duration::from_secs(20)).unwrap();
     }
@@ -320,7 +329,8 @@ fn the_doctor_fails_where_embedding_would() {
     assert_eq!(run.exit_code, 9, "{}", run.stdout);
     assert!(run.stdout.contains(&format!("problem  output: {} is no directory", file.display())), "{}", run.stdout);
     assert!(!directory.path().join("file/x").exists());
-    let run = Program::bare().arguments(&["doctor", "--devices", "cuda:77"]).path("--output-dir", directory.path()).run();
+    let run =
+        Program::bare().arguments(&["doctor", "--devices", "cuda:77"]).path("--output-dir", directory.path()).run();
     assert_eq!(run.exit_code, 2, "{}", run.stdout);
     assert!(run.stdout.contains("problem  devices: there is no device cuda:77; there is "), "{}", run.stdout);
 }
@@ -331,7 +341,11 @@ fn a_run_records_the_driver_and_says_that_gpus_stay_idle() {
     let library = StandIn::new(TWO_T4);
     let run = Program::tiny(output.path()).variable("EMBEDDER_NVML_LIBRARY", library.library().to_str().unwrap()).run();
     assert_eq!(run.exit_code, 0, "{}", run.stderr);
-    assert!(run.stderr.contains("built without cuda: cuda:0 (Tesla T4), cuda:1 (Tesla T4) will not be used"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("built without cuda: cuda:0 (Tesla T4), cuda:1 (Tesla T4) will not be used"),
+        "{}",
+        run.stderr
+    );
     let summary = read_json(&output.path().join("run-summary.json"));
     check_schema("run-summary.schema.json", &summary);
     let environment = &summary["environment"];

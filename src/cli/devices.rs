@@ -40,7 +40,7 @@ pub struct DoctorCommand {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 
-    /// Root of the Hugging Face cache to look at [default: HF_HOME or ~/.cache/huggingface]
+    /// Root of the Hugging Face cache to look at [default: ~/.cache/huggingface]
     #[arg(long, value_name = "DIR")]
     pub hf_cache_dir: Option<PathBuf>,
 }

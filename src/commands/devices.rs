@@ -10,12 +10,12 @@ use super::machine::cores;
 use crate::cli::DevicesCommand;
 use crate::config::{self, ConfigError, Environment, Resolved, Settings};
 use crate::device::{
-    Choice, ChoiceError, DeviceInfo, DeviceKind, Detection, ENCODERS, EndReason, Probe, Request, Wanted, choose, detect,
+    Choice, ChoiceError, Detection, DeviceInfo, DeviceKind, ENCODERS, EndReason, Probe, Request, Wanted, choose, detect,
 };
 use crate::exit;
 
-pub(super) use report::describe as describe_process;
 use report::Report;
+pub(super) use report::describe as describe_process;
 
 /// Why devices cannot be listed or used.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +32,7 @@ pub(super) enum DevicesError {
 }
 
 /// Writes to `out` what there is; returns the exit code.
-pub(super) fn run(
-    command: DevicesCommand,
-    environment: &Environment,
-    out: &mut dyn Write,
-) -> Result<u8, DevicesError> {
+pub(super) fn run(command: DevicesCommand, environment: &Environment, out: &mut dyn Write) -> Result<u8, DevicesError> {
     let resolved = config::resolve(&command.settings.into_settings(), environment)?;
     let detection = look(&resolved);
     let choice = choice(&resolved.settings, &detection);
@@ -106,11 +102,7 @@ pub(super) fn visibility_notes(detection: &Detection) -> Vec<String> {
     let visible = detection.visible();
     let ended = visible.end.as_ref().filter(|end| end.reason != EndReason::None && detection.driver().is_ok());
     let ended = ended.map(|end| {
-        format!(
-            "CUDA_VISIBLE_DEVICES: {:?} {}; CUDA ignores the rest of the list",
-            end.entry,
-            end.reason.as_str()
-        )
+        format!("CUDA_VISIBLE_DEVICES: {:?} {}; CUDA ignores the rest of the list", end.entry, end.reason.as_str())
     });
     let order = visible.order_uncertain.then(|| {
         "the GPUs differ, and CUDA may number them otherwise; set CUDA_DEVICE_ORDER=PCI_BUS_ID or use UUIDs".to_owned()

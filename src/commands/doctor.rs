@@ -11,7 +11,7 @@ use super::devices::{DevicesError, choice, describe_process, left_aside, look, v
 use super::machine::cores;
 use crate::cli::DoctorCommand;
 use crate::config::{self, Environment, Resolved};
-use crate::device::{ChoiceError, CpuLimits, DeviceInfo, DeviceKind, Detection, ENCODERS, Probe, ProbeError};
+use crate::device::{ChoiceError, CpuLimits, Detection, DeviceInfo, DeviceKind, ENCODERS, Probe, ProbeError};
 use crate::domain::Bytes;
 use crate::exit;
 
@@ -69,7 +69,7 @@ fn examine(resolved: &Resolved) -> Vec<Check> {
     checks.extend(driver(&detection, resolved.settings.nvml_library.is_some(), Path::new("/dev/nvidiactl").exists()));
     checks.extend(gpus(&detection));
     checks.push(chosen(choice(&resolved.settings, &detection).map(|choice| choice.labels())));
-    checks.extend(processor(cores(), CpuLimits::read(Path::new("/"))));
+    checks.push(processor(cores(), CpuLimits::read(Path::new("/"))));
     checks.extend(memory(&detection));
     checks.extend(places::examine(resolved));
     checks
@@ -106,9 +106,13 @@ fn build(devices: &[DeviceInfo]) -> Check {
     let encoders: Vec<&str> = ENCODERS.iter().map(|kind| kind.as_str()).collect();
     let unused: Vec<DeviceInfo> = devices.iter().filter(|device| !ENCODERS.contains(&device.kind)).cloned().collect();
     match left_aside(&unused) {
-        None if ENCODERS.contains(&DeviceKind::Cuda) => Check::ok("build", format!("encodes on {}", encoders.join(", "))),
+        None if ENCODERS.contains(&DeviceKind::Cuda) => {
+            Check::ok("build", format!("encodes on {}", encoders.join(", ")))
+        }
         None => Check::ok("build", format!("encodes on {}; built without cuda", encoders.join(", "))),
-        Some(note) => Check::warning("build", note).advise("embedding works on the CPU, but is slower than it could be"),
+        Some(note) => {
+            Check::warning("build", note).advise("embedding works on the CPU, but is slower than it could be")
+        }
     }
 }
 
@@ -138,7 +142,9 @@ fn gpus(detection: &Detection) -> Vec<Check> {
     for gpu in detection.devices().iter().filter(|device| device.kind == DeviceKind::Cuda) {
         if gpu.mig == Some(true) {
             let finding = format!("{} ({}) is divided into MIG instances", gpu.label(), gpu.uuid);
-            checks.push(Check::warning("gpu", finding).advise("MIG instances cannot be used; have MIG switched off for it"));
+            checks.push(
+                Check::warning("gpu", finding).advise("MIG instances cannot be used; have MIG switched off for it"),
+            );
         }
         let snapshot = match detection.snapshot(&gpu.uuid) {
             Ok(snapshot) => snapshot,
@@ -154,7 +160,8 @@ fn gpus(detection: &Detection) -> Vec<Check> {
             Check::ok("gpu", finding)
         } else {
             let finding = format!("{finding}; in use by {}", foreign.join(", "));
-            Check::warning("gpu", finding).advise("wait for these processes, end them, or choose another device with --devices")
+            Check::warning("gpu", finding)
+                .advise("wait for these processes, end them, or choose another device with --devices")
         });
     }
     checks
@@ -168,18 +175,18 @@ fn chosen(choice: Result<Vec<String>, ChoiceError>) -> Check {
     }
 }
 
-fn processor(cores: usize, limits: CpuLimits) -> Option<Check> {
+fn processor(cores: usize, limits: CpuLimits) -> Check {
     let finding = match limits.cores {
         Some(quota) => format!("{cores} for this process (the control group allows {quota:.1})"),
         None => format!("{cores} for this process (no limit by control groups)"),
     };
     // Threads beyond the quota are stopped for the rest of each period.
     let scarce = limits.cores.is_some_and(|quota| quota < 1.0);
-    Some(if scarce {
+    if scarce {
         Check::warning("cores", finding).advise("less than one core: give the container more CPU time")
     } else {
         Check::ok("cores", finding)
-    })
+    }
 }
 
 /// Small models need a few hundred MiB beside what the shards in flight take.
@@ -238,7 +245,7 @@ mod tests {
 
     #[test]
     fn less_than_a_core_is_worth_a_warning() {
-        let state = |cores| processor(1, CpuLimits { cores, memory: None }).unwrap().state;
+        let state = |cores| processor(1, CpuLimits { cores, memory: None }).state;
         assert_eq!([state(None), state(Some(1.0)), state(Some(0.5))], [State::Ok, State::Ok, State::Warning]);
     }
 }

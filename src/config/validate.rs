@@ -33,7 +33,7 @@ pub(super) fn validate(settings: &Settings, provenance: &BTreeMap<String, String
     let is_set = |key: &str| source(key) != "default";
     let contradictions = [
         ("prompt", "prompt_name", settings.prompt.is_some() && settings.prompt_name.is_some()),
-        ("force_cpu", "devices", settings.force_cpu && settings.devices.iter().any(|device| !device.starts_with("cpu"))),
+        ("force_cpu", "devices", settings.force_cpu && !settings.devices.iter().all(|device| device.starts_with("cpu"))),
         ("overwrite", "resume", settings.overwrite && settings.resume && is_set("resume")),
     ];
     if let Some((one, other, _)) = contradictions.iter().find(|(.., contradict)| *contradict) {

@@ -168,12 +168,7 @@ fn program_name(command: &str) -> String {
     Path::new(program).file_name().unwrap_or(OsStr::new(program)).to_string_lossy().into_owned()
 }
 
-fn describe(
-    error: NvmlError,
-    library: &Path,
-    what: &str,
-    gpu: Option<(u32, Option<&DeviceUuid>)>,
-) -> ProbeError {
+fn describe(error: NvmlError, library: &Path, what: &str, gpu: Option<(u32, Option<&DeviceUuid>)>) -> ProbeError {
     match (error, gpu) {
         (NvmlError::LibloadingError(error), _) => {
             ProbeError::LibraryMissing { library: library.to_owned(), reason: error.to_string() }
@@ -224,7 +219,10 @@ mod tests {
     #[test]
     fn every_failure_is_told_apart() {
         check(NvmlError::DriverNotLoaded, "the NVIDIA driver is installed but not loaded; ");
-        check(NvmlError::LibRmVersionMismatch, "the NVIDIA driver's library and kernel module are of different versions; ");
+        check(
+            NvmlError::LibRmVersionMismatch,
+            "the NVIDIA driver's library and kernel module are of different versions; ",
+        );
         check(NvmlError::NoPermission, "no permission to ask the NVIDIA driver; ");
         check(NvmlError::GpuLost, "gpu 1 (GPU-1) is lost: ");
         check(NvmlError::FailedToLoadSymbol("x: y: f".to_owned()), "lib.so has no function f: ");

@@ -97,8 +97,10 @@ pub enum ProbeError {
         function: String,
     },
     /// The library is there, the kernel module is not.
-    #[error("the NVIDIA driver is installed but not loaded; see `dmesg | grep -i nvidia`, then `modprobe nvidia` or \
-             reboot; in a container, start it with its GPUs (docker: --gpus all)")]
+    #[error(
+        "the NVIDIA driver is installed but not loaded; see `dmesg | grep -i nvidia`, then `modprobe nvidia` or \
+             reboot; in a container, start it with its GPUs (docker: --gpus all)"
+    )]
     DriverNotLoaded,
     /// After an update of the driver and before a reboot.
     #[error("the NVIDIA driver's library and kernel module are of different versions; reboot, or reload the module")]

@@ -1,6 +1,6 @@
 //! `CUDA_VISIBLE_DEVICES`: which GPUs a process may see, and in which order it counts them.
 //!
-//! As the CUDA programming guide has it, and PyTorch reads it: entries are all numbers or all `GPU-` with the
+//! As the CUDA programming guide has it, and `PyTorch` reads it: entries are all numbers or all `GPU-` with the
 //! beginning of a UUID; the list ends at the first entry that names no device; a device named twice leaves none.
 
 use super::{DeviceInfo, DeviceUuid};
@@ -139,7 +139,15 @@ mod tests {
 
     fn gpu(index: u32, uuid: &str, name: &str) -> DeviceInfo {
         let uuid = DeviceUuid(uuid.to_owned());
-        DeviceInfo { kind: DeviceKind::Cuda, index, uuid, name: name.to_owned(), total: None, compute_capability: None, mig: None }
+        DeviceInfo {
+            kind: DeviceKind::Cuda,
+            index,
+            uuid,
+            name: name.to_owned(),
+            total: None,
+            compute_capability: None,
+            mig: None,
+        }
     }
 
     fn three() -> Vec<DeviceInfo> {

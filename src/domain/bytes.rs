@@ -30,8 +30,7 @@ impl Bytes {
 impl fmt::Display for Bytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Through a string, so that a width applies.
-        let text =
-            if self.0 >= 1 << 30 { format!("{:.1} GiB", self.gib()) } else { format!("{} MiB", self.0 >> 20) };
+        let text = if self.0 >= 1 << 30 { format!("{:.1} GiB", self.gib()) } else { format!("{} MiB", self.0 >> 20) };
         formatter.pad(&text)
     }
 }

@@ -9,12 +9,12 @@ use std::sync::Mutex;
 use tempfile::TempDir;
 
 /// A library of its own, so that tests do not disturb each other.
-pub struct StandIn {
+pub(crate) struct StandIn {
     directory: TempDir,
 }
 
 /// Two GPUs of a kind that Kaggle lends, one in use.
-pub const TWO_T4: &str = "\
+pub(crate) const TWO_T4: &str = "\
 driver 580.65.06
 cuda 13000
 gpu GPU-aaaa1111-0000 7.5 15360 360 0 -1 0 Tesla T4
@@ -25,12 +25,12 @@ process 1 4712 -1 -
 
 impl StandIn {
     /// A machine in this state; the format is told in `nvml.c`.
-    pub fn new(state: &str) -> Self {
+    pub(crate) fn new(state: &str) -> Self {
         Self::lacking("", state)
     }
 
     /// The same with a library that lacks a function: INIT, MEMORY, PROCESSES or SHUTDOWN.
-    pub fn lacking(function: &str, state: &str) -> Self {
+    pub(crate) fn lacking(function: &str, state: &str) -> Self {
         let stand_in = Self { directory: tempfile::tempdir().unwrap() };
         fs::write(stand_in.library(), compiled(function)).unwrap();
         stand_in.change(state);
@@ -38,12 +38,12 @@ impl StandIn {
     }
 
     /// To be given as the driver's library.
-    pub fn library(&self) -> PathBuf {
+    pub(crate) fn library(&self) -> PathBuf {
         self.directory.path().join("libnvidia-ml.so.1")
     }
 
     /// Changes the machine while programs look at it.
-    pub fn change(&self, state: &str) {
+    pub(crate) fn change(&self, state: &str) {
         // Replaced as a whole, for it may be read at this moment.
         let new = self.directory.path().join("new");
         fs::write(&new, state).unwrap();
@@ -64,11 +64,17 @@ fn compile(lacking: &str) -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in/nvml.c");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut command = Command::new(&compiler);
-    command.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    command
+        .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-ldl");
     if !lacking.is_empty() {
         command.arg(format!("-DWITHOUT_{lacking}"));
     }
-    let output = command.output().unwrap_or_else(|error| panic!("these tests need a C compiler as {compiler:?} or in CC: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("these tests need a C compiler as {compiler:?} or in CC: {error}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::read(library).unwrap()
 }

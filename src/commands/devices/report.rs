@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{left_aside, visibility_notes};
 use crate::commands::machine::cores;
 use crate::device::{
-    Choice, Chosen, DeviceInfo, DeviceKind, Detection, ENCODERS, Level, Probe, Process, Snapshot, Thresholds,
+    Choice, Chosen, Detection, DeviceInfo, DeviceKind, ENCODERS, Level, Probe, Process, Snapshot, Thresholds,
 };
 use crate::domain::Bytes;
 
@@ -76,8 +76,9 @@ impl Report {
     pub(super) fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut rows = vec![["device", "name", "memory", "used", "free", "level", "cc", "uuid"].map(str::to_owned)];
         rows.extend(self.devices.iter().map(Entry::row));
-        let widths: Vec<usize> =
-            (0..rows[0].len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..rows[0].len())
+            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .collect();
         for row in &rows {
             let cells: Vec<String> =
                 row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
@@ -94,7 +95,12 @@ impl Report {
         }
         match (&self.driver, &self.driver_error) {
             (_, Some(error)) => writeln!(out, "no NVIDIA driver: {error}")?,
-            (driver, None) => writeln!(out, "NVIDIA driver {}, CUDA up to {}", or_unknown(driver), or_unknown(&self.cuda))?,
+            (driver, None) => writeln!(
+                out,
+                "NVIDIA driver {}, CUDA up to {}",
+                or_unknown(driver.as_deref()),
+                or_unknown(self.cuda.as_deref())
+            )?,
         }
         self.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))?;
         if let Some(chosen) = &self.chosen {
@@ -120,7 +126,7 @@ impl Entry {
     }
 
     fn row(&self) -> [String; 8] {
-        let amount = |amount: Option<Bytes>| or_unknown(&amount.map(|bytes| bytes.to_string()));
+        let amount = |amount: Option<Bytes>| amount.map_or("?".to_owned(), |bytes| bytes.to_string());
         let snapshot = self.snapshot.as_ref();
         let mig = if self.info.mig == Some(true) { " (MIG)" } else { "" };
         [
@@ -156,11 +162,11 @@ fn chosen(choice: &Choice) -> Vec<ChosenDevice> {
 
 /// `4711 (python3, 3.2 GiB)`
 pub(in crate::commands) fn describe(process: &Process) -> String {
-    let name = or_unknown(&process.name);
+    let name = or_unknown(process.name.as_deref());
     let used = process.used.map_or("memory unknown".to_owned(), |used| used.to_string());
     format!("{} ({name}, {used})", process.pid)
 }
 
-fn or_unknown(text: &Option<String>) -> String {
-    text.clone().unwrap_or_else(|| "?".to_owned())
+fn or_unknown(text: Option<&str>) -> &str {
+    text.unwrap_or("?")
 }

@@ -34,13 +34,13 @@ pub(super) fn watch(
     })?;
     let label = |uuid: &DeviceUuid| labels.get(uuid).cloned().unwrap_or_else(|| uuid.to_string());
     for event in &events {
-        let sampled = matches!(event, Sampling::Sampled(_));
+        let is_sample = matches!(event, Sampling::Sampled(_));
         let line = if json { as_json(&event, label).to_string() } else { as_text(&event, label) };
         if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
             break;
         }
         if let Some(left) = &mut left {
-            *left -= usize::from(sampled);
+            *left -= usize::from(is_sample);
             if *left == 0 {
                 break;
             }

@@ -24,7 +24,11 @@ pub(super) fn examine(resolved: &Resolved) -> Vec<Check> {
     vec![
         output(&settings.output_dir, &Place::look(&settings.output_dir)),
         cache("hub cache", &hub, &Place::look(&hub)),
-        cache("own cache", &places.cache.join("embed-collections"), &Place::look(&places.cache.join("embed-collections"))),
+        cache(
+            "own cache",
+            &places.cache.join("embed-collections"),
+            &Place::look(&places.cache.join("embed-collections")),
+        ),
         leases(&lease_candidates(places), Place::look),
     ]
 }
@@ -63,7 +67,9 @@ impl Place {
     fn look(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // Something that is there but cannot be looked at stops the search: it is what stands in the way.
-        let there = |path: &&Path| path.symlink_metadata().map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true);
+        let there = |path: &&Path| {
+            path.symlink_metadata().map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true)
+        };
         let nearest = path.ancestors().find(there).unwrap_or(Path::new("/")).to_owned();
         let space = statvfs(&nearest).ok();
         let read_only = space.as_ref().is_some_and(|space| space.f_flag.contains(StatVfsMountFlags::RDONLY));
@@ -92,16 +98,15 @@ impl Place {
 fn output(path: &Path, place: &Place) -> Check {
     const SUBJECT: &str = "output";
     if let Some(obstacle) = place.obstacle() {
-        return Check::problem(SUBJECT, exit::OUTPUT, obstacle).advise("choose another --output-dir, or change its rights");
+        return Check::problem(SUBJECT, exit::OUTPUT, obstacle)
+            .advise("choose another --output-dir, or change its rights");
     }
     let finding = place.describe(path);
     match place.free {
-        Some(free) if free < NO_SPACE => {
-            Check::problem(SUBJECT, exit::OUTPUT, finding).advise("free some space, or choose an --output-dir elsewhere")
-        }
-        Some(free) if free < LITTLE_SPACE => {
-            Check::warning(SUBJECT, finding).advise("a thousand vectors of 384 components take about 5 MiB as JSON Lines")
-        }
+        Some(free) if free < NO_SPACE => Check::problem(SUBJECT, exit::OUTPUT, finding)
+            .advise("free some space, or choose an --output-dir elsewhere"),
+        Some(free) if free < LITTLE_SPACE => Check::warning(SUBJECT, finding)
+            .advise("a thousand vectors of 384 components take about 5 MiB as JSON Lines"),
         _ => Check::ok(SUBJECT, finding),
     }
 }
@@ -109,8 +114,9 @@ fn output(path: &Path, place: &Place) -> Check {
 /// A cache that cannot be written is in the way only of models that are not there yet.
 fn cache(subject: &'static str, path: &Path, place: &Place) -> Check {
     match place.obstacle() {
-        Some(obstacle) => Check::warning(subject, obstacle)
-            .advise("models that are not there yet cannot be fetched; set HF_HOME or XDG_CACHE_HOME, or use --model DIR"),
+        Some(obstacle) => Check::warning(subject, obstacle).advise(
+            "models that are not there yet cannot be fetched; set HF_HOME or XDG_CACHE_HOME, or use --model DIR",
+        ),
         None => Check::ok(subject, place.describe(path)),
     }
 }
@@ -135,8 +141,9 @@ fn leases(candidates: &[PathBuf], look: impl Fn(&Path) -> Place) -> Check {
         return Check::ok(SUBJECT, place.describe(path));
     }
     let obstacles: Vec<String> = places.iter().filter_map(|(_, place)| place.obstacle()).collect();
-    Check::warning(SUBJECT, obstacles.join("; "))
-        .advise("devices cannot be locked against other processes; set EMBED_LEASE_DIR to a directory that all users can write")
+    Check::warning(SUBJECT, obstacles.join("; ")).advise(
+        "devices cannot be locked against other processes; set EMBED_LEASE_DIR to a directory that all users can write",
+    )
 }
 
 #[cfg(test)]

@@ -14,7 +14,11 @@ fn device(kind: DeviceKind, index: u32, uuid: &str) -> DeviceInfo {
 }
 
 fn two_gpus() -> Vec<DeviceInfo> {
-    vec![device(DeviceKind::Cuda, 0, "GPU-aa"), device(DeviceKind::Cuda, 1, "GPU-ab"), device(DeviceKind::Cpu, 0, "cpu")]
+    vec![
+        device(DeviceKind::Cuda, 0, "GPU-aa"),
+        device(DeviceKind::Cuda, 1, "GPU-ab"),
+        device(DeviceKind::Cpu, 0, "cpu"),
+    ]
 }
 
 /// What is chosen of two GPUs and four cores, in few letters.
@@ -72,7 +76,9 @@ fn a_wish_that_cannot_be_followed_says_what_is_there() {
     check(
         "cuda:1",
         CPU_ONLY,
-        Err("cuda:1 (T4, GPU-ab) is there, but this program was built without cuda; use --devices cpu, or a build with cuda"),
+        Err(
+            "cuda:1 (T4, GPU-ab) is there, but this program was built without cuda; use --devices cpu, or a build with cuda",
+        ),
     );
     check(
         "cpu:0,cpu:1,cpu:2,cpu:3,cpu:4",
