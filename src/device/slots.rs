@@ -13,7 +13,7 @@ pub struct CpuSlot {
 
 /// A processor that cannot be divided so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} CPU slots are asked for, but this process may use {cores} core{}; ask for at most {cores}", if *.cores == 1 { "" } else { "s" })]
+#[error("{wanted} CPU slots are asked for, but this process may use {cores} of the cores; ask for at most {cores}")]
 pub struct SlotError {
     /// Slots asked for.
     pub wanted: usize,
@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn more_slots_than_cores_are_an_error() {
         let error = slots(&[0, 1, 2], 2).unwrap_err();
-        assert_eq!(error.to_string(), "3 CPU slots are asked for, but this process may use 2 cores; ask for at most 2");
+        assert_eq!(
+            error.to_string(),
+            "3 CPU slots are asked for, but this process may use 2 of the cores; ask for at most 2"
+        );
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The directories that embedding writes to or reads from.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
@@ -67,9 +68,8 @@ impl Place {
     fn look(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // Something that is there but cannot be looked at stops the search: it is what stands in the way.
-        let there = |path: &&Path| {
-            path.symlink_metadata().map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true)
-        };
+        let missing = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+        let there = |path: &&Path| path.metadata().map_or_else(|error| !missing.contains(&error.kind()), |_| true);
         let nearest = path.ancestors().find(there).unwrap_or(Path::new("/")).to_owned();
         let space = statvfs(&nearest).ok();
         let read_only = space.as_ref().is_some_and(|space| space.f_flag.contains(StatVfsMountFlags::RDONLY));

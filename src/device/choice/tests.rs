@@ -83,7 +83,7 @@ fn a_wish_that_cannot_be_followed_says_what_is_there() {
     check(
         "cpu:0,cpu:1,cpu:2,cpu:3,cpu:4",
         ALL,
-        Err("5 CPU slots are asked for, but this process may use 4 cores; ask for at most 4"),
+        Err("5 CPU slots are asked for, but this process may use 4 of the cores; ask for at most 4"),
     );
     for entry in ["gpu:0", "cuda:", "cuda:x", "cuda:+1", "cuda:-1", "cuda:0:1", "0"] {
         let expected =
