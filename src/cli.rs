@@ -1,5 +1,6 @@
 //! The command line as it is typed. What it means is for `config` to say.
 
+mod devices;
 mod lease;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use figment::value::Value;
 use serde::Serialize;
 
+pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeasePolicy, LeaseRun};
 
 use crate::config::{CommandLine, Dtype, Format, LogFormat, ProgressStyle};
@@ -135,6 +137,12 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
 
+    /// Devices to use, in this order: cuda:1,cuda:0 or cpu or cpu:0,cpu:1 (slots that share the cores) or the beginning
+    /// of a UUID (GPU-…) [default: the best that this build has an encoder for]
+    #[arg(long, value_name = "DEVICE", num_args = 1.., value_delimiter = ',', help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<Vec<String>>,
+
     /// Use the CPU even if there is a GPU
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
     #[serde(skip_serializing_if = "is_false")]
@@ -164,6 +172,10 @@ pub struct Arguments {
 /// What the program does besides embedding.
 #[derive(Debug, Clone, Subcommand)]
 pub enum SubCommand {
+    /// List the devices of this machine, their memory and who computes on them
+    Devices(DevicesCommand),
+    /// Look for what may keep collections from being embedded here, and say what to do about it
+    Doctor(DoctorCommand),
     /// Show who holds which devices, or run a program that has devices for itself
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -198,8 +210,8 @@ mod tests {
     fn every_setting_has_a_flag_and_a_variable() {
         let keys: BTreeSet<String> =
             Value::serialize(Settings::default()).unwrap().into_dict().unwrap().into_keys().collect();
-        // Given to every program that uses the hub, by environment alone.
-        let hub = ["hf_endpoint", "hf_hub_cache"];
+        // Given to every program that uses the hub, by environment alone; and what only odd installations need.
+        let hub = ["hf_endpoint", "hf_hub_cache", "nvml_library"];
         let command = Arguments::command();
         let flags: BTreeSet<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
         for key in &keys {

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod collection;
 pub mod commands;
 pub mod config;
+pub mod device;
 pub mod domain;
 pub mod encoder;
 pub mod exit;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::devices::Devices;
 use super::machine::{cores, this_machine};
 pub use super::report::EmbedError;
 use super::report::Report;
@@ -44,7 +45,11 @@ pub fn embed(resolved: &Resolved, stop: &StopSwitch, progress: &Progress) -> Res
     let settings = &resolved.settings;
     let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
     let discovery = collection::discover(&request)?;
-    let report = Report::begin(resolved, this_machine(), progress)?;
+    let devices = Devices::find(resolved)?;
+    let report = Report::begin(resolved, this_machine(&devices), progress)?;
+    for note in devices.notes() {
+        report.observe(&Event::DeviceNote { note });
+    }
     let outcome = std::thread::scope(|scope| {
         let _listening = signals::listen(scope, stop, settings.max_duration, &report);
         run(resolved, &discovery, stop, &report)

@@ -1,16 +1,18 @@
 //! What the summary says about the machine.
 
+use super::devices::Devices;
 use crate::telemetry::Machine;
 
 /// Looks at this machine.
-pub(super) fn this_machine() -> Machine {
+pub(super) fn this_machine(devices: &Devices) -> Machine {
+    let versions = devices.detection.driver().unwrap_or_default();
     Machine {
         os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cpu: processor(),
         cores: cores(),
-        driver: None,
-        cuda: None,
-        devices: vec!["cpu".to_owned()],
+        driver: versions.driver,
+        cuda: versions.cuda,
+        devices: devices.choice.labels(),
     }
 }
 

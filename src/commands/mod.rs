@@ -1,5 +1,7 @@
 //! What the program does, one file a command.
 
+mod devices;
+mod doctor;
 pub mod embed;
 pub mod lease;
 mod machine;
@@ -23,13 +25,16 @@ use crate::telemetry::{Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
 pub fn run(mut arguments: Arguments) -> u8 {
-    match arguments.command.take() {
-        None => embed(arguments),
-        Some(SubCommand::Lease(command)) => match lease::run(command, &Environment::of_process().places()) {
-            Ok(exit_code) => exit_code,
-            Err(error) => fail(&error, error.exit_code()),
-        },
-    }
+    let environment = Environment::of_process();
+    let ended = match arguments.command.take() {
+        None => return embed(arguments),
+        Some(SubCommand::Lease(command)) => {
+            return lease::run(command, &environment.places()).unwrap_or_else(|error| fail(&error, error.exit_code()));
+        }
+        Some(SubCommand::Devices(command)) => devices::run(command, &environment, &mut io::stdout()),
+        Some(SubCommand::Doctor(command)) => doctor::run(command, &environment, &mut io::stdout()),
+    };
+    ended.unwrap_or_else(|error| fail(&error, exit::USAGE))
 }
 
 fn embed(arguments: Arguments) -> u8 {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::arch::LoadError;
 use crate::collection::DiscoverError;
 use crate::config::Resolved;
+use crate::device::ChoiceError;
 use crate::exit;
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
@@ -74,6 +75,9 @@ pub enum EmbedError {
     /// The pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
+    /// The devices asked for are not to be had.
+    #[error("--devices: {0}")]
+    Devices(#[from] ChoiceError),
     /// The stream of events cannot be written.
     #[error("cannot write {}: {source}; make the directory writable, or choose another --output-dir", path.display())]
     Events {
@@ -92,7 +96,7 @@ impl EmbedError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => exit::INPUT,
-            Self::TooLong { .. } | Self::TooWide { .. } => exit::USAGE,
+            Self::TooLong { .. } | Self::TooWide { .. } | Self::Devices(_) => exit::USAGE,
             Self::Source(_) | Self::Spec(_) | Self::Weights(_) | Self::Tokenizer(_) | Self::Load { .. } => exit::MODEL,
             Self::Lock(_) | Self::Open(OpenError::Storage(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
             Self::Open(_) => exit::RESUME_MISMATCH,

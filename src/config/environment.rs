@@ -50,6 +50,8 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_BATCH_SIZE", "batch_size", Kind::Number),
     variable("EMBEDDER_BATCH_TOKENS", "batch_tokens", Kind::Number),
     variable("EMBEDDER_THREADS", "threads", Kind::Number),
+    variable("EMBEDDER_SEQUENTIAL_DEVICES", "devices", Kind::List),
+    variable("EMBEDDER_NVML_LIBRARY", "nvml_library", Kind::Text),
     variable("EMBEDDER_FORCE_CPU", "force_cpu", Kind::Switch),
     variable("EMBEDDER_RESUME", "resume", Kind::Switch),
     variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
@@ -88,6 +90,15 @@ pub struct Places {
     pub leases: Option<PathBuf>,
     /// For files of this user that end with the session.
     pub runtime: Option<PathBuf>,
+}
+
+/// What the environment says to CUDA. It is no setting of ours: CUDA reads it itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CudaEnvironment {
+    /// `CUDA_VISIBLE_DEVICES`; empty is not the same as unset.
+    pub visible_devices: Option<String>,
+    /// `CUDA_DEVICE_ORDER`.
+    pub device_order: Option<String>,
 }
 
 /// A variable that cannot be used.
@@ -131,6 +142,12 @@ impl Environment {
         let cache = path("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
         let (leases, runtime) = (path("EMBED_LEASE_DIR"), path("XDG_RUNTIME_DIR"));
         Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, runtime }
+    }
+
+    /// What the environment says to CUDA.
+    pub(super) fn cuda(&self) -> CudaEnvironment {
+        let text = |name: &str| self.0.get(name).map(|value| value.to_string_lossy().into_owned());
+        CudaEnvironment { visible_devices: text("CUDA_VISIBLE_DEVICES"), device_order: text("CUDA_DEVICE_ORDER") }
     }
 
     /// A variable that is set and not empty. An empty `EMBEDDER_PROMPT` is a value: no prompt.

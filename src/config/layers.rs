@@ -7,7 +7,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::environment::{CONFIG_FILE, EnvironmentError};
+use super::environment::{CONFIG_FILE, CudaEnvironment, EnvironmentError};
 use super::{Environment, Places, Settings, validate};
 
 /// What was typed: keys of settings with their values.
@@ -28,6 +28,8 @@ pub struct Resolved {
     pub provenance: BTreeMap<String, String>,
     /// Directories that the environment names.
     pub places: Places,
+    /// What it says to CUDA.
+    pub cuda: CudaEnvironment,
 }
 
 /// Settings that cannot be used.
@@ -107,7 +109,7 @@ pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<
     let settings: Settings = layers.extract().map_err(|error| describe(&error))?;
     let provenance = provenance(&layers, &settings);
     validate::validate(&settings, &provenance)?;
-    Ok(Resolved { settings, provenance, places: environment.places() })
+    Ok(Resolved { settings, provenance, places: environment.places(), cuda: environment.cuda() })
 }
 
 /// A configuration file whose text has been read.

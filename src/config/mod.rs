@@ -9,6 +9,6 @@ mod layers;
 mod settings;
 mod validate;
 
-pub use environment::{Environment, Kind, Places, VARIABLES, Variable};
+pub use environment::{CudaEnvironment, Environment, Kind, Places, VARIABLES, Variable};
 pub use layers::{CommandLine, ConfigError, Resolved, resolve};
 pub use settings::{Dtype, Format, LogFormat, ProgressStyle, Seconds, Settings};

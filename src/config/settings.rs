@@ -38,6 +38,10 @@ pub struct Settings {
     pub batch_tokens: usize,
     /// Encoder threads; the cores available if absent.
     pub threads: Option<usize>,
+    /// Devices to use, in order; the best that can be used if empty.
+    pub devices: Vec<String>,
+    /// The library of the NVIDIA driver, where it is not in its place.
+    pub nvml_library: Option<PathBuf>,
     /// Use no GPU even if there is one.
     pub force_cpu: bool,
     /// Go on where an earlier run with the same settings stopped.
@@ -84,6 +88,8 @@ impl Default for Settings {
             // Activations of a few hundred tokens stay in the cache of one core.
             batch_tokens: 1024,
             threads: None,
+            devices: Vec::new(),
+            nvml_library: None,
             force_cpu: false,
             resume: true,
             overwrite: false,

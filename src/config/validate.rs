@@ -31,8 +31,10 @@ pub(super) fn validate(settings: &Settings, provenance: &BTreeMap<String, String
         return out_of_range("model", "a registry name, a hub id or a directory");
     }
     let is_set = |key: &str| source(key) != "default";
+    let wants_gpu = settings.devices.iter().any(|device| !device.starts_with("cpu"));
     let contradictions = [
         ("prompt", "prompt_name", settings.prompt.is_some() && settings.prompt_name.is_some()),
+        ("force_cpu", "devices", settings.force_cpu && wants_gpu),
         ("overwrite", "resume", settings.overwrite && settings.resume && is_set("resume")),
     ];
     if let Some((one, other, _)) = contradictions.iter().find(|(.., contradict)| *contradict) {

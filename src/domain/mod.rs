@@ -3,11 +3,13 @@
 //! They carry no logic beyond their own invariants, do no IO and depend on nothing else in the crate, so that any
 //! two modules can exchange them without knowing each other.
 
+mod bytes;
 mod chunk;
 mod digest;
 mod shard;
 mod tokens;
 
+pub use bytes::Bytes;
 pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
 pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
 pub use shard::{RowRecord, RowStatus, Shard};

@@ -54,6 +54,11 @@ pub enum Event {
         /// One sentence.
         note: String,
     },
+    /// Something about the devices of this machine that its user should know.
+    DeviceNote {
+        /// One sentence.
+        note: String,
+    },
     /// Model files are being fetched.
     ModelFetching {
         /// The model.

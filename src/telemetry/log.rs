@@ -40,6 +40,7 @@ impl Observer for Log {
                 source.file, source.index
             )),
             Event::ModelNote { model, note } => tracing::info!("{model}: {note}"),
+            Event::DeviceNote { note } => tracing::warn!("{}", Plain(note)),
             Event::ModelFetching { model, what } => match what {
                 Fetching::Hub { endpoint, repository } => {
                     tracing::info!("{model}: not on this machine; asking {endpoint} for {repository}");

@@ -33,7 +33,7 @@ impl Program {
     /// No arguments at all.
     pub fn bare() -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_embed-collections"));
-        let ours = |name: &str| name.starts_with("EMBEDDER_");
+        let ours = |name: &str| name.starts_with("EMBEDDER_") || name.starts_with("CUDA_");
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(ours) {
                 command.env_remove(name);

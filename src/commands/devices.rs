@@ -1,0 +1,111 @@
+//! `embed-collections devices`: what this machine has to encode with, how full it is, and what will be used.
+
+mod report;
+mod watch;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use super::machine::cores;
+use crate::cli::DevicesCommand;
+use crate::config::{self, ConfigError, Environment, Resolved, Settings};
+use crate::device::{
+    Choice, ChoiceError, Detection, DeviceInfo, DeviceKind, ENCODERS, EndReason, Probe, Request, Wanted, choose, detect,
+};
+use crate::exit;
+
+use report::Report;
+pub(super) use report::describe as describe_process;
+
+/// Why devices cannot be listed or used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DevicesError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The devices asked for are not to be had.
+    #[error("--devices: {0}")]
+    Choice(#[from] ChoiceError),
+    /// There is no thread to look at devices.
+    #[error("cannot start a thread: {0}; raise the limit on processes (ulimit -u)")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Writes to `out` what there is; returns the exit code.
+pub(super) fn run(command: DevicesCommand, environment: &Environment, out: &mut dyn Write) -> Result<u8, DevicesError> {
+    let resolved = config::resolve(&command.settings.into_settings(), environment)?;
+    let detection = look(&resolved);
+    let choice = choice(&resolved.settings, &detection);
+    if let Some(interval) = command.watch {
+        choice?;
+        let detection: Arc<dyn Probe> = Arc::new(detection);
+        watch::watch(detection, interval.0, command.samples, command.json, out).map_err(DevicesError::Thread)?;
+        return Ok(exit::DONE);
+    }
+    let report = Report::new(&detection, choice.as_ref().ok());
+    // A reader that has gone away does not change the result.
+    drop(if command.json { report.write_json(out) } else { report.write_table(out) });
+    choice?;
+    Ok(exit::DONE)
+}
+
+/// What is there and what of it will be used.
+pub(super) struct Devices {
+    /// What is there.
+    pub(super) detection: Detection,
+    /// What of it will be used.
+    pub(super) choice: Choice,
+}
+
+impl Devices {
+    /// Looks, and chooses.
+    pub(super) fn find(resolved: &Resolved) -> Result<Self, ChoiceError> {
+        let detection = look(resolved);
+        let choice = choice(&resolved.settings, &detection)?;
+        Ok(Self { detection, choice })
+    }
+
+    /// What the user of a run should know of them.
+    pub(super) fn notes(&self) -> Vec<String> {
+        left_aside(&self.choice.left_aside).into_iter().collect()
+    }
+}
+
+/// Looks at what is there.
+pub(super) fn look(resolved: &Resolved) -> Detection {
+    detect(&Request {
+        nvml_library: resolved.settings.nvml_library.as_deref(),
+        cuda_visible_devices: resolved.cuda.visible_devices.as_deref(),
+        cuda_device_order: resolved.cuda.device_order.as_deref(),
+        only_cpu: resolved.settings.force_cpu,
+    })
+}
+
+/// Chooses what the settings ask for.
+pub(super) fn choice(settings: &Settings, detection: &Detection) -> Result<Choice, ChoiceError> {
+    let mut wanted = settings.devices.iter().map(|entry| entry.parse()).collect::<Result<Vec<Wanted>, _>>()?;
+    if wanted.is_empty() && settings.force_cpu {
+        wanted.push(Wanted::All(DeviceKind::Cpu));
+    }
+    choose(&wanted, detection.devices(), ENCODERS, cores())
+}
+
+/// Says that GPUs stay idle, if they do.
+pub(super) fn left_aside(devices: &[DeviceInfo]) -> Option<String> {
+    let kind = devices.first()?.kind;
+    let labels: Vec<String> = devices.iter().map(|device| format!("{} ({})", device.label(), device.name)).collect();
+    Some(format!("this program was built without {kind}: {} will not be used", labels.join(", ")))
+}
+
+/// What is odd about `CUDA_VISIBLE_DEVICES`.
+pub(super) fn visibility_notes(detection: &Detection) -> Vec<String> {
+    let visible = detection.visible();
+    let ended = visible.end.as_ref().filter(|end| end.reason != EndReason::None && detection.driver().is_ok());
+    let ended = ended.map(|end| {
+        format!("CUDA_VISIBLE_DEVICES: {:?} {}; CUDA ignores the rest of the list", end.entry, end.reason.as_str())
+    });
+    let order = visible.order_uncertain.then(|| {
+        "the GPUs differ, and CUDA may number them otherwise; set CUDA_DEVICE_ORDER=PCI_BUS_ID or use UUIDs".to_owned()
+    });
+    ended.into_iter().chain(order).collect()
+}

@@ -1,0 +1,33 @@
+//! Devices: what this machine has to encode with, and how much memory is left on it.
+//!
+//! A device is known by its UUID, for indices depend on who counts: the driver's library by bus address, CUDA by speed
+//! and by `CUDA_VISIBLE_DEVICES`. [`Detection`] is what is there, [`choose`] what of it will be used, and [`Probe`] the
+//! way to a [`Snapshot`] of its memory; a [`Sampler`] takes them at intervals. The library of the NVIDIA driver is named
+//! in `nvml` alone. What cannot be read is `None`, never 0.
+
+mod choice;
+mod cpu;
+mod detect;
+mod history;
+mod info;
+mod nvml;
+mod probe;
+mod sampler;
+mod slots;
+mod threshold;
+mod visible;
+
+pub use choice::{Choice, ChoiceError, Chosen, Wanted, choose};
+pub use cpu::{CpuLimits, CpuProbe};
+pub use detect::{Detection, Request, Versions, detect};
+pub use history::{HISTORY_LENGTH, History, Sample};
+pub use info::{ComputeCapability, DeviceInfo, DeviceKind, DeviceUuid};
+pub use nvml::NvmlProbe;
+pub use probe::{Probe, ProbeError, Process, Snapshot};
+pub use sampler::{Sampler, Sampling};
+pub use slots::{CpuSlot, SlotError, slots};
+pub use threshold::{Crossing, Level, LevelWatch, ThresholdError, Thresholds};
+pub use visible::{CudaOrder, End, EndReason, Visible, visible};
+
+/// The kinds of device that this build can encode on.
+pub const ENCODERS: &[DeviceKind] = &[DeviceKind::Cpu];
