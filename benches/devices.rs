@@ -1,0 +1,3 @@
+//! What every pass pays before its first batch.
+
+fn main() {}
