@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeasePolicy, LeaseRun};
 
-use crate::config::{CommandLine, Dtype, Format, LogFormat, ProgressStyle};
+use crate::config::{CommandLine, Dtype, Foreign, Format, Fusion, LogFormat, ProgressStyle, Strategy};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -86,6 +86,54 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
 
+    /// Models of an ensemble, in order; the first is the primary one [default once an ensemble is asked for:
+    /// jina-code-embeddings-1.5b bge-m3 qwen3-embedding-0.6b]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ensemble_models: Option<Vec<String>>,
+
+    /// Weight of each model in the fused vectors, such as bge-m3=0.7 [default: equal]
+    #[arg(long, value_name = "MODEL=W", num_args = 1.., value_delimiter = ',', help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ensemble_weights: Option<Vec<String>>,
+
+    /// Each model in turn has all devices for itself: lease, load, embed everything, free, hand on
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_exclusive_ensemble", help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "is_false")]
+    exclusive_ensemble: bool,
+
+    /// Not so, even where it is the default (on Kaggle)
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "exclusive_ensemble", help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "is_false")]
+    no_exclusive_ensemble: bool,
+
+    /// How the models of an ensemble take turns: rotate takes every batch through all of them, exclusive one model
+    /// through everything [default: rotate]
+    #[arg(long, value_name = "STRATEGY", help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strategy: Option<Strategy>,
+
+    /// Keep models on their devices after their turn, if the plan says that all fit
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "is_false")]
+    warm_cache_after_release: bool,
+
+    /// One replica of a model on each leased device [default: if there are several]
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_data_parallel", help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "is_false")]
+    data_parallel: bool,
+
+    /// One replica of a model, on the first device
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "data_parallel", help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "is_false")]
+    no_data_parallel: bool,
+
+    /// What to make of the models' vectors besides themselves: their weighted mean, all of them one after the other, or
+    /// nothing [default: mean]
+    #[arg(long, value_name = "METHOD", help_heading = "Ensemble")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fusion: Option<Fusion>,
+
     /// Arithmetic of the model's layers [default: auto]
     #[arg(long, value_name = "TYPE", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,10 +155,10 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt: Option<String>,
 
-    /// Keep the first N components of each vector and normalise again (for Matryoshka models)
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    /// Keep the first N components of each vector and normalise again (for Matryoshka models); MODEL=N for one model
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    truncate_dim: Option<usize>,
+    truncate_dim: Option<Vec<String>>,
 
     /// Open no network connection: use model files that are here already
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Model")]
@@ -122,10 +170,20 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     hf_cache_dir: Option<PathBuf>,
 
-    /// Most texts in a batch [default: as many as fit into the tokens]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
+    /// Most texts in a batch; MODEL=N for one model [default: what the plan finds room for]
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', help_heading = "Machine")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    batch_size: Option<usize>,
+    batch_size: Option<Vec<String>>,
+
+    /// Do not make batches smaller when memory runs short
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
+    #[serde(skip_serializing_if = "is_false")]
+    no_adaptive_batch: bool,
+
+    /// Send no tokens through a model before its first batch
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
+    #[serde(skip_serializing_if = "is_false")]
+    no_warm_up: bool,
 
     /// Most tokens in a batch of several texts [default: 1024]
     #[arg(long, value_name = "N", help_heading = "Machine")]
@@ -147,6 +205,46 @@ pub struct Arguments {
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
     #[serde(skip_serializing_if = "is_false")]
     force_cpu: bool,
+
+    /// Lease and watch the GPUs as if models ran on them, but compute on the processor: to try out a schedule
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Machine")]
+    #[serde(skip_serializing_if = "is_false")]
+    rehearse: bool,
+
+    /// Most memory of this process on a device in GiB [default: 12 on GPUs of 16 GB, else 0.85 of the device]
+    #[arg(long, value_name = "GIB", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soft_limit_gb: Option<f64>,
+
+    /// Memory that the plan leaves free on each device besides, in GiB [default: 0]
+    #[arg(long, value_name = "GIB", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_buffer_gb: Option<f64>,
+
+    /// Part of a device's memory from which on batches shrink [default: 0.85]
+    #[arg(long, value_name = "PART", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_warning: Option<f64>,
+
+    /// Part of a device's memory from which on batches shrink to half [default: 0.95]
+    #[arg(long, value_name = "PART", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_critical: Option<f64>,
+
+    /// What to do if a device is leased by somebody else [default: fail; wait if --lease-wait is given]
+    #[arg(long, value_name = "POLICY", help_heading = "Leases")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_policy: Option<crate::config::LeasePolicy>,
+
+    /// Wait so long for leased devices, for example 90s, 30m, 2h [default with --lease-policy wait: 30m]
+    #[arg(long, value_name = "TIME", help_heading = "Leases")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_wait: Option<String>,
+
+    /// What to do if programs without a lease compute on a device [default: refuse]
+    #[arg(long, value_name = "POLICY", help_heading = "Leases")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    foreign: Option<Foreign>,
 
     /// Stop cleanly after this time, for example 90s, 15m, 1h30m; the same command goes on later
     #[arg(long, value_name = "TIME", help_heading = "Run")]
@@ -212,14 +310,19 @@ mod tests {
             Value::serialize(Settings::default()).unwrap().into_dict().unwrap().into_keys().collect();
         // Given to every program that uses the hub, by environment alone; and what only odd installations need.
         let hub = ["hf_endpoint", "hf_hub_cache", "nvml_library"];
+        // Given by programs that know no flags.
+        let variables = ["ensemble", "sequential_ensemble"];
         let command = Arguments::command();
         let flags: BTreeSet<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
         for key in &keys {
-            assert!(flags.contains(key.as_str()) || hub.contains(&key.as_str()), "no flag for {key}");
+            let by_flag = flags.contains(key.as_str()) || flags.contains(format!("no_{key}").as_str());
+            let by_variable = hub.contains(&key.as_str()) || variables.contains(&key.as_str());
+            assert!(by_flag || by_variable, "no flag for {key}");
             assert!(VARIABLES.iter().any(|variable| variable.key == key), "no variable for {key}");
         }
         for flag in flags {
-            assert!(keys.contains(flag) || flag == "config", "no setting for --{flag}");
+            let key = flag.strip_prefix("no_").unwrap_or(flag);
+            assert!(keys.contains(key) || flag == "config", "no setting for --{flag}");
         }
     }
 
@@ -249,6 +352,15 @@ mod tests {
             settings.prompt = Some(String::new());
             settings.max_duration = Some("1h".parse().unwrap());
             settings.threads = Some(3);
+        });
+        check(&["--exclusive-ensemble", "--ensemble-models", "a", "b", "--batch-size", "a=8", "64"], |settings| {
+            settings.exclusive_ensemble = Some(true);
+            settings.ensemble_models = vec!["a".into(), "b".into()];
+            settings.batch_size = serde_json::from_str(r#"["a=8", "64"]"#).unwrap();
+        });
+        check(&["--exclusive-ensemble", "--no-exclusive-ensemble", "--no-data-parallel"], |settings| {
+            settings.exclusive_ensemble = Some(false);
+            settings.data_parallel = Some(false);
         });
     }
 }

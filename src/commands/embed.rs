@@ -126,10 +126,10 @@ impl Model {
             Some(wanted) => wanted,
             None => spec.max_length,
         };
-        if let Some(wanted) = settings.truncate_dim.filter(|wanted| *wanted > spec.dimension) {
+        if let Some(wanted) = settings.truncate_dim.of(&settings.model).filter(|wanted| *wanted > spec.dimension) {
             return Err(EmbedError::TooWide { model: name, wanted, dimension: spec.dimension });
         }
-        let finish = Finish { normalize: spec.normalize, truncate_dim: settings.truncate_dim };
+        let finish = Finish { normalize: spec.normalize, truncate_dim: settings.truncate_dim.of(&settings.model) };
         let weights = Weights::open(&spec.weights)?;
         let digests = weights.digests();
         let tokenizer = Tokenizer::load(&spec.tokenizer, max_length, prompt.text.clone())?;
@@ -161,7 +161,7 @@ impl Model {
             prompt: prompt.text,
             threads: settings.threads.unwrap_or_else(cores),
             batch_tokens: settings.batch_tokens,
-            batch_size: settings.batch_size,
+            batch_size: settings.batch_size.of(&settings.model),
         };
         Ok(Self { spec, weights, tokenizer, finish, info })
     }
@@ -299,7 +299,10 @@ fn embed_collection(
         tokenizer: &model.tokenizer,
         tokenizer_threads: model.info.threads,
         encoders,
-        limits: BatchLimits { tokens: settings.batch_tokens, sequences: settings.batch_size.unwrap_or(usize::MAX) },
+        limits: BatchLimits {
+            tokens: settings.batch_tokens,
+            sequences: settings.batch_size.of(&settings.model).unwrap_or(usize::MAX),
+        },
         shard_rows: settings.shard_rows as usize,
         dimension: model.info.dimension,
         committed: &opened.committed,

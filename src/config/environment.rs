@@ -13,6 +13,8 @@ pub enum Kind {
     Text,
     /// A whole number.
     Number,
+    /// A number.
+    Decimal,
     /// 1/true/yes/on or 0/false/no/off.
     Switch,
     /// Separated by white space or commas.
@@ -40,19 +42,42 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_OUTPUT_DIR", "output_dir", Kind::Text),
     variable("EMBEDDER_COLLECTIONS", "collections", Kind::List),
     variable("EMBEDDER_MODEL", "model", Kind::Text),
+    variable("EMBEDDER_ENSEMBLE_MODELS", "ensemble_models", Kind::List),
+    variable("EMBEDDER_ENSEMBLE_WEIGHTS", "ensemble_weights", Kind::List),
+    variable("ENSEMBLE_ENABLED", "ensemble", Kind::Switch),
+    variable("EMBEDDER_ENSEMBLE", "ensemble", Kind::Switch),
+    variable("EMBEDDER_EXCLUSIVE_ENSEMBLE", "exclusive_ensemble", Kind::Switch),
+    variable("EMBEDDER_SEQUENTIAL_ENSEMBLE", "sequential_ensemble", Kind::Switch),
+    variable("EMBEDDER_STRATEGY", "strategy", Kind::Text),
+    variable("EMBEDDER_WARM_CACHE", "warm_cache_after_release", Kind::Switch),
+    variable("EMBEDDER_SEQUENTIAL_DATA_PARALLEL", "data_parallel", Kind::Switch),
+    variable("EMBEDDER_FUSION", "fusion", Kind::Text),
     variable("EMBEDDER_DTYPE", "dtype", Kind::Text),
     variable("EMBEDDER_MAX_LENGTH", "max_length", Kind::Number),
     variable("EMBEDDER_PROMPT_NAME", "prompt_name", Kind::Text),
     variable("EMBEDDER_PROMPT", "prompt", Kind::Text),
-    variable("EMBEDDER_MATRYOSHKA_DIM", "truncate_dim", Kind::Number),
+    variable("EMBEDDER_MATRYOSHKA_DIM", "truncate_dim", Kind::List),
     variable("EMBEDDER_FORMAT", "format", Kind::List),
     variable("EMBEDDER_SHARD_ROWS", "shard_rows", Kind::Number),
-    variable("EMBEDDER_BATCH_SIZE", "batch_size", Kind::Number),
+    variable("GPU_BATCH_SIZE", "batch_size", Kind::List),
+    variable("EMBEDDER_BATCH_SIZE", "batch_size", Kind::List),
+    variable("EMBEDDER_ADAPTIVE_BATCH", "adaptive_batch", Kind::Switch),
+    variable("GPU_ENABLE_WARMUP", "warm_up", Kind::Switch),
+    variable("EMBEDDER_WARM_UP", "warm_up", Kind::Switch),
     variable("EMBEDDER_BATCH_TOKENS", "batch_tokens", Kind::Number),
     variable("EMBEDDER_THREADS", "threads", Kind::Number),
     variable("EMBEDDER_SEQUENTIAL_DEVICES", "devices", Kind::List),
     variable("EMBEDDER_NVML_LIBRARY", "nvml_library", Kind::Text),
     variable("EMBEDDER_FORCE_CPU", "force_cpu", Kind::Switch),
+    variable("EMBEDDER_REHEARSE", "rehearse", Kind::Switch),
+    variable("EMBEDDER_SOFT_LIMIT_GB", "soft_limit_gb", Kind::Decimal),
+    variable("GPU_MODEL_MEMORY_BUFFER_GB", "memory_buffer_gb", Kind::Decimal),
+    variable("EMBEDDER_MEMORY_BUFFER_GB", "memory_buffer_gb", Kind::Decimal),
+    variable("EMBEDDER_MEMORY_WARNING", "memory_warning", Kind::Decimal),
+    variable("EMBEDDER_MEMORY_CRITICAL", "memory_critical", Kind::Decimal),
+    variable("EMBEDDER_LEASE_POLICY", "lease_policy", Kind::Text),
+    variable("EMBEDDER_LEASE_WAIT", "lease_wait", Kind::Text),
+    variable("EMBEDDER_FOREIGN", "foreign", Kind::Text),
     variable("EMBEDDER_RESUME", "resume", Kind::Switch),
     variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
     variable("HF_HUB_OFFLINE", "offline", Kind::Switch),
@@ -67,6 +92,23 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_PROGRESS", "progress", Kind::Text),
     variable("EMBEDDER_LOG_FORMAT", "log_format", Kind::Text),
 ];
+
+/// Variables of the programs that this one follows, for parts that it does not have. They are told of and have no effect.
+const WITHOUT_EFFECT: &[&str] = &[
+    "GPU_ENABLE_MULTI_MODEL_INSTANCES",
+    "GPU_MAX_MODEL_INSTANCES",
+    "GPU_ESTIMATED_MODEL_SIZE_GB",
+    "GPU_MAX_DELAY_MS",
+    "GPU_QUEUE_SIZE",
+    "GPU_USE_FP16",
+    "MAX_ADAPTERS",
+    "BASE_MODEL_PATH",
+    "REDIS_URL",
+    "REDIS_CLUSTER_PREFIX",
+];
+
+/// Set in every notebook of Kaggle, interactive or not.
+const KAGGLE: &str = "KAGGLE_KERNEL_RUN_TYPE";
 
 /// The variable that names the configuration file, as `--config` does.
 pub(super) const CONFIG_FILE: &str = "EMBEDDER_CONFIG";
@@ -144,6 +186,23 @@ impl Environment {
         Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, runtime }
     }
 
+    /// Values that suit this machine better than the defaults, with the reason for people.
+    pub(super) fn machine_defaults(&self) -> Option<(&'static str, Vec<(&'static str, Value)>, String)> {
+        self.0.get(KAGGLE).filter(|value| !value.is_empty())?;
+        let values =
+            vec![("exclusive_ensemble", Value::from(true)), ("chunked_dir", Value::from("/kaggle/working/Chunked"))];
+        let note = format!(
+            "{KAGGLE} is set, so this is Kaggle: each model has all devices for itself in its turn, and the input is \
+             /kaggle/working/Chunked, unless told otherwise (--no-exclusive-ensemble, --chunked-dir)"
+        );
+        Some(("Kaggle", values, note))
+    }
+
+    /// Variables that are set for parts that this program does not have.
+    pub(super) fn without_effect(&self) -> impl Iterator<Item = &'static str> {
+        WITHOUT_EFFECT.iter().copied().filter(|name| self.0.get(*name).is_some_and(|value| !value.is_empty()))
+    }
+
     /// What the environment says to CUDA.
     pub(super) fn cuda(&self) -> CudaEnvironment {
         let text = |name: &str| self.0.get(name).map(|value| value.to_string_lossy().into_owned());
@@ -190,6 +249,7 @@ impl Kind {
             Self::Number => {
                 text.trim().parse::<u64>().map(Value::from).map_err(|_| "a whole number that is not negative")
             }
+            Self::Decimal => text.trim().parse::<f64>().map(Value::from).map_err(|_| "a number"),
             Self::Switch => match text.trim().to_ascii_lowercase().as_str() {
                 "1" | "true" | "yes" | "on" => Ok(Value::from(true)),
                 "0" | "false" | "no" | "off" => Ok(Value::from(false)),

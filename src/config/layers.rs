@@ -8,7 +8,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::environment::{CONFIG_FILE, CudaEnvironment, EnvironmentError};
-use super::{Environment, Places, Settings, validate};
+use super::{Ensemble, Environment, Places, Settings, ensemble, validate};
 
 /// What was typed: keys of settings with their values.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +30,10 @@ pub struct Resolved {
     pub places: Places,
     /// What it says to CUDA.
     pub cuda: CudaEnvironment,
+    /// The models and how they take turns.
+    pub ensemble: Ensemble,
+    /// What the user should know of how the values were found; one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Settings that cannot be used.
@@ -90,6 +94,16 @@ impl Provider for Entry<'_> {
 /// [`ConfigError`], naming the flag, variable or file and the key.
 pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<Resolved, ConfigError> {
     let mut layers = Figment::from(Serialized::defaults(Settings::default()));
+    let mut notes: Vec<String> = environment
+        .without_effect()
+        .map(|name| format!("{name} is set, but this program has no part that it could apply to"))
+        .collect();
+    if let Some((machine, values, note)) = environment.machine_defaults() {
+        for (key, value) in values {
+            layers = layers.merge(Entry { source: format!("default on {machine}"), key, value });
+        }
+        notes.push(note);
+    }
     if let Some((path, given_by)) = config_file(command_line, environment)? {
         // Read here, for the crate takes a missing file for an empty one.
         let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::File {
@@ -104,12 +118,44 @@ pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<
     }
     for (key, value) in &command_line.values {
         let source = format!("command line --{}", key.replace('_', "-"));
-        layers = layers.merge(Entry { source, key, value: value.clone() });
+        // A switch that is off by its own flag.
+        let (key, value) = match key.strip_prefix("no_") {
+            Some(key) => (key, Value::from(false)),
+            None => (key.as_str(), value.clone()),
+        };
+        layers = layers.merge(Entry { source, key, value });
     }
     let settings: Settings = layers.extract().map_err(|error| describe(&error))?;
     let provenance = provenance(&layers, &settings);
-    validate::validate(&settings, &provenance)?;
-    Ok(Resolved { settings, provenance, places: environment.places(), cuda: environment.cuda() })
+    Resolved::checked(settings, provenance, environment, notes)
+}
+
+impl Resolved {
+    /// Settings that a program makes without files and flags; whatever differs from the defaults comes from it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a value is out of range or two contradict each other.
+    pub fn of_program(settings: Settings, environment: &Environment) -> Result<Self, ConfigError> {
+        let values =
+            |settings: &Settings| Value::serialize(settings).ok().and_then(Value::into_dict).unwrap_or_default();
+        let defaults = values(&Settings::default());
+        let source = |key: &String, value: &Value| {
+            if defaults.get(key) == Some(value) { "default" } else { "program" }.to_owned()
+        };
+        let provenance = values(&settings).iter().map(|(key, value)| (key.clone(), source(key, value))).collect();
+        Self::checked(settings, provenance, environment, Vec::new())
+    }
+
+    fn checked(
+        settings: Settings,
+        provenance: BTreeMap<String, String>,
+        environment: &Environment,
+        notes: Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let ensemble = ensemble::ensemble(&settings, &provenance)?;
+        validate::validate(&settings, &ensemble, &provenance)?;
+        Ok(Self { settings, provenance, places: environment.places(), cuda: environment.cuda(), ensemble, notes })
+    }
 }
 
 /// A configuration file whose text has been read.

@@ -4,11 +4,17 @@
 //! over the one before. [`resolve`] lays them on top of the defaults, remembers which layer each value came from, and
 //! refuses what is unknown, unreadable or contradictory. No other module reads the environment.
 
+mod ensemble;
 mod environment;
 mod layers;
+mod per_model;
 mod settings;
 mod validate;
 
+pub use ensemble::{DEFAULT_ENSEMBLE, Ensemble, Mode};
 pub use environment::{CudaEnvironment, Environment, Kind, Places, VARIABLES, Variable};
 pub use layers::{CommandLine, ConfigError, Resolved, resolve};
-pub use settings::{Dtype, Format, LogFormat, ProgressStyle, Seconds, Settings};
+pub use per_model::PerModel;
+pub use settings::{
+    Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Seconds, Settings, Strategy,
+};

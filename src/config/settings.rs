@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::PerModel;
+
 /// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,8 +18,26 @@ pub struct Settings {
     pub output_dir: PathBuf,
     /// Names of the collections to embed; empty for all.
     pub collections: Vec<String>,
-    /// Registry name, hub id or directory.
+    /// Registry name, hub id or directory; the only model unless an ensemble is asked for.
     pub model: String,
+    /// Models of the ensemble, in order; the first is the primary one.
+    pub ensemble_models: Vec<String>,
+    /// Weights of the models in fused vectors; equal if none is given.
+    pub ensemble_weights: PerModel<f64>,
+    /// Whether several models are wanted, for those who do not name them.
+    pub ensemble: Option<bool>,
+    /// Each model in turn has a lease on all devices.
+    pub exclusive_ensemble: Option<bool>,
+    /// One model after the other.
+    pub sequential_ensemble: Option<bool>,
+    /// How the models of an ensemble take turns.
+    pub strategy: Option<Strategy>,
+    /// Keep models on their devices after their turn, if all fit.
+    pub warm_cache_after_release: bool,
+    /// One replica of a model on each device.
+    pub data_parallel: Option<bool>,
+    /// What to make of the vectors of several models.
+    pub fusion: Fusion,
     /// Arithmetic of the model.
     pub dtype: Dtype,
     /// Longest text in tokens; never more than the model's own limit.
@@ -27,13 +47,17 @@ pub struct Settings {
     /// The prompt itself; empty for none.
     pub prompt: Option<String>,
     /// Keep only so many leading components of each vector (Matryoshka).
-    pub truncate_dim: Option<usize>,
+    pub truncate_dim: PerModel<usize>,
     /// Output formats.
     pub format: Vec<Format>,
     /// Rows in a shard, the unit of commit.
     pub shard_rows: u32,
-    /// Most sequences in a batch.
-    pub batch_size: Option<usize>,
+    /// Most sequences in a batch; the plan says if absent.
+    pub batch_size: PerModel<usize>,
+    /// Smaller batches when memory runs short.
+    pub adaptive_batch: bool,
+    /// A few tokens through every model before its first batch.
+    pub warm_up: bool,
     /// Most tokens in a batch of more than one sequence.
     pub batch_tokens: usize,
     /// Encoder threads; the cores available if absent.
@@ -44,6 +68,22 @@ pub struct Settings {
     pub nvml_library: Option<PathBuf>,
     /// Use no GPU even if there is one.
     pub force_cpu: bool,
+    /// Lease and watch GPUs as if models ran on them, and compute on the processor.
+    pub rehearse: bool,
+    /// Most memory of this process on a device, in GiB.
+    pub soft_limit_gb: Option<f64>,
+    /// Memory that the plan leaves free on each device besides, in GiB.
+    pub memory_buffer_gb: f64,
+    /// Part of a device's memory from which on a warning is given.
+    pub memory_warning: f64,
+    /// Part of a device's memory from which on the next allocation may fail.
+    pub memory_critical: f64,
+    /// What to do if a device is leased already.
+    pub lease_policy: Option<LeasePolicy>,
+    /// Wait so long for devices.
+    pub lease_wait: Option<Seconds>,
+    /// What to do if processes without a lease compute on a device.
+    pub foreign: Foreign,
     /// Go on where an earlier run with the same settings stopped.
     pub resume: bool,
     /// Throw away what an earlier run wrote.
@@ -76,21 +116,40 @@ impl Default for Settings {
             output_dir: "Embeddings".into(),
             collections: Vec::new(),
             model: "all-MiniLM-L6-v2".into(),
+            ensemble_models: Vec::new(),
+            ensemble_weights: PerModel::default(),
+            ensemble: None,
+            exclusive_ensemble: None,
+            sequential_ensemble: None,
+            strategy: None,
+            warm_cache_after_release: false,
+            data_parallel: None,
+            fusion: Fusion::Mean,
             dtype: Dtype::Auto,
             max_length: None,
             prompt_name: None,
             prompt: None,
-            truncate_dim: None,
+            truncate_dim: PerModel::default(),
             format: vec![Format::Jsonl],
             // About ten seconds of work for a small model on two cores: what a crash can cost.
             shard_rows: 1024,
-            batch_size: None,
+            batch_size: PerModel::default(),
+            adaptive_batch: true,
+            warm_up: true,
             // Activations of a few hundred tokens stay in the cache of one core.
             batch_tokens: 1024,
             threads: None,
             devices: Vec::new(),
             nvml_library: None,
             force_cpu: false,
+            rehearse: false,
+            soft_limit_gb: None,
+            memory_buffer_gb: 0.0,
+            memory_warning: 0.85,
+            memory_critical: 0.95,
+            lease_policy: None,
+            lease_wait: None,
+            foreign: Foreign::Refuse,
             resume: true,
             overwrite: false,
             offline: false,
@@ -104,6 +163,50 @@ impl Default for Settings {
             log_format: LogFormat::Text,
         }
     }
+}
+
+/// How the models of an ensemble take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// All models are loaded, and every batch of texts goes through each of them.
+    Rotate,
+    /// One model after the other, each with all devices for itself.
+    Exclusive,
+}
+
+/// What to make of the vectors of several models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Fusion {
+    /// Their weighted mean.
+    Mean,
+    /// One after the other, weighted.
+    Concat,
+    /// Nothing.
+    None,
+}
+
+/// What to do if a device is leased already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LeasePolicy {
+    /// Leave with exit code 6.
+    Fail,
+    /// Wait for it.
+    Wait,
+}
+
+/// What to do if processes without a lease compute on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Foreign {
+    /// Leave with exit code 6.
+    Refuse,
+    /// Wait until they have ended.
+    Wait,
+    /// Use the device beside them.
+    Share,
 }
 
 /// Arithmetic of the model's layers. Pooling and normalisation are f32 in any case.
