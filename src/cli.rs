@@ -246,6 +246,12 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     foreign: Option<Foreign>,
 
+    /// Directory of the lock files, which all programs that share devices must agree on
+    /// [default: /run/lock/embed-collections, else in the user's runtime directory]
+    #[arg(long, value_name = "DIR", help_heading = "Leases")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_dir: Option<PathBuf>,
+
     /// Stop cleanly after this time, for example 90s, 15m, 1h30m; the same command goes on later
     #[arg(long, value_name = "TIME", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]

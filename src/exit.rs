@@ -10,8 +10,10 @@ pub const DONE_WITH_FAULTS: u8 = 3;
 pub const INPUT: u8 = 4;
 /// The model cannot be found, read or run.
 pub const MODEL: u8 = 5;
-/// Devices are leased by somebody else. May be retried as it is.
+/// Devices are leased or used by somebody else, or were lost. May be retried as it is.
 pub const LEASE: u8 = 6;
+/// The model is too large for every device and for the processor.
+pub const MEMORY: u8 = 7;
 /// The output of an earlier run does not match this one.
 pub const RESUME_MISMATCH: u8 = 8;
 /// The output cannot be written, or another run is writing it. May be retried as it is.

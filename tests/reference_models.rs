@@ -9,6 +9,7 @@ use std::path::Path;
 
 use embed_collections::domain::{PackedBatch, TokenSeq};
 use embed_collections::encoder::{self, Encoder, Finish};
+use embed_collections::lease::{DeviceKey, Lease};
 use embed_collections::model::spec::{ModelSpec, PromptChoice};
 use embed_collections::model::weights::Weights;
 use embed_collections::nn::{Backend, Candle, Cpu};
@@ -67,6 +68,8 @@ fn check_on<B: Backend>(model: &str, backend: fn() -> B) {
     let spec = ModelSpec::read(&directory).unwrap();
     let weights = Weights::open(&spec.weights).unwrap();
     assert!(!reference.cases.is_empty());
+    let lease = Lease::shared([DeviceKey::of_name("cpu").unwrap()]);
+    let device = lease.devices().next().unwrap();
     let mut worst: f64 = 0.0;
     for case in reference.cases {
         let choice = match (case.prompt, case.prompt_name) {
@@ -89,7 +92,7 @@ fn check_on<B: Backend>(model: &str, backend: fn() -> B) {
             assert_eq!(full_count, case.full_token_counts[index], "{model}, {}: tokens of {text:?}", case.name);
         }
         let finish = Finish { normalize: case.normalize.unwrap_or(spec.normalize), truncate_dim: case.truncate_dim };
-        let mut encoders = encoder::load_on(&spec, &weights, finish, vec![backend()]).unwrap();
+        let mut encoders = encoder::load_on(&spec, &weights, finish, vec![(device, backend())]).unwrap();
         let together = encode(encoders[0].as_mut(), &sequences);
         for (index, sequence) in sequences.iter().enumerate() {
             let alone = encode(encoders[0].as_mut(), std::slice::from_ref(sequence)).remove(0);

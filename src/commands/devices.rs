@@ -6,12 +6,10 @@ mod watch;
 use std::io::Write;
 use std::sync::Arc;
 
-use super::machine::cores;
 use crate::cli::DevicesCommand;
-use crate::config::{self, ConfigError, Environment, Resolved, Settings};
-use crate::device::{
-    Choice, ChoiceError, Detection, DeviceInfo, DeviceKind, ENCODERS, EndReason, Probe, Request, Wanted, choose, detect,
-};
+use crate::config::{self, ConfigError, Environment};
+use crate::device::{ChoiceError, Detection, EndReason, Probe};
+use crate::embedder::{choice, look};
 use crate::exit;
 
 use report::Report;
@@ -47,54 +45,6 @@ pub(super) fn run(command: DevicesCommand, environment: &Environment, out: &mut 
     drop(if command.json { report.write_json(out) } else { report.write_table(out) });
     choice?;
     Ok(exit::DONE)
-}
-
-/// What is there and what of it will be used.
-pub(super) struct Devices {
-    /// What is there.
-    pub(super) detection: Detection,
-    /// What of it will be used.
-    pub(super) choice: Choice,
-}
-
-impl Devices {
-    /// Looks, and chooses.
-    pub(super) fn find(resolved: &Resolved) -> Result<Self, ChoiceError> {
-        let detection = look(resolved);
-        let choice = choice(&resolved.settings, &detection)?;
-        Ok(Self { detection, choice })
-    }
-
-    /// What the user of a run should know of them.
-    pub(super) fn notes(&self) -> Vec<String> {
-        left_aside(&self.choice.left_aside).into_iter().collect()
-    }
-}
-
-/// Looks at what is there.
-pub(super) fn look(resolved: &Resolved) -> Detection {
-    detect(&Request {
-        nvml_library: resolved.settings.nvml_library.as_deref(),
-        cuda_visible_devices: resolved.cuda.visible_devices.as_deref(),
-        cuda_device_order: resolved.cuda.device_order.as_deref(),
-        only_cpu: resolved.settings.force_cpu,
-    })
-}
-
-/// Chooses what the settings ask for.
-pub(super) fn choice(settings: &Settings, detection: &Detection) -> Result<Choice, ChoiceError> {
-    let mut wanted = settings.devices.iter().map(|entry| entry.parse()).collect::<Result<Vec<Wanted>, _>>()?;
-    if wanted.is_empty() && settings.force_cpu {
-        wanted.push(Wanted::All(DeviceKind::Cpu));
-    }
-    choose(&wanted, detection.devices(), ENCODERS, cores())
-}
-
-/// Says that GPUs stay idle, if they do.
-pub(super) fn left_aside(devices: &[DeviceInfo]) -> Option<String> {
-    let kind = devices.first()?.kind;
-    let labels: Vec<String> = devices.iter().map(|device| format!("{} ({})", device.label(), device.name)).collect();
-    Some(format!("this program was built without {kind}: {} will not be used", labels.join(", ")))
 }
 
 /// What is odd about `CUDA_VISIBLE_DEVICES`.

@@ -7,12 +7,12 @@ mod places;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::devices::{DevicesError, choice, describe_process, left_aside, look, visibility_notes};
-use super::machine::cores;
+use super::devices::{DevicesError, describe_process, visibility_notes};
 use crate::cli::DoctorCommand;
 use crate::config::{self, Environment, Resolved};
 use crate::device::{ChoiceError, CpuLimits, Detection, DeviceInfo, DeviceKind, ENCODERS, Probe, ProbeError};
 use crate::domain::Bytes;
+use crate::embedder::{choice, cores, left_aside, look};
 use crate::exit;
 
 /// How one thing stands.

@@ -4,8 +4,6 @@ mod devices;
 mod doctor;
 pub mod embed;
 pub mod lease;
-mod machine;
-mod report;
 mod signals;
 
 use std::io::{self, IsTerminal, Write};
@@ -19,8 +17,8 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::cli::{Arguments, SubCommand};
 use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
+use crate::embedder::with_causes;
 use crate::exit;
-use crate::pipeline::StopSwitch;
 use crate::telemetry::{Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
@@ -44,17 +42,10 @@ fn embed(arguments: Arguments) -> u8 {
     };
     let progress = Progress::new(shown(resolved.settings.progress));
     log_to(&resolved.settings, &progress);
-    let stop = StopSwitch::default();
     // Unwinding gives back locks and partial files; what is left is to say so with the right code.
-    let outcome = catch_unwind(AssertUnwindSafe(|| embed::embed(&resolved, &stop, &progress)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| embed::embed(resolved, &progress, &mut io::stdout())));
     match outcome {
-        Ok(Ok(done)) => {
-            for line in done.closing_lines {
-                // A reader that has gone away does not change the result.
-                drop(writeln!(io::stdout(), "{line}"));
-            }
-            done.exit_code
-        }
+        Ok(Ok(exit_code)) => exit_code,
         Ok(Err(error)) => fail(&error, error.exit_code()),
         Err(_) => exit::INTERNAL,
     }
@@ -62,18 +53,7 @@ fn embed(arguments: Arguments) -> u8 {
 
 /// Says what went wrong, with all causes.
 fn fail(error: &dyn std::error::Error, exit_code: u8) -> u8 {
-    let mut message = format!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Transparent errors repeat their source.
-        if !message.ends_with(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        cause = error.source();
-    }
-    drop(writeln!(io::stderr(), "{message}"));
+    drop(writeln!(io::stderr(), "error: {}", with_causes(error)));
     exit_code
 }
 

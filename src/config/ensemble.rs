@@ -24,6 +24,16 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// For people.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Single => "alone",
+            Self::Rotate => "every batch through each of them",
+            Self::Sequential => "one after the other",
+            Self::Exclusive => "one after the other, each with all devices for itself",
+        }
+    }
+
     /// The word for it under `ensemble_mode` in the summary, which knows no difference between the two sequential ones.
     pub const fn summary_name(self) -> &'static str {
         match self {

@@ -78,6 +78,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_LEASE_POLICY", "lease_policy", Kind::Text),
     variable("EMBEDDER_LEASE_WAIT", "lease_wait", Kind::Text),
     variable("EMBEDDER_FOREIGN", "foreign", Kind::Text),
+    variable("EMBED_LEASE_DIR", "lease_dir", Kind::Text),
     variable("EMBEDDER_RESUME", "resume", Kind::Switch),
     variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
     variable("HF_HUB_OFFLINE", "offline", Kind::Switch),

@@ -84,6 +84,8 @@ pub struct Settings {
     pub lease_wait: Option<Seconds>,
     /// What to do if processes without a lease compute on a device.
     pub foreign: Foreign,
+    /// Directory of the lock files of leases, if not the usual one.
+    pub lease_dir: Option<PathBuf>,
     /// Go on where an earlier run with the same settings stopped.
     pub resume: bool,
     /// Throw away what an earlier run wrote.
@@ -150,6 +152,7 @@ impl Default for Settings {
             lease_policy: None,
             lease_wait: None,
             foreign: Foreign::Refuse,
+            lease_dir: None,
             resume: true,
             overwrite: false,
             offline: false,
@@ -185,6 +188,17 @@ pub enum Fusion {
     Concat,
     /// Nothing.
     None,
+}
+
+impl Fusion {
+    /// As in `--fusion`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Concat => "concat",
+            Self::None => "none",
+        }
+    }
 }
 
 /// What to do if a device is leased already.

@@ -4,41 +4,48 @@ use std::sync::Arc;
 
 use super::{Encoder, Finish, ModelEncoder};
 use crate::arch::{self, LoadError};
+use crate::lease::LeasedDevice;
 use crate::model::spec::{self, ModelSpec};
 use crate::model::weights::Weights;
 use crate::nn::{Backend, Cpu, Pooling};
 
-/// Loads a model onto the CPU for a number of workers, which share its weights.
+/// Loads a model onto devices for a number of workers on each. The workers come in the order of the devices, and
+/// nothing of the model outlives the lease.
+///
+/// Where this program has no encoder for a device's kind, the layers are computed on the processor, and the device is
+/// only held; it is for the caller to want that. All workers on the processor share one copy of the weights.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load(
+pub fn load<'lease>(
     spec: &ModelSpec,
     weights: &Weights,
     finish: Finish,
-    workers: usize,
-) -> Result<Vec<Box<dyn Encoder>>, LoadError> {
-    load_on(spec, weights, finish, (0..workers).map(|_| Cpu::new()).collect())
+    devices: &[(LeasedDevice<'lease>, usize)],
+) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
+    let workers = devices.iter().flat_map(|(device, workers)| std::iter::repeat_n(*device, *workers));
+    load_on(spec, weights, finish, workers.map(|device| (device, Cpu::new())).collect())
 }
 
-/// Loads a model for one worker on each of some backends of the same device.
+/// Loads a model for one worker on each of some backends, which share its weights.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load_on<B: Backend>(
+pub fn load_on<'lease, B: Backend>(
     spec: &ModelSpec,
     weights: &Weights,
     finish: Finish,
-    backends: Vec<B>,
-) -> Result<Vec<Box<dyn Encoder>>, LoadError> {
-    let Some(first) = backends.first() else { return Ok(Vec::new()) };
+    workers: Vec<(LeasedDevice<'lease>, B)>,
+) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
+    let Some((_, first)) = workers.first() else { return Ok(Vec::new()) };
     let architecture = arch::load(spec, weights, first)?;
     let pooling = match spec.pooling {
         spec::Pooling::Cls => Pooling::Cls,
         spec::Pooling::Mean => Pooling::Mean,
     };
-    let worker = |backend| -> Box<dyn Encoder> {
-        Box::new(ModelEncoder { backend, architecture: Arc::clone(&architecture), pooling, finish })
+    let worker = |(device, backend)| -> Box<dyn Encoder + 'lease> {
+        let architecture = Arc::clone(&architecture);
+        Box::new(ModelEncoder { backend, architecture, pooling, finish, _device: device })
     };
-    Ok(backends.into_iter().map(worker).collect())
+    Ok(workers.into_iter().map(worker).collect())
 }

@@ -1,7 +1,22 @@
 //! From packed batches to finished vectors.
 //!
 //! An [`Encoder`] is one worker's hold on a loaded model: architecture, pooling, truncation and normalisation in one
-//! step. Workers share the weights and nothing else.
+//! step. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
+//! gone before the lease is; the two last lines exchanged do not compile:
+//!
+//! ```compile_fail,E0505
+//! use embed_collections::encoder::{self, Finish};
+//! use embed_collections::lease::Lease;
+//! use embed_collections::model::{spec::ModelSpec, weights::Weights};
+//!
+//! fn load_and_release(lease: Lease, spec: &ModelSpec, weights: &Weights) {
+//!     let finish = Finish { normalize: true, truncate_dim: None };
+//!     let device = lease.devices().next().expect("a device is leased");
+//!     let encoders = encoder::load(spec, weights, finish, &[(device, 1)]);
+//!     drop(lease);
+//!     drop(encoders);
+//! }
+//! ```
 
 mod finish;
 mod load;
@@ -13,6 +28,7 @@ use std::sync::Arc;
 
 use crate::arch::Architecture;
 use crate::domain::{Embeddings, PackedBatch};
+use crate::lease::LeasedDevice;
 use crate::nn::{Backend, NnError, Pooling};
 
 /// Turns batches into vectors; one thread owns it.
@@ -35,14 +51,16 @@ pub enum EncodeError {
 }
 
 /// The encoder of any architecture on any backend.
-struct ModelEncoder<B: Backend> {
+struct ModelEncoder<'lease, B: Backend> {
     backend: B,
     architecture: Arc<dyn Architecture<B>>,
     pooling: Pooling,
     finish: Finish,
+    /// Where the layers are.
+    _device: LeasedDevice<'lease>,
 }
 
-impl<B: Backend> Encoder for ModelEncoder<B> {
+impl<B: Backend> Encoder for ModelEncoder<'_, B> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
         let hidden = self.architecture.forward(&self.backend, batch)?;
         let pooled = self.backend.pool(self.pooling, &hidden, batch)?;

@@ -180,7 +180,7 @@ impl Manager {
             let epoch = holder::read(&file).map_or(0, |earlier| earlier.epoch).saturating_add(1);
             let holder = Holder::new(who, &process, epoch);
             holder::write(&file, &holder).map_err(|source| self.directory.unusable(&key, source))?;
-            held.push(HeldDevice { key, file, holder, lent: false });
+            held.push(HeldDevice { key, file: Some(file), holder, lent: false });
         }
         held.sort_by_key(|device| order.iter().position(|key| *key == device.key));
         Ok(Lease::new(held))

@@ -8,7 +8,8 @@ use std::process::Command;
 use rustix::io::FdFlags;
 
 use super::holder::{self, Holder};
-use super::{DeviceKey, process};
+use super::process::Process;
+use super::{DeviceKey, Who, process};
 
 /// The right to use some devices, given back when it is dropped or when the process ends.
 #[derive(Debug)]
@@ -39,6 +40,15 @@ impl Lease {
         Self { devices }
     }
 
+    /// Devices that need no agreement, for the operating system shares them among all processes: the processor. There is
+    /// no lock and no epoch, so that it never fails and nobody waits.
+    pub fn shared(devices: impl IntoIterator<Item = DeviceKey>) -> Self {
+        let who = Who { run: String::new(), model: None };
+        let holder = Holder::new(&who, &Process::this(), 0);
+        let held = |key| HeldDevice { key, file: None, holder: holder.clone(), lent: false };
+        Self { devices: devices.into_iter().map(held).collect() }
+    }
+
     /// The devices, in the order in which they were asked for.
     pub fn devices(&self) -> impl ExactSizeIterator<Item = LeasedDevice<'_>> {
         self.devices.iter().map(|device| LeasedDevice { device })
@@ -52,7 +62,8 @@ impl Lease {
     /// # Errors
     /// If there are too many open files.
     pub fn lend_to(&mut self, command: &mut Command) -> io::Result<()> {
-        let copies: Vec<File> = self.devices.iter().map(|device| device.file.try_clone()).collect::<io::Result<_>>()?;
+        let files = self.devices.iter().filter_map(|device| device.file.as_ref());
+        let copies: Vec<File> = files.map(File::try_clone).collect::<io::Result<_>>()?;
         let keep_open = move || copies.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, FdFlags::empty())?));
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes system calls
         // (fcntl) on descriptors that it owns, and neither allocates nor locks; nor does the conversion of an errno.
@@ -73,7 +84,7 @@ impl Lease {
         self.devices.iter_mut().try_for_each(|device| {
             device.holder.pid = pid;
             device.holder.pid_start_ticks = process::start_ticks(pid);
-            holder::write(&device.file, &device.holder)
+            device.file.as_ref().map_or(Ok(()), |file| holder::write(file, &device.holder))
         })
     }
 }
@@ -82,7 +93,7 @@ impl Lease {
 #[derive(Debug)]
 pub(super) struct HeldDevice {
     pub(super) key: DeviceKey,
-    pub(super) file: File,
+    pub(super) file: Option<File>,
     pub(super) holder: Holder,
     /// Whether a command shares the lock, so that only closing the file is right.
     pub(super) lent: bool,
@@ -90,10 +101,10 @@ pub(super) struct HeldDevice {
 
 impl Drop for HeldDevice {
     fn drop(&mut self) {
-        if !self.lent {
+        if let Some(file) = self.file.as_ref().filter(|_| !self.lent) {
             // Closing would do, but not at once while another thread is between fork and exec with a copy of the
             // descriptor. If it fails, closing follows in any case.
-            let _ = self.file.unlock();
+            let _ = file.unlock();
         }
     }
 }

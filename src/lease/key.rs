@@ -91,6 +91,11 @@ impl DeviceKey {
         }
     }
 
+    /// A slot on the processor.
+    pub fn of_slot(number: u32) -> Self {
+        Self(format!("cpu-{number}"))
+    }
+
     /// The key itself.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -4,8 +4,11 @@
 //! before it. A model whose directory asks for something that this program does not do is refused by name, because
 //! the alternative is vectors that look right and are not.
 
+mod footprint;
 pub mod registry;
 pub mod source;
 pub mod spec;
 pub mod vector_space;
 pub mod weights;
+
+pub use footprint::Footprint;

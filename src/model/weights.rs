@@ -160,6 +160,11 @@ impl Weights {
         self.files.iter().map(|file| file.map.len() as u64).sum()
     }
 
+    /// How many numbers all tensors have together.
+    pub fn numbers(&self) -> u64 {
+        self.places.values().map(|place| place.shape.iter().map(|&length| length as u64).product::<u64>()).sum()
+    }
+
     /// SHA-256 of every file, in the order in which they were given. Reads all of them; on several threads.
     pub fn digests(&self) -> Vec<Digest> {
         self.files.par_iter().map(|file| Digest::of(&file.map)).collect()

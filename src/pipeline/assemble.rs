@@ -7,14 +7,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::StopSwitch;
 use super::collect::Message;
+use super::lane::Lanes;
+use super::queue::Inlet;
 use super::source::{TokenizedGroup, TokenizedRow};
-use crate::batch::{self, BatchLimits};
+use crate::batch;
 use crate::domain::{CollectionName, PackedBatch, Row, RowRecord};
-use crate::output::{Committed, InputChanged, InputRow};
+use crate::output::{InputChanged, InputCheck, InputRow};
 use crate::telemetry::event::{Event, Observer};
 
 /// A shard whose vectors are on their way.
 pub(super) struct Draft {
+    pub lane: usize,
     pub number: u32,
     pub first_row: Row,
     pub records: Vec<RowRecord>,
@@ -24,6 +27,7 @@ pub(super) struct Draft {
 
 /// A batch and where its vectors belong.
 pub(super) struct Batch {
+    pub lane: usize,
     pub shard: u32,
     /// Index in the shard of each sequence.
     pub rows: Vec<usize>,
@@ -41,13 +45,12 @@ pub(super) enum Assembled {
 /// Cuts the stream of tokenised rows into shards and batches.
 pub(super) struct Assembler<'a> {
     pub shard_rows: usize,
-    pub limits: BatchLimits,
-    pub committed: &'a Committed,
+    pub lanes: Lanes<'a>,
     pub collection: &'a CollectionName,
     pub stop: &'a StopSwitch,
     pub observer: &'a dyn Observer,
     pub permits: Receiver<()>,
-    pub batches: Sender<Batch>,
+    pub batches: Inlet<'a>,
     pub messages: Sender<Message>,
 }
 
@@ -57,35 +60,38 @@ const STOP_INTERVAL: Duration = Duration::from_millis(50);
 /// Whoever would take the shards is gone.
 struct Disconnected;
 
+/// Where a lane is in the input. All lanes cut at the same rows, but begin where each of them was before.
+struct Front {
+    lane: usize,
+    check: InputCheck,
+    committed_rows: u64,
+    rows: Vec<TokenizedRow>,
+}
+
 impl Assembler<'_> {
     pub(super) fn run(self, groups: &Receiver<TokenizedGroup>) -> Result<Assembled, InputChanged> {
-        let mut check = self.committed.check();
-        let (mut next_group, mut waiting) = (0, BTreeMap::new());
-        let (mut total, committed_rows) = (0, self.committed.rows());
-        let (mut number, mut rows) = (self.committed.shards.len(), Vec::with_capacity(self.shard_rows));
+        let mut fronts: Vec<Front> = (0..)
+            .zip(self.lanes.all())
+            .map(|(lane, spec)| Front {
+                lane,
+                check: spec.committed.check(),
+                committed_rows: spec.committed.rows(),
+                rows: Vec::new(),
+            })
+            .collect();
+        let (mut next_group, mut waiting, mut total) = (0, BTreeMap::new(), 0);
         for group in groups {
             waiting.insert(group.number, group);
             while let Some(group) = waiting.remove(&next_group) {
                 next_group += 1;
-                self.observer.observe(&Event::Tokenized {
-                    rows: group.rows.len() as u64,
-                    tokens: group.rows.iter().map(|row| row.tokens.len() as u64).sum(),
-                    bytes_read: group.bytes_read,
-                });
-                for row in group.rows {
+                self.tell(&group);
+                for rows in group.rows {
                     total += 1;
-                    if total <= committed_rows {
-                        check.push(&InputRow::from(&row.record))?;
-                        continue;
+                    for (front, row) in fronts.iter_mut().zip(rows) {
+                        front.push(total, row, self.shard_rows)?;
                     }
-                    self.check_room(committed_rows)?;
-                    rows.push(row);
-                    if rows.len() == self.shard_rows {
-                        let full = std::mem::replace(&mut rows, Vec::with_capacity(self.shard_rows));
-                        if self.dispatch(number, total - full.len() as u64, full).is_err() {
-                            return Ok(Assembled::Part);
-                        }
-                        number += 1;
+                    if total.is_multiple_of(self.shard_rows as u64) && self.dispatch(&mut fronts, total).is_err() {
+                        return Ok(Assembled::Part);
                     }
                 }
             }
@@ -94,11 +100,72 @@ impl Assembler<'_> {
         if self.stop.cause().is_some() {
             return Ok(Assembled::Part);
         }
-        check.finish()?;
-        if !rows.is_empty() && self.dispatch(number, total - rows.len() as u64, rows).is_err() {
+        fronts.iter().try_for_each(|front| front.check.finish())?;
+        if self.dispatch(&mut fronts, total).is_err() {
             return Ok(Assembled::Part);
         }
         Ok(Assembled::All { rows: total })
+    }
+
+    fn tell(&self, group: &TokenizedGroup) {
+        let tokens = group.rows.iter().flatten().map(|row| row.tokens.len() as u64).sum();
+        let rows = group.rows.len() as u64;
+        self.observer.observe(&Event::Tokenized { rows, tokens, bytes_read: group.bytes_read });
+    }
+
+    /// Sends what every lane has up to row `end` on its way, a batch of each lane in turn.
+    fn dispatch(&self, fronts: &mut [Front], end: u64) -> Result<(), Disconnected> {
+        let mut trains = Vec::new();
+        for front in fronts.iter_mut().filter(|front| !front.rows.is_empty()) {
+            let rows = std::mem::take(&mut front.rows);
+            if !self.lanes.has_failed(front.lane) {
+                trains.push(self.draft(front.lane, end - rows.len() as u64, rows)?.into_iter());
+            }
+        }
+        while !trains.is_empty() {
+            for train in &mut trains {
+                if let Some(batch) = train.next() {
+                    self.batches.push(batch).map_err(|_| Disconnected)?;
+                }
+            }
+            trains.retain(|train| train.len() > 0);
+        }
+        Ok(())
+    }
+
+    /// Announces a shard, and cuts it into batches.
+    fn draft(&self, lane: usize, first_row: u64, rows: Vec<TokenizedRow>) -> Result<Vec<Batch>, Disconnected> {
+        let number = u32::try_from(first_row / self.shard_rows as u64).unwrap_or(u32::MAX);
+        self.tell_failures(lane, first_row, &rows);
+        let (records, sequences): (Vec<RowRecord>, Vec<Vec<u32>>) =
+            rows.into_iter().map(|row| (row.record, row.tokens)).unzip();
+        self.wait_for_permit()?;
+        let with_tokens: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
+        let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].len()).collect();
+        let draft = Draft { lane, number, first_row: Row(first_row), records, awaited: with_tokens.len() };
+        self.messages.send(Message::Draft(draft)).map_err(|_| Disconnected)?;
+        let planned = batch::plan(&lengths, self.lanes.of(lane).limits());
+        let pack = |places: Vec<usize>| {
+            let rows: Vec<usize> = places.into_iter().map(|place| with_tokens[place]).collect();
+            let packed = PackedBatch::new(rows.iter().map(|&index| sequences[index].as_slice()));
+            Batch { lane, shard: number, rows, packed }
+        };
+        Ok(planned.into_iter().map(pack).collect())
+    }
+
+    fn tell_failures(&self, lane: usize, first_row: u64, rows: &[TokenizedRow]) {
+        for (index, TokenizedRow { record, error_is_new, .. }) in (0..).zip(rows) {
+            if let Some(reason) = record.error.as_ref().filter(|_| *error_is_new) {
+                self.observer.observe(&Event::RowFailed {
+                    collection: self.collection.clone(),
+                    model: self.lanes.of(lane).model.to_owned(),
+                    row: Row(first_row + index),
+                    id: record.id.clone(),
+                    source: record.source.clone(),
+                    reason: reason.clone(),
+                });
+            }
+        }
     }
 
     /// Waits until a shard in flight is committed. After a stop the encoders are gone and none may ever be.
@@ -111,42 +178,19 @@ impl Assembler<'_> {
             }
         }
     }
+}
 
-    /// A last shard that is not full was the end of the input when it was committed.
-    fn check_room(&self, committed_rows: u64) -> Result<(), InputChanged> {
-        if committed_rows.is_multiple_of(self.shard_rows as u64) {
-            Ok(())
-        } else {
-            Err(InputChanged::Longer { committed: committed_rows })
+impl Front {
+    /// Takes a row, which is the `total`-th: checks it if it is committed, keeps it if it is not.
+    fn push(&mut self, total: u64, row: TokenizedRow, shard_rows: usize) -> Result<(), InputChanged> {
+        if total <= self.committed_rows {
+            return self.check.push(&InputRow::from(&row.record)).map(|_| ());
         }
-    }
-
-    /// Sends a shard on its way.
-    fn dispatch(&self, number: usize, first_row: u64, rows: Vec<TokenizedRow>) -> Result<(), Disconnected> {
-        let number = u32::try_from(number).unwrap_or(u32::MAX);
-        for (index, TokenizedRow { record, error_is_new, .. }) in rows.iter().enumerate() {
-            if let Some(reason) = record.error.as_ref().filter(|_| *error_is_new) {
-                self.observer.observe(&Event::RowFailed {
-                    collection: self.collection.clone(),
-                    row: Row(first_row + index as u64),
-                    id: record.id.clone(),
-                    source: record.source.clone(),
-                    reason: reason.clone(),
-                });
-            }
+        // A last shard that is not full was the end of the input when it was committed.
+        if !self.committed_rows.is_multiple_of(shard_rows as u64) {
+            return Err(InputChanged::Longer { committed: self.committed_rows });
         }
-        let (records, sequences): (Vec<RowRecord>, Vec<Vec<u32>>) =
-            rows.into_iter().map(|row| (row.record, row.tokens)).unzip();
-        self.wait_for_permit()?;
-        let with_tokens: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
-        let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].len()).collect();
-        let draft = Draft { number, first_row: Row(first_row), records, awaited: with_tokens.len() };
-        self.messages.send(Message::Draft(draft)).map_err(|_| Disconnected)?;
-        for planned in batch::plan(&lengths, self.limits) {
-            let rows: Vec<usize> = planned.into_iter().map(|index| with_tokens[index]).collect();
-            let packed = PackedBatch::new(rows.iter().map(|&index| sequences[index].as_slice()));
-            self.batches.send(Batch { shard: number, rows, packed }).map_err(|_| Disconnected)?;
-        }
+        self.rows.push(row);
         Ok(())
     }
 }

@@ -1,70 +1,83 @@
-//! One model over one collection: read, tokenise, encode, write, all at the same time.
+//! One or several models over one collection: read, tokenise, encode, write, all at the same time.
 //!
 //! ```text
 //!  read ─[groups]─> tokenize × T ─[groups]─> assemble ─[batches]─> encode × N ─[vectors]─> collect ─> commit
 //!                                               └────────────[drafts of shards]────────────────┘
 //! ```
 //!
-//! Every arrow is a bounded channel, and a permit bounds the shards between `assemble` and `commit`, so that host
-//! memory is that of a few shards, whatever the size of the collection. A shard is the window in which sequences are
-//! sorted by length; its vectors find their way back by index, and shards are committed in order.
+//! Every arrow is bounded, and a permit bounds the shards between `assemble` and `commit`, so that host memory is that
+//! of a few shards, whatever the size of the collection. A shard is the window in which sequences are sorted by length;
+//! its vectors find their way back by index, and shards are committed in order.
+//!
+//! Each model has a lane: tokens, shards and commits of its own, over one reading of the input. A batch of each lane in
+//! turn goes into the one queue from which the workers on all devices take. What a worker has when its device is lost
+//! is done by another; what a model cannot do ends its lane alone.
 //!
 //! A thread that fails says so and closes its channels; the others notice and end. Nothing waits for ever.
 
 mod assemble;
 mod collect;
 mod encode;
+mod lane;
+mod queue;
 mod source;
 mod stages;
 
 #[cfg(test)]
 mod tests;
 
-pub use stages::StageClock;
+pub use lane::Lane;
+pub use stages::{Stage, StageClock};
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crossbeam_channel::bounded;
 
-use crate::batch::BatchLimits;
+use self::collect::{Collected, Message};
+use self::lane::Lanes;
+use self::queue::{BatchQueue, Inlet};
 use crate::collection::Collection;
 use crate::domain::Shard;
 use crate::encoder::{EncodeError, Encoder};
-use crate::output::{CommitError, Committed, InputChanged};
+use crate::output::{CommitError, InputChanged};
 use crate::telemetry::event::{Observer, StopCause};
-use crate::tokenize::Tokenizer;
 
 /// Chunks handed on at once: enough that channels cost nothing, few enough that all threads have work early.
 const GROUP_CHUNKS: usize = 32;
 /// Bytes of text after which a group is handed on early.
 const GROUP_BYTES: usize = 256 * 1024;
-/// Shards between tokeniser and disk: one that is encoded, one that is finished or written, one that is filled.
+/// Shards of a lane between tokeniser and disk: one that is encoded, one that is finished or written, one that is filled.
 const SHARDS_IN_FLIGHT: usize = 3;
 
 /// Everything that one pass over one collection needs.
-pub struct Pass<'a> {
+pub struct Pass<'a, 'device> {
     /// What to read.
     pub collection: &'a Collection,
-    /// The model's tokenizer.
-    pub tokenizer: &'a Tokenizer,
+    /// The models, at least one.
+    pub lanes: &'a [Lane<'a>],
     /// Threads that tokenise.
     pub tokenizer_threads: usize,
     /// One thread each.
-    pub encoders: &'a mut [Box<dyn Encoder>],
-    /// Limits of a batch.
-    pub limits: BatchLimits,
+    pub workers: &'a mut [Worker<'device>],
     /// Rows in a shard.
     pub shard_rows: usize,
-    /// Length of a vector.
-    pub dimension: usize,
-    /// What an earlier run committed, to be checked against the input and skipped.
-    pub committed: &'a Committed,
     /// Asked before each group and each batch whether to go on.
     pub stop: &'a StopSwitch,
-    /// Where the time goes.
+    /// Where the time of reading and of waiting goes.
     pub clock: &'a StageClock,
     /// Who wants to know.
     pub observer: &'a dyn Observer,
+}
+
+/// A thread's hold on a device.
+pub struct Worker<'device> {
+    /// What the device is called, as in `--devices`.
+    pub device: String,
+    /// Set, by whoever watches the device, when it is lost: the worker gives up and what it has is done by another.
+    pub lost: Arc<AtomicBool>,
+    /// One a lane, in the order of the lanes.
+    pub encoders: Vec<Box<dyn Encoder + 'device>>,
 }
 
 /// Takes finished shards, in order.
@@ -76,7 +89,7 @@ pub trait Commit {
     fn commit(&mut self, shard: &Shard) -> Result<(), CommitError>;
 }
 
-/// How a pass ended that did not fail.
+/// How a lane ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PassEnd {
     /// All rows are committed.
@@ -91,21 +104,34 @@ pub enum PassEnd {
 /// A pass that failed. What was committed before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
-    /// A batch could not be encoded.
-    #[error("encoding failed: {0}")]
-    Encode(#[from] EncodeError),
     /// A shard could not be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
     /// What an earlier run embedded is no longer what is there.
     #[error(transparent)]
     InputChanged(#[from] InputChanged),
+    /// Every device was lost; what is committed stays.
+    #[error(
+        "every device of the pass was lost; see `dmesg`, then run the same command again, which goes on from what is committed"
+    )]
+    DevicesLost,
     /// A thread panicked; its message is on standard error.
     #[error("internal error: a thread of the {stage} stage panicked")]
     Panicked {
         /// The stage.
         stage: &'static str,
     },
+}
+
+/// Why a model could not go on, while others may.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// A batch could not be encoded.
+    #[error("encoding failed: {0}")]
+    Encode(#[from] EncodeError),
+    /// The encoder panicked; its message is on standard error.
+    #[error("internal error: the encoder panicked")]
+    Panicked,
 }
 
 /// Asks all threads of a run to end early; thrown once, from any thread or signal handler.
@@ -134,70 +160,76 @@ impl StopSwitch {
     }
 }
 
-/// Runs a pass to its end.
+/// Runs a pass to its end. `commits` has one for each lane, and so has the result.
 ///
 /// # Errors
-/// [`PassError`], after all threads have ended.
-pub fn run(pass: Pass<'_>, commit: &mut dyn Commit) -> Result<PassEnd, PassError> {
-    let Pass { collection, tokenizer, encoders, stop, clock, observer, .. } = pass;
+/// [`PassError`], after all threads have ended. What ends one lane alone is in its place of the result.
+pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Result<PassEnd, LaneError>>, PassError> {
+    let Pass { collection, workers, stop, clock, observer, .. } = pass;
+    let failed: Vec<AtomicBool> = pass.lanes.iter().map(|_| AtomicBool::new(false)).collect();
+    let lanes = Lanes::new(pass.lanes, &failed);
     let (group_sender, groups) = bounded(pass.tokenizer_threads * 2);
     let (tokenized_sender, tokenized) = bounded(pass.tokenizer_threads * 2);
-    let (batch_sender, batches) = bounded(encoders.len() * 2);
-    let (message_sender, messages) = bounded(SHARDS_IN_FLIGHT + encoders.len() * 4);
-    let (permit_sender, permits) = bounded(SHARDS_IN_FLIGHT);
-    for _ in 0..SHARDS_IN_FLIGHT {
+    let shards_in_flight = SHARDS_IN_FLIGHT * pass.lanes.len();
+    let (message_sender, messages) = bounded(shards_in_flight + workers.len() * 4);
+    let (permit_sender, permits) = bounded(shards_in_flight);
+    for _ in 0..shards_in_flight {
         let _ = permit_sender.send(());
     }
+    let queue = BatchQueue::new(workers.len(), workers.len() * 2);
     let assembler = assemble::Assembler {
         shard_rows: pass.shard_rows,
-        limits: pass.limits,
-        committed: pass.committed,
+        lanes,
         collection: collection.name(),
         stop,
         observer,
         permits,
-        batches: batch_sender,
+        batches: Inlet(&queue),
         messages: message_sender.clone(),
     };
-    let committed_rows = pass.committed.rows();
+    let shop = encode::Shop { lanes, stop, clock, observer };
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || source::read(collection, &group_sender, stop, clock, observer));
         let tokenizers: Vec<_> = (0..pass.tokenizer_threads)
             .map(|_| {
                 let (groups, tokenized) = (groups.clone(), tokenized_sender.clone());
-                scope.spawn(move || source::tokenize(tokenizer, committed_rows, &groups, &tokenized, clock))
+                scope.spawn(move || source::tokenize(lanes, &groups, &tokenized))
             })
             .collect();
         drop((groups, tokenized_sender));
         let assembler = scope.spawn(move || assembler.run(&tokenized));
-        let encoders: Vec<_> = encoders
-            .iter_mut()
-            .enumerate()
-            .map(|(worker, encoder)| {
-                let (batches, results) = (batches.clone(), message_sender.clone());
+        let encoders: Vec<_> = (0..)
+            .zip(workers)
+            .map(|(number, worker)| {
+                let (queue, results, seat) = (&queue, message_sender.clone(), queue.seat());
                 scope.spawn(move || {
-                    encode::encode(worker, encoder.as_mut(), &batches, &results, stop, clock, observer);
+                    let gave_up = encode::encode(number, worker, &seat, &results, shop);
+                    drop(seat);
+                    // What the last worker gives back will never be done.
+                    if gave_up && queue.is_abandoned() {
+                        let _ = results.send(Message::WorkersLost);
+                    }
                 })
             })
             .collect();
-        drop((batches, message_sender));
+        drop(message_sender);
         // This thread collects; the channels that it owns close when it returns, and the others follow.
-        let collected =
-            collect::Collector { dimension: pass.dimension, collection: collection.name(), observer, clock }.run(
-                messages,
-                permit_sender,
-                commit,
-            );
+        let collector = collect::Collector { lanes, collection: collection.name(), observer };
+        let collected = collector.run(messages, permit_sender, commits);
         let panicked = |stage| move |_| PassError::Panicked { stage };
         let read = reader.join().map_err(panicked("reading"));
         let tokenized = tokenizers.into_iter().try_for_each(|thread| thread.join().map_err(panicked("tokenizing")));
         let assembled = assembler.join().map_err(panicked("assembling"));
         let encoded = encoders.into_iter().try_for_each(|thread| thread.join().map_err(panicked("encoding")));
         read.and(tokenized).and(encoded)?;
-        let (assembled, fresh_rows) = (assembled??, collected?);
-        Ok(match assembled {
-            assemble::Assembled::All { rows } if rows == committed_rows + fresh_rows => PassEnd::Complete { rows },
-            _ => PassEnd::Stopped,
-        })
+        let (assembled, collected) = (assembled??, collected?);
+        let end = |(lane, Collected { committed_rows, failure }): (&Lane<'_>, Collected)| match (failure, &assembled) {
+            (Some(error), _) => Err(error),
+            (None, assemble::Assembled::All { rows }) if *rows == lane.committed.rows() + committed_rows => {
+                Ok(PassEnd::Complete { rows: *rows })
+            }
+            _ => Ok(PassEnd::Stopped),
+        };
+        Ok(lanes.all().iter().zip(collected).map(end).collect())
     })
 }

@@ -2,12 +2,12 @@
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::lane::{Lane, Lanes};
 use super::stages::{Stage, StageClock};
 use super::{GROUP_BYTES, GROUP_CHUNKS, StopSwitch};
 use crate::collection::{Collection, Entry};
 use crate::domain::{Chunk, ChunkText, Digest, RowRecord, RowStatus, TokenSeq};
 use crate::telemetry::event::{Event, Observer};
-use crate::tokenize::Tokenizer;
 
 /// Consecutive chunks.
 pub(super) struct Group {
@@ -21,11 +21,13 @@ pub(super) struct Group {
 /// The same chunks, ready to be encoded.
 pub(super) struct TokenizedGroup {
     pub number: u64,
-    pub rows: Vec<TokenizedRow>,
+    /// [chunks][lanes]
+    pub rows: Vec<Vec<TokenizedRow>>,
     pub bytes_read: u64,
 }
 
-/// One row before it is encoded. Its status is final unless encoding fails; without a vector it has no tokens.
+/// One row of one lane before it is encoded. Its status is final unless encoding fails; without a vector it has no
+/// tokens.
 pub(super) struct TokenizedRow {
     pub record: RowRecord,
     pub tokens: Vec<u32>,
@@ -76,34 +78,68 @@ fn report(entry: Entry, collection: &Collection, observer: &dyn Observer) -> Opt
     None
 }
 
-/// Digests and tokenises groups until there are no more. Rows before `committed_rows` need no tokens.
-pub(super) fn tokenize(
-    tokenizer: &Tokenizer,
-    committed_rows: u64,
-    groups: &Receiver<Group>,
-    tokenized: &Sender<TokenizedGroup>,
-    clock: &StageClock,
-) {
+/// Digests and tokenises groups until there are no more, for every lane in its own way.
+pub(super) fn tokenize(lanes: Lanes<'_>, groups: &Receiver<Group>, tokenized: &Sender<TokenizedGroup>) {
     for Group { number, chunks, bytes_read } in groups {
-        let rows = clock.time(Stage::Tokenize, || {
-            chunks.into_iter().map(|chunk| tokenize_chunk(tokenizer, chunk, committed_rows)).collect()
-        });
+        let rows = chunks.into_iter().map(|chunk| tokenize_chunk(lanes, chunk)).collect();
         if tokenized.send(TokenizedGroup { number, rows, bytes_read }).is_err() {
             return;
         }
     }
 }
 
-fn tokenize_chunk(tokenizer: &Tokenizer, chunk: Chunk, committed_rows: u64) -> TokenizedRow {
+fn tokenize_chunk(lanes: Lanes<'_>, chunk: Chunk) -> Vec<TokenizedRow> {
     let text_sha256 = match &chunk.text {
         ChunkText::Present(text) => Some(Digest::of(text.as_bytes())),
         ChunkText::Unusable { .. } => None,
     };
-    let (status, tokens, error) = match chunk.text {
-        ChunkText::Unusable { reason } => (RowStatus::Failed, TokenSeq::default(), Some(reason)),
+    let outcomes: Vec<Outcome> =
+        lanes.all().iter().map(|lane| lane.clock.time(Stage::Tokenize, || outcome(lane, &chunk))).collect();
+    let row = |chunk: Chunk, (status, tokens, error): Outcome| TokenizedRow {
+        error_is_new: error.is_some() && text_sha256.is_some(),
+        record: RowRecord {
+            id: chunk.id,
+            source: chunk.source,
+            status,
+            tokens: u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX),
+            tokens_truncated: tokens.truncated,
+            text_sha256,
+            error,
+            metadata: chunk.metadata,
+            extra: chunk.extra,
+        },
+        tokens: tokens.ids,
+    };
+    // Only the lanes after the first need copies.
+    let mut outcomes = outcomes.into_iter();
+    let first = outcomes.next();
+    let mut others: Vec<TokenizedRow> = outcomes.map(|outcome| row(without_text(&chunk), outcome)).collect();
+    let mut rows: Vec<TokenizedRow> = first.map(|outcome| row(chunk, outcome)).into_iter().collect();
+    rows.append(&mut others);
+    rows
+}
+
+/// A copy of all that stays of a chunk.
+fn without_text(chunk: &Chunk) -> Chunk {
+    Chunk {
+        id: chunk.id.clone(),
+        row: chunk.row,
+        text: ChunkText::Present(String::new()),
+        source: chunk.source.clone(),
+        metadata: chunk.metadata.clone(),
+        extra: chunk.extra.clone(),
+    }
+}
+
+type Outcome = (RowStatus, TokenSeq, Option<String>);
+
+/// What becomes of a chunk in a lane. Rows that are committed already need no tokens.
+fn outcome(lane: &Lane<'_>, chunk: &Chunk) -> Outcome {
+    match &chunk.text {
+        ChunkText::Unusable { reason } => (RowStatus::Failed, TokenSeq::default(), Some(reason.clone())),
         ChunkText::Present(text) if text.trim().is_empty() => (RowStatus::Empty, TokenSeq::default(), None),
-        ChunkText::Present(_) if chunk.row.0 < committed_rows => (RowStatus::Ok, TokenSeq::default(), None),
-        ChunkText::Present(text) => match tokenizer.encode(&text) {
+        ChunkText::Present(_) if chunk.row.0 < lane.committed.rows() => (RowStatus::Ok, TokenSeq::default(), None),
+        ChunkText::Present(text) => match lane.tokenizer.encode(text) {
             Ok(tokens) if tokens.ids.is_empty() => {
                 (RowStatus::Failed, TokenSeq::default(), Some("the tokenizer finds no token in the text".into()))
             }
@@ -111,18 +147,5 @@ fn tokenize_chunk(tokenizer: &Tokenizer, chunk: Chunk, committed_rows: u64) -> T
             Ok(tokens) => (RowStatus::Ok, tokens, None),
             Err(error) => (RowStatus::Failed, TokenSeq::default(), Some(error.to_string())),
         },
-    };
-    let error_is_new = error.is_some() && text_sha256.is_some();
-    let record = RowRecord {
-        id: chunk.id,
-        source: chunk.source,
-        status,
-        tokens: u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX),
-        tokens_truncated: tokens.truncated,
-        text_sha256,
-        error,
-        metadata: chunk.metadata,
-        extra: chunk.extra,
-    };
-    TokenizedRow { record, tokens: tokens.ids, error_is_new }
+    }
 }

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::*;
+use crate::batch::{BatchLimits, Controller};
 use crate::collection::{Request, discover};
 use crate::domain::{Embeddings, PackedBatch, RowStatus};
 use crate::encoder::EncodeError;
 use crate::nn::NnError;
-use crate::output::StorageError;
+use crate::output::{Committed, StorageError};
 use crate::telemetry::event::Event;
+use crate::tokenize::Tokenizer;
 
 /// Gives each sequence a vector that tells how long it is, or misbehaves at a batch that holds the token `trigger`.
 struct Fake {
@@ -87,7 +89,7 @@ fn collection(directory: &Path, rows: usize) -> Collection {
 }
 
 struct Outcome {
-    end: Result<PassEnd, PassError>,
+    end: Result<PassEnd, String>,
     shards: Vec<Shard>,
     events: Vec<Event>,
 }
@@ -101,23 +103,38 @@ fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> O
     let horse = tokenizer.encode("horse").unwrap().ids;
     let trigger = tokenizer.encode("zebra").unwrap().ids.into_iter().find(|id| !horse.contains(id));
     assert!(trigger.is_some());
-    let mut encoders: Vec<Box<dyn Encoder>> =
-        (0..workers).map(|_| Box::new(Fake { trigger, behaviour }) as Box<dyn Encoder>).collect();
+    let mut workers: Vec<Worker<'_>> = (0..workers)
+        .map(|number| Worker {
+            device: format!("cpu:{number}"),
+            lost: Arc::default(),
+            encoders: vec![Box::new(Fake { trigger, behaviour })],
+        })
+        .collect();
     let (events, mut memory) = (Events::default(), Memory { shards: Vec::new(), room });
-    let pass = Pass {
-        collection: &collection,
+    let controller = Mutex::new(Controller::new(BatchLimits { tokens: 30, sequences: 4 }, true));
+    let lane = Lane {
+        model: "fake",
         tokenizer: &tokenizer,
-        tokenizer_threads: 2,
-        encoders: &mut encoders,
-        limits: BatchLimits { tokens: 30, sequences: 4 },
-        shard_rows: 5,
         dimension: 2,
         committed: &Committed { shards: Vec::new() },
+        controller: &controller,
+        clock: &StageClock::default(),
+    };
+    let pass = Pass {
+        collection: &collection,
+        lanes: &[lane],
+        tokenizer_threads: 2,
+        workers: &mut workers,
+        shard_rows: 5,
         stop: &StopSwitch::default(),
         clock: &StageClock::default(),
         observer: &events,
     };
-    let end = run(pass, &mut memory);
+    let end = run(pass, &mut [&mut memory]);
+    let end = end.map_err(|error| error.to_string()).and_then(|mut ends| {
+        assert_eq!(ends.len(), 1);
+        ends.remove(0).map_err(|error| error.to_string())
+    });
     Outcome { end, shards: memory.shards, events: events.0.into_inner().unwrap() }
 }
 
@@ -149,7 +166,7 @@ fn useless_vectors_fail_their_own_row_alone() {
 fn check_failure(behaviour: Behaviour, workers: usize, room: usize, message: &str) {
     // More shards than may be in flight, so that every stage is blocked when the failure comes.
     let Outcome { end, shards, .. } = run_with(500, workers, behaviour, room);
-    let error = end.unwrap_err().to_string();
+    let error = end.unwrap_err();
     assert!(error.contains(message), "{error}");
     for (number, shard) in shards.iter().enumerate() {
         assert_eq!(shard.number as usize, number, "what was committed is a prefix");

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Fusion, Mode};
 use crate::domain::{ChunkId, CollectionName, Digest, LoadingError, Row, RowStatus, Source};
 
 /// Something that happened. Serialised as an object tagged with `event_type`.
@@ -59,6 +60,11 @@ pub enum Event {
         /// One sentence.
         note: String,
     },
+    /// Something about this run that its user should know.
+    RunNote {
+        /// One sentence.
+        note: String,
+    },
     /// Model files are being fetched.
     ModelFetching {
         /// The model.
@@ -67,16 +73,53 @@ pub enum Event {
         #[serde(flatten)]
         what: Fetching,
     },
+    /// What will be done, once the models are found.
+    Planned {
+        /// How the models take turns.
+        mode: Mode,
+        /// Models that are ready, in order.
+        models: Vec<String>,
+        /// How often the input will be read.
+        turns: u64,
+    },
+    /// A model's files are mapped into memory: nothing of it is on a device.
+    ModelStaged {
+        /// The model.
+        model: String,
+        /// Size of its weight files.
+        bytes: u64,
+        /// Finding, reading and checking the files.
+        seconds: f64,
+    },
+    /// What the plan says that a model needs on a device, before it is loaded.
+    Predicted(Prediction),
+    /// A device is leased by somebody else, or used without a lease, and is waited for.
+    LeaseWaiting {
+        /// Who has it, in words.
+        holder: String,
+    },
     /// The first event of a pass: the devices are this model's. Sampled before the model is loaded.
     Acquire(LeaseSample),
     /// A model's turn begins.
     PassStarted(PassInfo),
-    /// The weights are on the device.
+    /// The weights are on the devices.
     ModelLoaded {
         /// The model.
         model: String,
-        /// Reading, converting and placing the weights.
+        /// Reading, converting and placing the weights; 0 when they were there.
         load_seconds: f64,
+        /// Whether they were there from an earlier turn.
+        warm: bool,
+    },
+    /// Nothing of a model is on a device any more.
+    ModelEvicted {
+        /// The model.
+        model: String,
+    },
+    /// A model stays on its devices after its turn.
+    ModelKept {
+        /// The model.
+        model: String,
     },
     /// A few tokens went through the model, so that the first batch is like the others.
     WarmUp {
@@ -104,8 +147,12 @@ pub enum Event {
         /// What was missing or damaged; it and all that follows is made anew.
         damage: Option<String>,
     },
-    /// A batch went through the model.
+    /// A batch went through a model.
     BatchEncoded {
+        /// The model.
+        model: String,
+        /// The device, as in `--devices`.
+        device: String,
         /// The worker that encoded it.
         worker: usize,
         /// Sequences.
@@ -132,6 +179,8 @@ pub enum Event {
     RowFailed {
         /// The collection.
         collection: CollectionName,
+        /// The model.
+        model: String,
         /// The row.
         row: Row,
         /// Its id.
@@ -189,8 +238,100 @@ pub enum Event {
         /// Where the time went, summed over threads.
         stage_seconds: StageSeconds,
     },
+    /// A model could not be found, loaded or run; the others go on.
+    PassFailed {
+        /// The model.
+        model: String,
+        /// Why.
+        error: String,
+        /// The exit code that stands for it.
+        exit_code: u8,
+    },
     /// The last event of a pass. Sampled after the model is gone.
     Release(LeaseSample),
+    /// The memory of a device at its highest, over one turn.
+    VramPeak {
+        /// The models of the turn.
+        models: Vec<String>,
+        /// The device, as its number.
+        device_id: u32,
+        /// What was seen.
+        vram: VramSample,
+    },
+    /// The memory of a device went over or under a threshold.
+    MemoryLevel {
+        /// The device.
+        device: String,
+        /// `normal`, `warning` or `critical`.
+        from: &'static str,
+        /// Likewise.
+        to: &'static str,
+        /// The part of its memory that is taken.
+        utilisation: f64,
+    },
+    /// A step against shortage of memory.
+    Mitigation(Mitigation),
+    /// Programs without a lease began to compute on a device that is leased.
+    Intrusion {
+        /// The device.
+        device: String,
+        /// Their numbers and programs.
+        processes: Vec<String>,
+    },
+    /// Memory of a device did not come back after the model was gone.
+    Leak {
+        /// The models of the turn.
+        models: Vec<String>,
+        /// The device.
+        device: String,
+        /// Used before the model was loaded, in bytes.
+        before_bytes: u64,
+        /// Used after it was gone.
+        after_bytes: u64,
+        /// What would have been tolerated.
+        tolerance_bytes: u64,
+    },
+    /// A device does not answer any more; its work is done by the others.
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// What its driver says.
+        reason: String,
+    },
+    /// A device answers again.
+    DeviceBack {
+        /// The device.
+        device: String,
+    },
+    /// The members' vectors will be fused.
+    FusionPlanned {
+        /// How.
+        method: Fusion,
+        /// Length of a fused vector.
+        dimension: usize,
+        /// Each model with its weight; the sum is 1.
+        members: Vec<(String, f64)>,
+    },
+    /// A shard of fused vectors is on disk.
+    FusedShard {
+        /// The collection.
+        collection: CollectionName,
+        /// Number of the shard.
+        shard: u32,
+        /// Rows by status.
+        by_status: BTreeMap<RowStatus, u64>,
+    },
+    /// The members of a collection were fused, completely or up to a stop.
+    CollectionFused {
+        /// The collection.
+        collection: CollectionName,
+        /// Whether all rows are committed.
+        complete: bool,
+        /// Time that it took.
+        seconds: f64,
+        /// The files, committed now or before.
+        outputs: Vec<OutputFile>,
+    },
     /// A signal or the time limit asked for an end; what is complete is committed.
     Stopping {
         /// What asked.
@@ -267,8 +408,50 @@ pub struct PassInfo {
     pub threads: usize,
     /// Most tokens in a batch of several sequences.
     pub batch_tokens: usize,
-    /// Most sequences in a batch.
-    pub batch_size: Option<usize>,
+    /// Most sequences in a batch, at the beginning.
+    pub batch_size: usize,
+    /// Devices that it runs on, as in `--devices`.
+    pub devices: Vec<String>,
+}
+
+/// What a model needs on a device and what there is, in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The model.
+    pub model: String,
+    /// The device, as in `--devices`.
+    pub device: String,
+    /// All the weights, in the arithmetic of the layers.
+    pub weights_bytes: u64,
+    /// Activations of a batch at its limits.
+    pub activation_bytes: u64,
+    /// What a device needs besides.
+    pub overhead_bytes: u64,
+    /// Used before.
+    pub used_bytes: Option<u64>,
+    /// What may be used: 85 % of the device, or a lower limit that was asked for.
+    pub budget_bytes: Option<u64>,
+    /// Most sequences of the greatest length in a batch that the budget has room for.
+    pub batch_size: usize,
+    /// Whether used, weights, activations and overhead are within the budget.
+    pub fits: bool,
+}
+
+/// A step against shortage of memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mitigation {
+    /// The model.
+    pub model: String,
+    /// What was done: `shrink_batch` or `grow_batch`.
+    pub action: String,
+    /// Why.
+    pub reason: String,
+    /// The device that is short of memory.
+    pub device: String,
+    /// Most tokens of a batch from now on.
+    pub batch_tokens: usize,
+    /// Most sequences.
+    pub batch_size: usize,
 }
 
 /// A file of the output.
@@ -309,7 +492,7 @@ pub struct LeaseSample {
 }
 
 /// Memory of one device in GiB; `None` where it cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct VramSample {
     /// Held by tensors of this process.
     pub allocated_gb: Option<f64>,

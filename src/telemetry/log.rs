@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::event::{Event, Fetching, Observer, StopCause};
+use crate::domain::Bytes;
+
+use super::event::{Event, Fetching, LeaseSample, Mitigation, Observer, StopCause};
 
 /// Faults of the input that are told one by one. A collection in the wrong format would fill the screen; all faults
 /// are in `events.jsonl`.
@@ -55,8 +57,33 @@ impl Observer for Log {
                     );
                 }
             },
-            Event::ModelLoaded { model, load_seconds } => {
+            Event::RunNote { note } => tracing::info!("{}", Plain(note)),
+            Event::Planned { models, mode, .. } if models.len() > 1 => {
+                tracing::info!("{} models, {}: {}", models.len(), mode.in_words(), models.join(", "));
+            }
+            Event::LeaseWaiting { holder } => tracing::info!("waiting: {}", Plain(holder)),
+            Event::Acquire(LeaseSample { model, device_ids, .. }) if !device_ids.is_empty() => {
+                tracing::info!("{model}: has {}", gpus(device_ids));
+            }
+            Event::Release(LeaseSample { model, device_ids, .. }) if !device_ids.is_empty() => {
+                tracing::info!("{model}: has given back {}", gpus(device_ids));
+            }
+            Event::ModelLoaded { model, warm: true, .. } => tracing::info!("{model}: is still loaded"),
+            Event::ModelLoaded { model, load_seconds, .. } => {
                 tracing::info!("{model}: loaded in {load_seconds:.2} s");
+            }
+            Event::PassFailed { error, .. } => tracing::error!("{}", Plain(error)),
+            Event::PassFinished { model, seconds, complete: true, .. } => {
+                tracing::info!("{model}: all collections embedded in {seconds:.1} s");
+            }
+            Event::MemoryLevel { .. }
+            | Event::Mitigation(_)
+            | Event::Intrusion { .. }
+            | Event::Leak { .. }
+            | Event::DeviceLost { .. }
+            | Event::DeviceBack { .. } => about_devices(event),
+            Event::CollectionFused { collection, complete: true, seconds, .. } => {
+                tracing::info!("{collection}: fused in {seconds:.1} s");
             }
             Event::Resumed { collection, shards, rows, damage, .. } => {
                 if let Some(damage) = damage {
@@ -75,6 +102,34 @@ impl Observer for Log {
             _ => {}
         }
     }
+}
+
+fn about_devices(event: &Event) {
+    match event {
+        Event::MemoryLevel { device, from, to, utilisation } => {
+            tracing::warn!("{device}: memory is {to} (was {from}): {:.0} % taken", utilisation * 100.0);
+        }
+        Event::Mitigation(Mitigation { model, batch_tokens, batch_size, .. }) => {
+            tracing::warn!("{model}: batches are now of at most {batch_size} texts and {batch_tokens} tokens");
+        }
+        Event::Intrusion { device, processes } => tracing::warn!(
+            "{device} is leased, but another program has begun to use it: {}; start it with `embed-collections lease run`",
+            Plain(&processes.join(", "))
+        ),
+        Event::Leak { device, before_bytes, after_bytes, .. } => tracing::warn!(
+            "{device}: memory did not come back after the model was gone: {} before, {} after",
+            Bytes(*before_bytes),
+            Bytes(*after_bytes)
+        ),
+        Event::DeviceLost { device, reason } => tracing::error!("{device} is lost: {}", Plain(reason)),
+        Event::DeviceBack { device } => tracing::warn!("{device} answers again"),
+        _ => {}
+    }
+}
+
+/// CUDA's numbers of devices as labels.
+fn gpus(device_ids: &[u32]) -> String {
+    device_ids.iter().map(|id| format!("cuda:{id}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Foreign text without control characters, which could rewrite the reader's screen.

@@ -9,7 +9,9 @@ mod summary;
 pub use log::Log;
 pub use progress::{Progress, Shown};
 pub use recorder::Recorder;
-pub use summary::{CollectionSummary, Machine, PassSummary, RunStatus, SCHEMA_VERSION, Summary, SummaryBuilder, Tool};
+pub use summary::{
+    CollectionSummary, FusionSummary, Machine, PassSummary, RunStatus, SCHEMA_VERSION, Summary, SummaryBuilder, Tool,
+};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

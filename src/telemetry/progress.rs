@@ -50,6 +50,8 @@ struct Meter {
     tokens_encoded: u64,
     tokens_read: u64,
     total_bytes: u64,
+    /// How often the input is read, where models take turns.
+    turns: u64,
     /// Of collections that are finished.
     bytes_before: u64,
     /// Of the collection under way.
@@ -74,6 +76,10 @@ impl Meter {
     fn observe(&mut self, event: &Event) {
         match event {
             Event::CollectionFound { bytes, .. } => self.total_bytes += bytes,
+            Event::Planned { turns, .. } => self.turns = *turns,
+            Event::CollectionStarted { collection, model } if self.turns > 1 => {
+                self.collection = format!("{collection} ({model})");
+            }
             Event::CollectionStarted { collection, .. } => collection.as_str().clone_into(&mut self.collection),
             Event::Tokenized { tokens, bytes_read, .. } => {
                 if *tokens == 0 {
@@ -88,10 +94,8 @@ impl Meter {
                 self.rows += rows;
                 self.tokens_encoded += tokens;
             }
-            Event::CollectionFinished { .. } => {
-                self.bytes_before += self.bytes_read;
-                self.bytes_read = 0;
-            }
+            // Several models may finish a collection that was read once.
+            Event::CollectionFinished { .. } => self.bytes_before += std::mem::take(&mut self.bytes_read),
             _ => {}
         }
     }
@@ -100,7 +104,7 @@ impl Meter {
         let elapsed = self.first_batch.map_or(0.0, |start| now.duration_since(start).as_secs_f64());
         let rate = if elapsed > 0.0 { self.tokens_encoded as f64 / elapsed } else { 0.0 };
         let useful_bytes = (self.bytes_before + self.bytes_read).saturating_sub(self.bytes_skipped);
-        let unread_bytes = self.total_bytes.saturating_sub(self.bytes_before + self.bytes_read);
+        let unread_bytes = (self.total_bytes * self.turns.max(1)).saturating_sub(self.bytes_before + self.bytes_read);
         let tokens_unread = match useful_bytes {
             0 => 0.0,
             useful => self.tokens_read as f64 * (unread_bytes as f64 / useful as f64),
@@ -242,7 +246,17 @@ mod tests {
     use crate::domain::CollectionName;
 
     fn batch(tokens: u64, seconds: f64) -> Event {
-        Event::BatchEncoded { worker: 0, rows: 1, tokens, padded_tokens: tokens, longest: tokens, seconds }
+        let (model, device) = ("m".to_owned(), "cpu".to_owned());
+        Event::BatchEncoded {
+            model,
+            device,
+            worker: 0,
+            rows: 1,
+            tokens,
+            padded_tokens: tokens,
+            longest: tokens,
+            seconds,
+        }
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{left_aside, visibility_notes};
-use crate::commands::machine::cores;
+use super::visibility_notes;
 use crate::device::{
     Choice, Chosen, Detection, DeviceInfo, DeviceKind, ENCODERS, Level, Probe, Process, Snapshot, Thresholds,
 };
 use crate::domain::Bytes;
+use crate::embedder::{cores, left_aside};
 
 /// What `devices --json` writes.
 #[derive(Debug, Serialize)]

@@ -1,4 +1,8 @@
-//! Which sequences go through the model together.
+//! Which sequences go through the model together, and how many.
+
+mod controller;
+
+pub use controller::{Controller, Pressure};
 
 /// Limits of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

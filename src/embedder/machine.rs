@@ -17,7 +17,7 @@ pub(super) fn this_machine(devices: &Devices) -> Machine {
 }
 
 /// Cores that this process may use: affinity and cgroup limits counted.
-pub(super) fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 

@@ -1,0 +1,127 @@
+//! The devices of a run: what is there, what of it will be used, and how many threads each part has.
+
+use std::sync::Arc;
+
+use super::machine::cores;
+use crate::config::{Mode, Resolved, Settings};
+use crate::device::{
+    Choice, ChoiceError, Chosen, Detection, DeviceInfo, DeviceKind, DeviceUuid, ENCODERS, Probe, Request, Wanted,
+    choose, detect, slots,
+};
+use crate::lease::{DeviceKey, DeviceNameError};
+
+/// What is there and what of it will be used.
+pub struct Devices {
+    /// What is there.
+    pub detection: Arc<Detection>,
+    /// What of it will be used.
+    pub choice: Choice,
+}
+
+/// A device that a run uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// As in `--devices`.
+    pub label: String,
+    /// CUDA's number of it; none for a part of the processor.
+    pub id: Option<u32>,
+    /// By which its memory is looked at.
+    pub uuid: DeviceUuid,
+    /// By which it is leased.
+    pub key: DeviceKey,
+    /// Encoder threads.
+    pub threads: usize,
+}
+
+impl Place {
+    /// Whether it is a GPU, with memory of its own.
+    pub(super) fn is_gpu(&self) -> bool {
+        self.id.is_some()
+    }
+}
+
+impl Devices {
+    /// Looks, and chooses.
+    ///
+    /// # Errors
+    /// If a device that is asked for is not there or of no use.
+    pub fn find(resolved: &Resolved) -> Result<Self, ChoiceError> {
+        let detection = look(resolved);
+        let choice = choice(&resolved.settings, &detection)?;
+        Ok(Self { detection: Arc::new(detection), choice })
+    }
+
+    /// What the user of a run should know of them.
+    pub fn notes(&self, settings: &Settings) -> Vec<String> {
+        let rehearsal = settings.rehearse.then(|| match &self.choice.chosen {
+            Chosen::Gpus(_) => "a rehearsal: the GPUs are leased and watched, but the models run on the processor",
+            Chosen::Cpu(_) => "a rehearsal without a GPU is an ordinary run on the processor",
+        });
+        left_aside(&self.choice.left_aside).into_iter().chain(rehearsal.map(str::to_owned)).collect()
+    }
+
+    /// The devices in the order asked for. The encoder threads are divided among them as evenly as can be.
+    pub(super) fn places(&self, settings: &Settings) -> Result<Vec<Place>, DeviceNameError> {
+        let threads = settings.threads.unwrap_or_else(cores);
+        match &self.choice.chosen {
+            Chosen::Cpu(slots) => {
+                let labels = self.choice.labels();
+                let place = |(slot, label): (&crate::device::CpuSlot, String)| {
+                    let (uuid, key) = (DeviceUuid("cpu".to_owned()), DeviceKey::of_slot(slot.index));
+                    Place { label, id: None, uuid, key, threads: slot.cores }
+                };
+                Ok(slots.iter().zip(labels).map(place).collect())
+            }
+            Chosen::Gpus(gpus) => {
+                let numbers: Vec<u32> = (0..).take(gpus.len()).collect();
+                // Every device has a worker, even if there are fewer threads than devices.
+                let shares = slots(&numbers, threads.max(gpus.len())).unwrap_or_default();
+                let place = |(gpu, share): (&DeviceInfo, crate::device::CpuSlot)| {
+                    let key = DeviceKey::new(&gpu.uuid.0)?;
+                    let (label, uuid) = (gpu.label(), gpu.uuid.clone());
+                    Ok(Place { label, id: Some(gpu.index), uuid, key, threads: share.cores })
+                };
+                gpus.iter().zip(shares).map(place).collect()
+            }
+        }
+    }
+
+    /// Whether these devices are leased, or shared as the operating system shares the processor: a GPU always is, a
+    /// part of the processor if it is asked for as such or everything is to be exclusive.
+    pub(super) fn are_leased(&self, settings: &Settings, mode: Mode) -> bool {
+        match self.choice.chosen {
+            Chosen::Gpus(_) => true,
+            Chosen::Cpu(_) => mode == Mode::Exclusive || settings.devices.iter().any(|device| device.contains(':')),
+        }
+    }
+}
+
+/// Looks at what is there.
+pub fn look(resolved: &Resolved) -> Detection {
+    detect(&Request {
+        nvml_library: resolved.settings.nvml_library.as_deref(),
+        cuda_visible_devices: resolved.cuda.visible_devices.as_deref(),
+        cuda_device_order: resolved.cuda.device_order.as_deref(),
+        only_cpu: resolved.settings.force_cpu,
+    })
+}
+
+/// Chooses what the settings ask for.
+///
+/// # Errors
+/// If it is not there or of no use.
+pub fn choice(settings: &Settings, detection: &Detection) -> Result<Choice, ChoiceError> {
+    let mut wanted = settings.devices.iter().map(|entry| entry.parse()).collect::<Result<Vec<Wanted>, _>>()?;
+    if wanted.is_empty() && settings.force_cpu {
+        wanted.push(Wanted::All(DeviceKind::Cpu));
+    }
+    let encoders = if settings.rehearse { &[DeviceKind::Cuda, DeviceKind::Cpu] } else { ENCODERS };
+    choose(&wanted, detection.devices(), encoders, settings.threads.unwrap_or_else(cores))
+}
+
+/// Says that GPUs stay idle, if they do.
+pub fn left_aside(devices: &[DeviceInfo]) -> Option<String> {
+    let kind = devices.first()?.kind;
+    let labels: Vec<String> = devices.iter().map(|device| format!("{} ({})", device.label(), device.name)).collect();
+    Some(format!("this program was built without {kind}: {} will not be used", labels.join(", ")))
+}

@@ -1,0 +1,201 @@
+//! Why collections could not be embedded, and the exit code that stands for it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::arch::LoadError;
+use crate::collection::DiscoverError;
+use crate::config::ConfigError;
+use crate::device::ChoiceError;
+use crate::exit;
+use crate::lease::{DeviceNameError, DirectoryError, LeaseError};
+use crate::model::source::SourceError;
+use crate::model::spec::SpecError;
+use crate::model::weights::WeightError;
+use crate::output::{CommitError, LockError, OpenError, StorageError};
+use crate::pipeline::{LaneError, PassError};
+use crate::tokenize::TokenizerError;
+
+/// Why collections could not be embedded. What was committed before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is nothing to read.
+    #[error(transparent)]
+    Input(#[from] DiscoverError),
+    /// A model could not be found, loaded or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Several models could not.
+    #[error("{}", list(.0))]
+    Models(Vec<ModelError>),
+    /// Two models would write into one directory.
+    #[error("{one} and {other} would both write into directories called {directory}; embed them in separate runs")]
+    SameName {
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+        /// The directory.
+        directory: String,
+    },
+    /// More tokens are asked for than the model takes.
+    #[error("--max-length {wanted} is more than the {limit} tokens that {model} takes; ask for at most {limit}")]
+    TooLong {
+        /// The model.
+        model: String,
+        /// What was asked for.
+        wanted: usize,
+        /// What there is.
+        limit: usize,
+    },
+    /// More components are asked for than a vector has.
+    #[error("--truncate-dim {wanted} is more than the {dimension} components of {model}; ask for at most {dimension}")]
+    TooWide {
+        /// The model.
+        model: String,
+        /// What was asked for.
+        wanted: usize,
+        /// What there is.
+        dimension: usize,
+    },
+    /// The output directory is not to be had.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The output of an earlier run cannot be continued.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The pass failed.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The devices asked for are not to be had.
+    #[error("--devices: {0}")]
+    Devices(#[from] ChoiceError),
+    /// A device has a name that cannot be leased.
+    #[error(transparent)]
+    DeviceName(#[from] DeviceNameError),
+    /// There is no directory of lock files.
+    #[error(transparent)]
+    LeaseDirectory(#[from] DirectoryError),
+    /// The devices are not to be had.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The stream of events cannot be written.
+    #[error("cannot write {}: {source}; make the directory writable, or choose another --output-dir", path.display())]
+    Events {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The summary cannot be written.
+    #[error(transparent)]
+    Summary(StorageError),
+    /// Nothing was asked for.
+    #[error("there is nothing to embed: no job was given")]
+    NoJob,
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}; raise the limit on processes (ulimit -u)")]
+    Thread(io::Error),
+}
+
+/// Why one model could not be embedded with, while others may.
+#[derive(Debug, thiserror::Error)]
+#[error("model {model}: {fault}")]
+pub struct ModelError {
+    /// The model.
+    pub model: String,
+    /// Why.
+    #[source]
+    pub fault: ModelFault,
+}
+
+/// What is wrong with a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelFault {
+    /// Its files cannot be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Its directory asks for something that cannot be done.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A weight file cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The weights do not make a model.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It is too large.
+    #[error("{0}")]
+    DoesNotFit(String),
+    /// It failed while it ran.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+}
+
+impl EmbedError {
+    /// The exit code that tells other programs what kind of error it is.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(_) | Self::NoJob => exit::INPUT,
+            Self::Config(_) | Self::TooLong { .. } | Self::TooWide { .. } | Self::SameName { .. } => exit::USAGE,
+            Self::Devices(_) | Self::DeviceName(_) => exit::USAGE,
+            Self::Model(error) => error.exit_code(),
+            Self::Models(errors) => errors.first().map_or(exit::INTERNAL, ModelError::exit_code),
+            Self::Lock(_) | Self::Open(OpenError::Storage(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
+            Self::Open(_) => exit::RESUME_MISMATCH,
+            Self::Lease(LeaseError::File(_)) | Self::LeaseDirectory(_) => exit::OUTPUT,
+            Self::Lease(_) => exit::LEASE,
+            Self::Pass(error) => pass_exit_code(error),
+            Self::Thread(_) => exit::INTERNAL,
+        }
+    }
+}
+
+impl ModelError {
+    /// The exit code that tells other programs what kind of error it is.
+    pub fn exit_code(&self) -> u8 {
+        match self.fault {
+            ModelFault::DoesNotFit(_) => exit::MEMORY,
+            ModelFault::Lane(LaneError::Panicked) => exit::INTERNAL,
+            _ => exit::MODEL,
+        }
+    }
+}
+
+fn pass_exit_code(error: &PassError) -> u8 {
+    match error {
+        PassError::InputChanged(_)
+        | PassError::Commit(CommitError::InputDiffers { .. } | CommitError::LedgerLost { .. }) => exit::RESUME_MISMATCH,
+        PassError::Commit(CommitError::Invalid { .. } | CommitError::RowsLost { .. }) | PassError::Panicked { .. } => {
+            exit::INTERNAL
+        }
+        PassError::DevicesLost => exit::LEASE,
+        PassError::Commit(_) => exit::OUTPUT,
+    }
+}
+
+fn list(errors: &[ModelError]) -> String {
+    errors.iter().map(|error| with_causes(error)).collect::<Vec<_>>().join("; ")
+}
+
+/// An error and all that caused it, in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Transparent errors repeat their source.
+        if !message.ends_with(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = error.source();
+    }
+    message
+}

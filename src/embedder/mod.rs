@@ -1,0 +1,168 @@
+//! The whole job: collections in, vectors of one or several models out. What the command line does is here, for programs
+//! as well.
+//!
+//! Each model is staged (its directory read, its weights mapped), takes its turn on the devices under a lease, and
+//! leaves; then the members' vectors are fused. Whatever happens after the output directory is locked is in its
+//! `events.jsonl` and `run-summary.json`.
+//!
+//! ```
+//! use embed_collections::config::{Fusion, Settings};
+//! use embed_collections::embedder::EnsembleConfig;
+//! use embed_collections::pipeline::StopSwitch;
+//! use embed_collections::telemetry::event::Observers;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let leases = directory.path().join("leases");
+//! let embedder = EnsembleConfig {
+//!     ensemble_models: vec!["tests/fixtures/models/bert-minilm".into(), "tests/fixtures/models/bert-bge".into()],
+//!     exclusive_mode: true,
+//!     preferred_devices: vec!["cpu".into()],
+//!     weights: [("bert-minilm".into(), 0.7), ("bert-bge".into(), 0.3)].into(),
+//!     ..EnsembleConfig::default()
+//! }
+//! .embedder(Settings {
+//!     chunked_dir: "tests/data/Chunked".into(),
+//!     output_dir: directory.path().join("Embeddings"),
+//!     offline: true,
+//! #   lease_dir: Some(leases),
+//!     ..Settings::default()
+//! })?;
+//! let finished = embedder.run(&StopSwitch::default(), &Observers::default())?;
+//! assert_eq!(finished.exit_code, 0);
+//! assert_eq!(finished.summary.ensemble_mode, "exclusive");
+//! assert_eq!(finished.summary.models_executed, ["bert-minilm", "bert-bge"]);
+//! assert!(directory.path().join("Embeddings/tidepool/fused/manifest.json").exists());
+//! # Ok(())
+//! # }
+//! ```
+
+mod collection;
+mod devices;
+mod error;
+mod fitting;
+mod held;
+mod machine;
+mod report;
+mod run;
+mod staged;
+mod turn;
+mod watch;
+
+pub use devices::{Devices, choice, left_aside, look};
+pub use error::{EmbedError, ModelError, ModelFault, with_causes};
+pub use machine::cores;
+pub use run::Job;
+
+use std::collections::BTreeMap;
+
+use crate::config::{Environment, PerModel, Resolved, Settings};
+use crate::pipeline::StopSwitch;
+use crate::telemetry::Summary;
+use crate::telemetry::event::Observer;
+
+use self::devices::Place;
+
+/// An ensemble, for programs. Whatever is not here is in [`Settings`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnsembleConfig {
+    /// Registry names, hub ids or directories, in order; the first is the primary one.
+    pub ensemble_models: Vec<String>,
+    /// One model after the other; else every batch of texts goes through all of them, which are loaded together.
+    pub sequential_passes: bool,
+    /// Each model has a lease of its own on all devices. Implies sequential passes.
+    pub exclusive_mode: bool,
+    /// Models stay on their devices between turns and runs, if all fit.
+    pub warm_cache_after_release: bool,
+    /// A replica on each device; on if there are several and it is not said.
+    pub sequential_data_parallel: Option<bool>,
+    /// As in `--devices`; the best there are if empty.
+    pub preferred_devices: Vec<String>,
+    /// Weight of each model in fused vectors; equal if empty.
+    pub weights: BTreeMap<String, f64>,
+}
+
+impl Default for EnsembleConfig {
+    fn default() -> Self {
+        Self {
+            ensemble_models: Vec::new(),
+            sequential_passes: true,
+            exclusive_mode: false,
+            warm_cache_after_release: false,
+            sequential_data_parallel: None,
+            preferred_devices: Vec::new(),
+            weights: BTreeMap::new(),
+        }
+    }
+}
+
+impl EnsembleConfig {
+    /// An embedder with this ensemble; all else is as in `settings`, whose own say about the ensemble does not count.
+    ///
+    /// # Errors
+    /// If the settings contradict each other or the devices are not there.
+    pub fn embedder(self, settings: Settings) -> Result<Embedder, EmbedError> {
+        let settings = Settings {
+            ensemble_models: self.ensemble_models,
+            ensemble_weights: PerModel { all: None, models: self.weights },
+            ensemble: None,
+            exclusive_ensemble: Some(self.exclusive_mode),
+            sequential_ensemble: Some(self.sequential_passes || self.exclusive_mode),
+            strategy: None,
+            warm_cache_after_release: self.warm_cache_after_release,
+            data_parallel: self.sequential_data_parallel,
+            devices: self.preferred_devices,
+            ..settings
+        };
+        Embedder::new(Resolved::of_program(settings, &Environment::of_process())?)
+    }
+}
+
+/// Embeds collections with the models of an ensemble, or with one.
+pub struct Embedder {
+    resolved: Resolved,
+    devices: Devices,
+    places: Vec<Place>,
+}
+
+/// What a run that came to its end leaves.
+#[derive(Debug)]
+pub struct Finished {
+    /// As it is in `run-summary.json`.
+    pub summary: Summary,
+    /// One of those in [`exit`](crate::exit): 0, or what was not as it should be although the run came to its end.
+    pub exit_code: u8,
+}
+
+impl Embedder {
+    /// Looks for the devices; nothing is loaded and nothing is leased yet.
+    ///
+    /// # Errors
+    /// If a device that is asked for is not there or of no use.
+    pub fn new(resolved: Resolved) -> Result<Self, EmbedError> {
+        let devices = Devices::find(&resolved)?;
+        let places = devices.places(&resolved.settings)?;
+        Ok(Self { resolved, devices, places })
+    }
+
+    /// Embeds what the settings name. The observer is told of everything; files are written in any case.
+    ///
+    /// # Errors
+    /// [`EmbedError`], which knows its exit code. What was committed before stays.
+    pub fn run(&self, stop: &StopSwitch, observer: &dyn Observer) -> Result<Finished, EmbedError> {
+        let Settings { chunked_dir, output_dir, .. } = &self.resolved.settings;
+        let job = Job { chunked_dir: chunked_dir.clone(), output_dir: output_dir.clone() };
+        self.run_each(&[job], stop, observer).pop().unwrap_or(Err(EmbedError::NoJob))
+    }
+
+    /// Embeds one input after the other. Models that are kept warm are loaded once for all of them, and the devices
+    /// are held as long as they have models on them.
+    pub fn run_each(
+        &self,
+        jobs: &[Job],
+        stop: &StopSwitch,
+        observer: &dyn Observer,
+    ) -> Vec<Result<Finished, EmbedError>> {
+        run::run_each(self, jobs, stop, observer)
+    }
+}

@@ -1,0 +1,312 @@
+//! Runs: for each input, all models in their turns, then fusion, with a report of its own.
+
+use std::cell::OnceCell;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+use super::collection::{Faults, Job as Shared};
+use super::error::{EmbedError, ModelError};
+use super::fitting::all_fit;
+use super::machine::{cores, this_machine};
+use super::report::Report;
+use super::staged::{Staged, Unstaged};
+use super::turn::{Turns, Warm};
+use super::{Embedder, Finished};
+use crate::collection::{self, Discovery};
+use crate::config::{LeasePolicy, Mode, Resolved};
+use crate::ensemble::turns;
+use crate::lease::{Busy, Candidates, DeviceKey, Lease, LeaseError, Manager, Policy, Who};
+use crate::output::directory_name;
+use crate::pipeline::StopSwitch;
+use crate::telemetry::event::{Event, Observer, StopCause};
+
+/// An input and where its vectors go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Input root, or one chunk file.
+    pub chunked_dir: PathBuf,
+    /// Output root.
+    pub output_dir: PathBuf,
+}
+
+/// Wait so long if the user says to wait, but not for how long.
+const DEFAULT_WAIT: Duration = Duration::from_mins(30);
+
+/// How often the time limit and the stop switch are looked at: soon enough for a person.
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
+
+pub(super) fn run_each(
+    embedder: &Embedder,
+    jobs: &[Job],
+    stop: &StopSwitch,
+    observer: &dyn Observer,
+) -> Vec<Result<Finished, EmbedError>> {
+    // In this order: models are gone before their lease is.
+    let lease = OnceCell::new();
+    let mut session = Session { lease: &lease, staged: Vec::new(), warm: Warm::new() };
+    session.staged.resize_with(embedder.resolved.ensemble.models.len(), || None);
+    let last = jobs.len().saturating_sub(1);
+    jobs.iter()
+        .enumerate()
+        .map(|(number, job)| {
+            let mut resolved = embedder.resolved.clone();
+            resolved.settings.chunked_dir.clone_from(&job.chunked_dir);
+            resolved.settings.output_dir.clone_from(&job.output_dir);
+            session.run(embedder, &resolved, number == last, stop, observer)
+        })
+        .collect()
+}
+
+/// What lives from one job to the next.
+struct Session<'lease> {
+    /// Of the whole session, where models do not have leases of their own.
+    lease: &'lease OnceCell<Lease>,
+    /// One a model of the ensemble, once it is found.
+    staged: Vec<Option<Staged>>,
+    warm: Warm<'lease>,
+}
+
+impl Session<'_> {
+    fn run(
+        &mut self,
+        embedder: &Embedder,
+        resolved: &Resolved,
+        is_last: bool,
+        stop: &StopSwitch,
+        observer: &dyn Observer,
+    ) -> Result<Finished, EmbedError> {
+        let settings = &resolved.settings;
+        let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
+        let discovery = collection::discover(&request)?;
+        let report = Report::begin(resolved, this_machine(&embedder.devices), observer)?;
+        for note in embedder.devices.notes(settings) {
+            report.observe(&Event::DeviceNote { note });
+        }
+        for note in &resolved.notes {
+            report.observe(&Event::RunNote { note: note.clone() });
+        }
+        let outcome = std::thread::scope(|scope| {
+            let limit = settings.max_duration.map(|limit| limit.0);
+            let _timer = Timer::start(scope, stop, limit, &report);
+            let outcome = self.embed(embedder, resolved, &discovery, stop, &report);
+            if is_last {
+                self.cool_down(&report);
+            }
+            outcome
+        });
+        report.end(stop, outcome)
+    }
+
+    /// All models in their turns; returns those that failed while others did not.
+    fn embed(
+        &mut self,
+        embedder: &Embedder,
+        resolved: &Resolved,
+        discovery: &Discovery,
+        stop: &StopSwitch,
+        report: &Report<'_>,
+    ) -> Result<Vec<ModelError>, EmbedError> {
+        let (settings, ensemble) = (&resolved.settings, &resolved.ensemble);
+        announce(discovery, report);
+        let mut failed = self.stage(resolved, report)?;
+        let staged: Vec<(usize, &Staged)> =
+            self.staged.iter().enumerate().filter_map(|(place, staged)| Some((place, staged.as_ref()?))).collect();
+        refuse_same_names(&staged)?;
+        let ready: Vec<usize> = staged.iter().map(|(place, _)| *place).collect();
+        let turns_planned = turns(ensemble.mode, &ready);
+        report.observe(&Event::Planned {
+            mode: ensemble.mode,
+            models: staged.iter().map(|(_, staged)| staged.name().to_owned()).collect(),
+            turns: turns_planned.len() as u64,
+        });
+        let faults = Faults::default();
+        let job = Shared {
+            settings,
+            tokenizer_threads: settings.threads.unwrap_or_else(cores),
+            stop,
+            faults: &faults,
+            observer: report,
+        };
+        let mut context = Turns {
+            job,
+            devices: &embedder.devices,
+            places: &embedder.places,
+            collections: &discovery.collections,
+            keep: false,
+        };
+        let all: Vec<&Staged> = staged.iter().map(|(_, staged)| *staged).collect();
+        context.keep = settings.warm_cache_after_release && keeps(&context, &all);
+        let leasing = Leasing { embedder, resolved, stop, report };
+        for turn in turns_planned {
+            if stop.cause().is_some() {
+                break;
+            }
+            let models: Vec<&Staged> = turn.models.iter().filter_map(|place| self.staged[*place].as_ref()).collect();
+            let ended = if ensemble.mode == Mode::Exclusive && !context.keep {
+                let model = models.first().map(|staged| staged.name());
+                let Some(lease) = leasing.acquire(model)? else { break };
+                context.take(&models, &lease, &mut Warm::new())?
+            } else {
+                if self.lease.get().is_none() {
+                    let model = models.first().map(|staged| staged.name()).filter(|_| models.len() == 1);
+                    let Some(lease) = leasing.acquire(model)? else { break };
+                    let _ = self.lease.set(lease);
+                }
+                let Some(lease) = self.lease.get() else { break };
+                context.take(&models, lease, &mut self.warm)?
+            };
+            failed.extend(ended);
+        }
+        if failed.len() == ensemble.models.len() {
+            return Err(match failed.pop() {
+                Some(only) if failed.is_empty() => only.into(),
+                last => EmbedError::Models(failed.into_iter().chain(last).collect()),
+            });
+        }
+        Ok(failed)
+    }
+
+    /// Finds the models that are not there yet; returns those that cannot be had.
+    fn stage(&mut self, resolved: &Resolved, report: &Report<'_>) -> Result<Vec<ModelError>, EmbedError> {
+        let mut failed = Vec::new();
+        for (asked, place) in resolved.ensemble.models.iter().zip(&mut self.staged) {
+            if place.is_some() {
+                continue;
+            }
+            match Staged::new(asked, resolved, report) {
+                Ok(staged) => *place = Some(staged),
+                Err(Unstaged::Usage(error)) => return Err(error),
+                Err(Unstaged::Fault(error)) => {
+                    report.observe(&Event::PassFailed {
+                        model: error.model.clone(),
+                        error: super::with_causes(&error),
+                        exit_code: error.exit_code(),
+                    });
+                    failed.push(error);
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Takes everything off the devices that was kept on them.
+    fn cool_down(&mut self, report: &Report<'_>) {
+        for (model, encoders) in std::mem::take(&mut self.warm) {
+            drop(encoders);
+            report.observe(&Event::ModelEvicted { model });
+        }
+    }
+}
+
+fn announce(discovery: &Discovery, observer: &dyn Observer) {
+    for collection in &discovery.collections {
+        observer.observe(&Event::CollectionFound {
+            collection: collection.name().clone(),
+            files: collection.files(),
+            bytes: collection.bytes(),
+        });
+    }
+    for path in &discovery.empty {
+        observer.observe(&Event::EmptyDirectory { path: path.clone() });
+    }
+    for error in &discovery.faults {
+        observer.observe(&Event::LoadingError { collection: None, error: error.clone() });
+    }
+}
+
+/// Two models that write into one directory would take each other's work for their own.
+fn refuse_same_names(staged: &[(usize, &Staged)]) -> Result<(), EmbedError> {
+    for (place, (_, one)) in staged.iter().enumerate() {
+        let directory = directory_name(one.name());
+        let same = staged[place + 1..].iter().find(|(_, other)| directory_name(other.name()) == directory);
+        if let Some((_, other)) = same {
+            let path = |staged: &Staged| staged.spec.directory.display().to_string();
+            return Err(EmbedError::SameName { one: path(one), other: path(other), directory });
+        }
+    }
+    Ok(())
+}
+
+/// Whether models may stay on their devices, and a note if they may not.
+fn keeps(context: &Turns<'_>, models: &[&Staged]) -> bool {
+    let keeps = all_fit(context, models);
+    if !keeps {
+        let note = "the models do not fit on the devices together, so none is kept there after its turn".to_owned();
+        context.job.observer.observe(&Event::RunNote { note });
+    }
+    keeps
+}
+
+/// Who takes leases for a run.
+struct Leasing<'a> {
+    embedder: &'a Embedder,
+    resolved: &'a Resolved,
+    stop: &'a StopSwitch,
+    report: &'a Report<'a>,
+}
+
+impl Leasing<'_> {
+    /// Takes all devices; `None` if the run was stopped while it waited.
+    fn acquire(&self, model: Option<&str>) -> Result<Option<Lease>, EmbedError> {
+        let Self { embedder, resolved, stop, report } = self;
+        let settings = &resolved.settings;
+        let keys: Vec<DeviceKey> = embedder.places.iter().map(|place| place.key.clone()).collect();
+        if !embedder.devices.are_leased(settings, resolved.ensemble.mode) {
+            return Ok(Some(Lease::shared(keys)));
+        }
+        let policy = match (settings.lease_policy, settings.lease_wait) {
+            (_, Some(wait)) => Policy::Wait(wait.0),
+            (Some(LeasePolicy::Wait), None) => Policy::Wait(DEFAULT_WAIT),
+            (Some(LeasePolicy::Fail) | None, None) => Policy::Fail,
+        };
+        let who = Who { run: report.run_id().to_owned(), model: model.map(str::to_owned) };
+        let candidates = Candidates::new(settings.lease_dir.clone(), resolved.places.runtime.as_deref());
+        let manager = Manager::open(&candidates)?;
+        let mut told: Option<Busy> = None;
+        let mut watch = |busy: &Busy| {
+            if told.as_ref() != Some(busy) {
+                report.observe(&Event::LeaseWaiting { holder: busy.to_string() });
+                told = Some(busy.clone());
+            }
+            if stop.cause().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match manager.acquire_watched(&keys, policy, &who, &mut watch) {
+            Ok(lease) => Ok(Some(lease)),
+            Err(LeaseError::GivenUp { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Throws the switch when the time is over, and tells when it is thrown, by whomever.
+struct Timer {
+    _end: Sender<()>,
+}
+
+impl Timer {
+    fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        stop: &'scope StopSwitch,
+        limit: Option<Duration>,
+        observer: &'scope dyn Observer,
+    ) -> Self {
+        let (end, ended) = bounded::<()>(0);
+        let start = Instant::now();
+        scope.spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(STOP_INTERVAL) {
+                if limit.is_some_and(|limit| start.elapsed() >= limit) {
+                    stop.stop(StopCause::TimeLimit);
+                }
+                if let Some(cause) = stop.cause() {
+                    observer.observe(&Event::Stopping { cause });
+                    return;
+                }
+            }
+        });
+        Self { _end: end }
+    }
+}

@@ -1,0 +1,211 @@
+//! A model that is ready to be loaded: its directory is read, its weights are mapped, nothing is on a device.
+
+use std::time::Instant;
+
+use super::{EmbedError, ModelError, ModelFault};
+use crate::config::{Resolved, Settings};
+use crate::encoder::Finish;
+use crate::model::Footprint;
+use crate::model::source::{
+    self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
+};
+use crate::model::spec::{ModelSpec, PromptChoice};
+use crate::model::vector_space::{self, DtypeClass, vector_space};
+use crate::model::weights::Weights;
+use crate::output::{Existing, Plan, directory_name};
+use crate::telemetry::event::{Event, Fetching, Observer, PassInfo};
+use crate::tokenize::Tokenizer;
+
+/// A model that is ready to be loaded.
+pub(super) struct Staged {
+    pub spec: ModelSpec,
+    pub weights: Weights,
+    pub tokenizer: Tokenizer,
+    pub finish: Finish,
+    pub footprint: Footprint,
+    /// Most sequences in a batch, if that was asked for.
+    pub batch_size: Option<usize>,
+    /// What is known of its passes; devices and batches are those of a turn.
+    pub info: PassInfo,
+}
+
+/// Why a model is not ready.
+pub(super) enum Unstaged {
+    /// It alone cannot be used.
+    Fault(ModelError),
+    /// What is asked of it makes no sense, so that no work should begin.
+    Usage(EmbedError),
+}
+
+impl Staged {
+    /// Finds, reads and maps a model, fetching its files if need be.
+    pub(super) fn new(asked: &str, resolved: &Resolved, observer: &dyn Observer) -> Result<Self, Unstaged> {
+        let start = Instant::now();
+        let fault = |fault: ModelFault| Unstaged::Fault(ModelError { model: asked.to_owned(), fault });
+        let files = find_files(asked, resolved, observer).map_err(|error| fault(error.into()))?;
+        // A directory may be written in many ways; its name is what outputs are called after.
+        let name = match files.provenance {
+            Provenance::Local => {
+                directory_name(&files.directory.canonicalize().unwrap_or(files.directory.clone()).to_string_lossy())
+            }
+            _ => files.name.clone(),
+        };
+        let spec = ModelSpec::read(&files.directory).map_err(|error| fault(error.into()))?;
+        for note in files.notes.iter().chain(&spec.notes) {
+            observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
+        }
+        let wishes = Wishes::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
+        let staged = Self::read(name, &files, spec, &wishes).map_err(fault)?;
+        observer.observe(&Event::ModelStaged {
+            model: staged.info.model.clone(),
+            bytes: staged.weights.bytes(),
+            seconds: start.elapsed().as_secs_f64(),
+        });
+        Ok(staged)
+    }
+
+    fn read(name: String, files: &ModelFiles, spec: ModelSpec, wishes: &Wishes) -> Result<Self, ModelFault> {
+        let prompt = spec.prompt(&wishes.prompt)?;
+        let finish = Finish { normalize: spec.normalize, truncate_dim: wishes.truncate_dim };
+        let weights = Weights::open(&spec.weights)?;
+        let digests = weights.digests();
+        let tokenizer = Tokenizer::load(&spec.tokenizer, wishes.max_length, prompt.text.clone())?;
+        let dtype = DtypeClass::F32;
+        let dimension = finish.dimension(spec.dimension);
+        let space = vector_space(
+            &spec,
+            &vector_space::Settings {
+                weights: digests.clone(),
+                tokenizer: spec.tokenizer_digest()?,
+                prompt: prompt.clone(),
+                max_length: wishes.max_length,
+                dimension,
+                normalized: spec.normalize,
+                dtype,
+            },
+        );
+        let info = PassInfo {
+            model: name,
+            source: files.provenance.to_string(),
+            revision: files.provenance.revision().map(str::to_owned),
+            weights_sha256: digests,
+            vector_space: space,
+            dimension,
+            dtype: dtype.as_str().to_owned(),
+            pooling: spec.pooling.as_str().to_owned(),
+            normalize: spec.normalize,
+            max_length: wishes.max_length,
+            prompt: prompt.text,
+            threads: 0,
+            batch_tokens: wishes.batch_tokens,
+            batch_size: wishes.batch_size.unwrap_or(wishes.batch_tokens),
+            devices: Vec::new(),
+        };
+        let footprint = Footprint::new(&spec, &weights);
+        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, info })
+    }
+
+    /// Its name in outputs.
+    pub(super) fn name(&self) -> &str {
+        &self.info.model
+    }
+
+    /// What it is to write.
+    pub(super) fn plan(&self, settings: &Settings) -> Plan {
+        let Self { info, .. } = self;
+        let provenance = serde_json::json!({
+            "source": info.source,
+            "revision": info.revision,
+            "weights_sha256": info.weights_sha256,
+            "dtype": info.dtype,
+            "pooling": info.pooling,
+            "normalize": info.normalize,
+            "max_length": info.max_length,
+            "prompt": info.prompt,
+        });
+        Plan {
+            model: info.model.clone(),
+            vector_space: info.vector_space.to_string(),
+            dimension: info.dimension,
+            shard_rows: settings.shard_rows,
+            formats: settings.format.clone(),
+            provenance: provenance.as_object().cloned().unwrap_or_default(),
+            existing: existing(settings),
+        }
+    }
+}
+
+/// What to do with an output that is there.
+pub(super) fn existing(settings: &Settings) -> Existing {
+    match (settings.overwrite, settings.resume) {
+        (true, _) => Existing::Overwrite,
+        (false, true) => Existing::Resume,
+        (false, false) => Existing::Refuse,
+    }
+}
+
+/// What is asked of one model.
+struct Wishes {
+    prompt: PromptChoice,
+    max_length: usize,
+    truncate_dim: Option<usize>,
+    batch_tokens: usize,
+    batch_size: Option<usize>,
+}
+
+impl Wishes {
+    fn of(asked: &str, name: &str, spec: &ModelSpec, settings: &Settings) -> Result<Self, EmbedError> {
+        let model = || name.to_owned();
+        let max_length = match settings.max_length {
+            Some(wanted) if wanted > spec.max_length => {
+                return Err(EmbedError::TooLong { model: model(), wanted, limit: spec.max_length });
+            }
+            Some(wanted) => wanted,
+            None => spec.max_length,
+        };
+        let truncate_dim = settings.truncate_dim.of(asked);
+        if let Some(wanted) = truncate_dim.filter(|wanted| *wanted > spec.dimension) {
+            return Err(EmbedError::TooWide { model: model(), wanted, dimension: spec.dimension });
+        }
+        let prompt = match (&settings.prompt, &settings.prompt_name) {
+            (Some(text), _) => PromptChoice::Text(text.clone()),
+            (None, Some(name)) => PromptChoice::Named(name.clone()),
+            (None, None) => PromptChoice::Default,
+        };
+        let (batch_tokens, batch_size) = (settings.batch_tokens, settings.batch_size.of(asked));
+        Ok(Self { prompt, max_length, truncate_dim, batch_tokens, batch_size })
+    }
+}
+
+/// Finds the model's files, fetching them if need be.
+fn find_files(name: &str, resolved: &Resolved, observer: &dyn Observer) -> Result<ModelFiles, SourceError> {
+    let Resolved { settings, places, .. } = resolved;
+    let hub_cache = match (&settings.hf_hub_cache, &settings.hf_cache_dir) {
+        (Some(cache), _) => HubCache::HfHubCache(cache.clone()),
+        (None, Some(home)) => HubCache::HfHome(home.clone()),
+        (None, None) => HubCache::HfHome(places.cache.join("huggingface")),
+    };
+    let request = SourceRequest {
+        name,
+        revision: None,
+        home: places.home.as_deref(),
+        hub_cache,
+        endpoint: Some(settings.hf_endpoint.as_deref().unwrap_or("https://huggingface.co")),
+        token: settings.hf_token.as_deref(),
+        network: if settings.offline { Network::Offline } else { Network::Online },
+        own_cache: &places.cache.join("embed-collections"),
+        pip: &default_pip_commands(),
+    };
+    source::resolve(&request, &|event| observer.observe(&fetching(name, event)))
+}
+
+fn fetching(model: &str, event: SourceEvent) -> Event {
+    let what = match event {
+        SourceEvent::AskingHub { endpoint, repository } => Fetching::Hub { endpoint, repository },
+        SourceEvent::Downloading { file, bytes, total_bytes } => Fetching::File { file, bytes, total_bytes },
+        SourceEvent::UsingPackage { name, version, command, reason } => {
+            Fetching::Package { name, version, command, reason }
+        }
+    };
+    Event::ModelFetching { model: model.to_owned(), what }
+}

@@ -1,0 +1,279 @@
+//! One turn: a model, or in rotation all of them, on the devices. Look, load, warm up, embed every collection, free.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::collection::{self, Job, Member};
+use super::devices::{Devices, Place};
+use super::error::{EmbedError, ModelError, ModelFault};
+use super::fitting::{Fitting, fitting};
+use super::held::Held;
+use super::staged::Staged;
+use super::watch::{LostFlags, Watched, watch};
+use crate::batch::{BatchLimits, Controller};
+use crate::collection::Collection;
+use crate::device::Thresholds;
+use crate::domain::PackedBatch;
+use crate::encoder::{self, Encoder};
+use crate::lease::{Lease, LeasedDevice};
+use crate::pipeline::{PassError, StageClock, Worker};
+use crate::telemetry::event::{Event, PassInfo, StageSeconds};
+
+/// What every turn of a run needs.
+#[derive(Clone, Copy)]
+pub(super) struct Turns<'a> {
+    pub job: Job<'a>,
+    pub devices: &'a Devices,
+    pub places: &'a [Place],
+    pub collections: &'a [Collection],
+    /// Models that are kept on their devices after their turn.
+    pub keep: bool,
+}
+
+/// Models that stayed on their devices, by their names: one encoder for each worker.
+pub(super) type Warm<'lease> = BTreeMap<String, Vec<Box<dyn Encoder + 'lease>>>;
+
+/// A thread that will encode.
+struct Seat<'lease> {
+    label: String,
+    lost: Arc<AtomicBool>,
+    device: LeasedDevice<'lease>,
+}
+
+impl Turns<'_> {
+    /// Takes these models through all collections; returns those that failed. `warm` has those that are loaded
+    /// already, and keeps those that stay.
+    pub(super) fn take<'lease>(
+        &self,
+        models: &[&Staged],
+        lease: &'lease Lease,
+        warm: &mut Warm<'lease>,
+    ) -> Result<Vec<ModelError>, EmbedError> {
+        let names = models.iter().map(|staged| staged.name().to_owned()).collect();
+        let held = Held::begin(names, self.places, self.devices.detection.as_ref(), self.job.observer);
+        if held.places().is_empty() {
+            return Err(PassError::DevicesLost.into());
+        }
+        let fitting = match fitting(self, &held, models) {
+            Ok(fitting) => fitting,
+            Err(refused) => {
+                let failures = models.iter().map(|staged| ModelError {
+                    model: staged.name().to_owned(),
+                    fault: ModelFault::DoesNotFit(refused.clone()),
+                });
+                return Ok(failures.inspect(|error| self.tell_failure(error)).collect());
+            }
+        };
+        let lost = LostFlags::new(held.places());
+        let seats = seats(&fitting, lease, &lost);
+        let controllers: Vec<Mutex<Controller>> = models
+            .iter()
+            .zip(&fitting.batch_sizes)
+            .map(|(staged, sequences)| {
+                let hint = BatchLimits { tokens: staged.info.batch_tokens, sequences: *sequences };
+                Mutex::new(Controller::new(hint, self.job.settings.adaptive_batch))
+            })
+            .collect();
+        let watched: Vec<Watched<'_>> = models
+            .iter()
+            .zip(&controllers)
+            .map(|(staged, controller)| Watched { model: staged.name(), controller })
+            .collect();
+        let settings = self.job.settings;
+        let thresholds = Thresholds::new(settings.memory_warning, settings.memory_critical).unwrap_or_default();
+        std::thread::scope(|scope| {
+            let detection = &self.devices.detection;
+            let _watching = watch(scope, detection, thresholds, &held, &lost, &watched, self.job.observer)
+                .map_err(EmbedError::Thread)?;
+            let stage = Stage { turns: self, held: &held, fitting: &fitting, seats: &seats };
+            stage.run(models, &controllers, warm)
+        })
+    }
+
+    pub(super) fn tell_failure(&self, error: &ModelError) {
+        self.job.observer.observe(&Event::PassFailed {
+            model: error.model.clone(),
+            error: super::error::with_causes(error),
+            exit_code: error.exit_code(),
+        });
+    }
+}
+
+/// The threads that will encode, in the order of the devices.
+fn seats<'lease>(fitting: &Fitting, lease: &'lease Lease, lost: &LostFlags) -> Vec<Seat<'lease>> {
+    let mut seats = Vec::new();
+    for place in &fitting.places {
+        // The processor as a way out is on no lease of its own; it works for as long as that of the turn lasts.
+        let device = lease.devices().find(|device| *device.key() == place.key).or_else(|| lease.devices().next());
+        if let Some(device) = device {
+            let seat = || Seat { label: place.label.clone(), lost: lost.of(place), device };
+            seats.extend(std::iter::repeat_with(seat).take(place.threads));
+        }
+    }
+    seats
+}
+
+/// A turn whose devices are held.
+struct Stage<'a, 'lease> {
+    turns: &'a Turns<'a>,
+    held: &'a Held<'a>,
+    fitting: &'a Fitting,
+    seats: &'a [Seat<'lease>],
+}
+
+/// A model that is loaded: its place in the turn, and its clock.
+struct Active<'a> {
+    staged: &'a Staged,
+    controller: &'a Mutex<Controller>,
+    clock: StageClock,
+    complete: bool,
+}
+
+impl<'lease> Stage<'_, 'lease> {
+    fn run(
+        &self,
+        models: &[&Staged],
+        controllers: &[Mutex<Controller>],
+        warm: &mut Warm<'lease>,
+    ) -> Result<Vec<ModelError>, EmbedError> {
+        let observer = self.turns.job.observer;
+        let (mut active, mut failed) = (Vec::new(), Vec::new());
+        let mut workers: Vec<Worker<'lease>> = self
+            .seats
+            .iter()
+            .map(|seat| Worker { device: seat.label.clone(), lost: Arc::clone(&seat.lost), encoders: Vec::new() })
+            .collect();
+        for (place, staged) in models.iter().copied().enumerate() {
+            observer.observe(&Event::PassStarted(self.info(staged, self.fitting.batch_sizes[place])));
+            match self.load(staged, warm) {
+                Ok(encoders) => {
+                    workers.iter_mut().zip(encoders).for_each(|(worker, encoder)| worker.encoders.push(encoder));
+                    let (controller, clock) = (&controllers[place], StageClock::default());
+                    active.push(Active { staged, controller, clock, complete: true });
+                }
+                Err(fault) => {
+                    let error = ModelError { model: staged.name().to_owned(), fault };
+                    self.turns.tell_failure(&error);
+                    failed.push(error);
+                }
+            }
+        }
+        let outcome = self.embed(&mut active, &mut workers, &mut failed);
+        self.leave(&active, workers, warm);
+        outcome.map(|()| failed)
+    }
+
+    fn info(&self, staged: &Staged, batch_size: usize) -> PassInfo {
+        let devices = self.fitting.places.iter().map(|place| place.label.clone()).collect();
+        PassInfo { threads: self.seats.len(), batch_size, devices, ..staged.info.clone() }
+    }
+
+    fn load(&self, staged: &Staged, warm: &mut Warm<'lease>) -> Result<Vec<Box<dyn Encoder + 'lease>>, ModelFault> {
+        let observer = self.turns.job.observer;
+        let model = staged.name().to_owned();
+        // A device may have been lost since; then the encoders are not those of these workers any more.
+        if let Some(encoders) = warm.remove(&model).filter(|encoders| encoders.len() == self.seats.len()) {
+            observer.observe(&Event::ModelLoaded { model, load_seconds: 0.0, warm: true });
+            return Ok(encoders);
+        }
+        let start = Instant::now();
+        let devices: Vec<_> = self.seats.iter().map(|seat| (seat.device, 1)).collect();
+        let mut encoders = encoder::load(&staged.spec, &staged.weights, staged.finish, &devices)?;
+        let load_seconds = start.elapsed().as_secs_f64();
+        observer.observe(&Event::ModelLoaded { model: model.clone(), load_seconds, warm: false });
+        if self.turns.job.settings.warm_up {
+            let (tokens, seconds) = warm_up(staged, &mut encoders)?;
+            observer.observe(&Event::WarmUp { model, tokens, seconds });
+        }
+        Ok(encoders)
+    }
+
+    /// Takes the models through all collections. One that fails leaves; the others go on.
+    fn embed(
+        &self,
+        active: &mut Vec<Active<'_>>,
+        workers: &mut [Worker<'lease>],
+        failed: &mut Vec<ModelError>,
+    ) -> Result<(), EmbedError> {
+        let Job { stop, observer, .. } = self.turns.job;
+        let (start, shared) = (Instant::now(), StageClock::default());
+        for collection in self.turns.collections {
+            if active.is_empty() {
+                break;
+            }
+            if stop.cause().is_some() {
+                active.iter_mut().for_each(|model| model.complete = false);
+                break;
+            }
+            let members: Vec<Member<'_>> = active
+                .iter()
+                .map(|Active { staged, controller, clock, .. }| Member { staged, controller, clock })
+                .collect();
+            let ends = collection::embed(self.turns.job, collection, &members, workers, &shared)?;
+            for (place, end) in ends.into_iter().enumerate().rev() {
+                match end {
+                    Ok(complete) => active[place].complete &= complete,
+                    Err(error) => {
+                        self.turns.tell_failure(&error);
+                        failed.push(error);
+                        active.remove(place);
+                        workers.iter_mut().for_each(|worker| drop(worker.encoders.remove(place)));
+                    }
+                }
+            }
+        }
+        let shared = shared.seconds();
+        for model in active.iter() {
+            observer.observe(&Event::PassFinished {
+                model: model.staged.name().to_owned(),
+                complete: model.complete,
+                seconds: start.elapsed().as_secs_f64(),
+                stage_seconds: share(model.clock.seconds(), shared, active.len()),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the models off the devices, or keeps them for a later turn.
+    fn leave(&self, active: &[Active<'_>], workers: Vec<Worker<'lease>>, warm: &mut Warm<'lease>) {
+        let observer = self.turns.job.observer;
+        let mut by_model: Vec<Vec<Box<dyn Encoder + 'lease>>> = active.iter().map(|_| Vec::new()).collect();
+        for worker in workers {
+            by_model.iter_mut().zip(worker.encoders).for_each(|(encoders, encoder)| encoders.push(encoder));
+        }
+        for (model, encoders) in active.iter().zip(by_model) {
+            let name = model.staged.name().to_owned();
+            if self.turns.keep {
+                self.held.keep(model.staged.footprint.weights);
+                warm.insert(name.clone(), encoders);
+                observer.observe(&Event::ModelKept { model: name });
+            } else {
+                drop(encoders);
+                observer.observe(&Event::ModelEvicted { model: name });
+            }
+        }
+    }
+}
+
+/// A soft beginning: few tokens, before anything that takes much memory or time.
+const WARM_UP_TOKENS: usize = 10;
+
+/// Sends ten tokens through every worker, so that no batch pays for first touches. Returns their number and the time.
+fn warm_up(staged: &Staged, encoders: &mut [Box<dyn Encoder + '_>]) -> Result<(u64, f64), ModelFault> {
+    let tokens = staged.tokenizer.encode("A few words are enough to warm a model up before its first batch.")?;
+    let batch = PackedBatch::new([&tokens.ids[..tokens.ids.len().min(WARM_UP_TOKENS)]]);
+    let start = Instant::now();
+    for encoder in encoders.iter_mut() {
+        encoder.encode(&batch).map_err(|error| ModelFault::Lane(error.into()))?;
+    }
+    Ok(((batch.tokens() * encoders.len()) as u64, start.elapsed().as_secs_f64()))
+}
+
+/// Seconds of one model, with its part of what all models of the turn share.
+fn share(own: StageSeconds, shared: StageSeconds, models: usize) -> StageSeconds {
+    let part = |shared: f64| shared / models.max(1) as f64;
+    StageSeconds { read: part(shared.read), wait: part(shared.wait), ..own }
+}

@@ -1,0 +1,8 @@
+//! Planning: which models are on the devices at the same time, and whether they fit. Pure: sizes, memory and settings
+//! are arguments.
+
+mod budget;
+mod schedule;
+
+pub use budget::{Fit, MEMORY_PART, Room, Rules, Wish, fit};
+pub use schedule::{Turn, turns};

@@ -1,0 +1,62 @@
+//! A model's way through a pass. Several models may share one pass, so that the input is read once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::StageClock;
+use crate::batch::{BatchLimits, Controller};
+use crate::output::Committed;
+use crate::tokenize::Tokenizer;
+
+/// What a pass needs to know of one of its models.
+pub struct Lane<'a> {
+    /// Its name.
+    pub model: &'a str,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Length of its vectors.
+    pub dimension: usize,
+    /// What an earlier run committed, to be checked against the input and skipped.
+    pub committed: &'a Committed,
+    /// Says how large batches are; asked before each shard.
+    pub controller: &'a Mutex<Controller>,
+    /// Where the time of tokenising, encoding and writing goes.
+    pub clock: &'a StageClock,
+}
+
+impl Lane<'_> {
+    /// The limits of a batch at this time.
+    pub(super) fn limits(&self) -> BatchLimits {
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner).limits()
+    }
+}
+
+/// All lanes of a pass, and which of them have failed.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<'a> {
+    lanes: &'a [Lane<'a>],
+    failed: &'a [AtomicBool],
+}
+
+impl<'a> Lanes<'a> {
+    /// `failed` has a place for each lane.
+    pub(super) fn new(lanes: &'a [Lane<'a>], failed: &'a [AtomicBool]) -> Self {
+        Self { lanes, failed }
+    }
+
+    pub(super) fn of(self, lane: usize) -> &'a Lane<'a> {
+        &self.lanes[lane]
+    }
+
+    pub(super) fn all(self) -> &'a [Lane<'a>] {
+        self.lanes
+    }
+
+    pub(super) fn has_failed(self, lane: usize) -> bool {
+        self.failed[lane].load(Ordering::SeqCst)
+    }
+
+    pub(super) fn fail(self, lane: usize) {
+        self.failed[lane].store(true, Ordering::SeqCst);
+    }
+}

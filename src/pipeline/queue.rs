@@ -1,0 +1,192 @@
+//! Batches on their way to the workers: one bounded queue for all of them, so that whoever is free takes the next.
+//!
+//! A worker whose device is lost gives its batch back, which a channel cannot do: the queue is at its end only when
+//! nothing waits and nothing is under way.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::assemble::Batch;
+
+/// The queue.
+pub(super) struct BatchQueue {
+    state: Mutex<State>,
+    changed: Condvar,
+    capacity: usize,
+}
+
+struct State {
+    waiting: VecDeque<Batch>,
+    under_way: usize,
+    workers: usize,
+    closed: bool,
+}
+
+/// No worker is left.
+pub(super) struct Abandoned;
+
+/// A worker's place at the queue; given up when it is dropped.
+pub(super) struct Seat<'queue>(&'queue BatchQueue);
+
+/// Closes the queue when it is dropped: nothing will be put in any more.
+pub(super) struct Inlet<'queue>(pub(super) &'queue BatchQueue);
+
+impl BatchQueue {
+    /// For a number of workers, each of which has to take its seat.
+    pub(super) fn new(workers: usize, capacity: usize) -> Self {
+        let state = State { waiting: VecDeque::new(), under_way: 0, workers, closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new(), capacity }
+    }
+
+    /// The place of one of the workers.
+    pub(super) fn seat(&self) -> Seat<'_> {
+        Seat(self)
+    }
+
+    /// Whether no worker is left.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.lock().workers == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one step, so that a panic leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inlet<'_> {
+    /// Puts a batch in, waiting for room.
+    pub(super) fn push(&self, batch: Batch) -> Result<(), Abandoned> {
+        let mut state = self.0.lock();
+        while state.waiting.len() >= self.0.capacity && state.workers > 0 {
+            state = self.0.wait(state);
+        }
+        if state.workers == 0 {
+            return Err(Abandoned);
+        }
+        state.waiting.push_back(batch);
+        self.0.changed.notify_all();
+        Ok(())
+    }
+}
+
+impl Drop for Inlet<'_> {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Seat<'_> {
+    /// The next batch, which is under way from now on; `None` when there will be no more.
+    pub(super) fn take(&self) -> Option<Batch> {
+        let mut state = self.0.lock();
+        loop {
+            if let Some(batch) = state.waiting.pop_front() {
+                state.under_way += 1;
+                self.0.changed.notify_all();
+                return Some(batch);
+            }
+            if state.closed && state.under_way == 0 {
+                return None;
+            }
+            state = self.0.wait(state);
+        }
+    }
+
+    /// A batch that was taken needs nobody any more.
+    pub(super) fn done(&self) {
+        self.0.lock().under_way -= 1;
+        self.0.changed.notify_all();
+    }
+
+    /// A batch that was taken is for somebody else.
+    pub(super) fn give_back(&self, batch: Batch) {
+        let mut state = self.0.lock();
+        state.under_way -= 1;
+        state.waiting.push_front(batch);
+        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.0.lock().workers -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::domain::PackedBatch;
+
+    fn batch(shard: u32) -> Batch {
+        Batch { lane: 0, shard, rows: Vec::new(), packed: PackedBatch::new([]) }
+    }
+
+    #[test]
+    fn a_batch_that_is_given_back_is_taken_by_another_even_at_the_end() {
+        let queue = BatchQueue::new(2, 4);
+        let (first, second) = (queue.seat(), queue.seat());
+        let inlet = Inlet(&queue);
+        assert!(inlet.push(batch(7)).is_ok());
+        drop(inlet);
+        let taken = first.take().unwrap();
+        std::thread::scope(|scope| {
+            // Nothing waits, but something is under way: the other worker must not leave yet.
+            let other = scope.spawn(|| second.take().map(|batch| batch.shard));
+            first.give_back(taken);
+            assert_eq!(other.join().unwrap(), Some(7));
+        });
+        second.done();
+        assert!(second.take().is_none() && first.take().is_none());
+    }
+
+    #[test]
+    fn whoever_puts_in_learns_that_nobody_is_left() {
+        let queue = BatchQueue::new(1, 1);
+        let seat = queue.seat();
+        let inlet = Inlet(&queue);
+        assert!(inlet.push(batch(0)).is_ok());
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| inlet.push(batch(1)).is_err());
+            drop(seat);
+            assert!(blocked.join().unwrap());
+        });
+        assert!(queue.is_abandoned());
+    }
+
+    #[test]
+    fn every_batch_is_taken_once_by_however_many() {
+        let queue = BatchQueue::new(4, 3);
+        let taken: Vec<AtomicUsize> = (0..500).map(|_| AtomicUsize::new(0)).collect();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (queue, taken) = (&queue, &taken);
+                scope.spawn(move || {
+                    let seat = queue.seat();
+                    while let Some(batch) = seat.take() {
+                        taken[batch.shard as usize].fetch_add(1, Ordering::Relaxed);
+                        // The last worker is lost at its first batch.
+                        if worker == 3 {
+                            taken[batch.shard as usize].fetch_sub(1, Ordering::Relaxed);
+                            seat.give_back(batch);
+                            break;
+                        }
+                        seat.done();
+                    }
+                });
+            }
+            let inlet = Inlet(&queue);
+            (0..500).for_each(|shard| assert!(inlet.push(batch(shard)).is_ok()));
+        });
+        assert!(taken.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+    }
+}

@@ -1,0 +1,473 @@
+//! Makes a summary of the events of a run.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::{
+    BatchStep, CollectionSummary, Failure, FusedCollection, FusionSummary, Intrusion, Leak, LeaseSpan, Machine,
+    MemberWeight, ModelRows, PassSummary, RawLeaseEvent, RowCounts, RunStatus, SCHEMA_VERSION, Summary, Tool, VramSpan,
+};
+use crate::config::{Mode, Resolved};
+use crate::domain::{CollectionName, LoadingError, RowStatus};
+use crate::exit;
+use crate::telemetry::epoch_seconds;
+use crate::telemetry::event::{Event, LeaseSample, Observer, PassInfo, Prediction, StageSeconds, VramSample};
+
+/// Faults listed one by one for each collection; all of them are in `events.jsonl`.
+const MOST_LOADING_ERRORS: usize = 1000;
+
+/// Batches of one length whose rates are kept.
+const MOST_RATES: usize = 4096;
+
+/// What everybody should know who uses fused vectors.
+const ADVICE: &str = "models that were trained apart share no space: measure whether fused vectors serve you better \
+                      than the best member alone";
+
+/// Collects a summary from events.
+pub struct SummaryBuilder {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    summary: Summary,
+    /// Tokens per second of single batches, by model and length.
+    rates: BTreeMap<String, BTreeMap<u64, Vec<f64>>>,
+    /// Of models that have not begun.
+    predictions: Vec<Prediction>,
+    /// Memory at the last acquire.
+    acquired: Option<LeaseSample>,
+    /// Passes of the turn under way.
+    open: Vec<usize>,
+}
+
+impl SummaryBuilder {
+    /// Begins a summary at the start of a run.
+    pub fn new(run_id: String, argv: Vec<String>, resolved: &Resolved, environment: Machine) -> Self {
+        let summary = Summary {
+            ensemble_mode: resolved.ensemble.mode.summary_name(),
+            models_executed: Vec::new(),
+            total_embeddings_generated: 0,
+            processing_time_seconds: 0.0,
+            chunks_per_second: 0.0,
+            lease_events: Vec::new(),
+            gpu_lease_events: Vec::new(),
+            schema_version: SCHEMA_VERSION,
+            run_id,
+            status: RunStatus::Running,
+            exit_code: 0,
+            error: None,
+            started_at: epoch_seconds(),
+            tool: Tool::this(),
+            argv,
+            config: resolved.settings.clone(),
+            config_provenance: resolved.provenance.clone(),
+            environment,
+            collections: Vec::new(),
+            empty_directories: Vec::new(),
+            loading_errors: Vec::new(),
+            passes: Vec::new(),
+            failures: Vec::new(),
+            fusion: None,
+            outputs: Vec::new(),
+        };
+        let (rates, predictions) = (BTreeMap::new(), Vec::new());
+        let state = State { summary, rates, predictions, acquired: None, open: Vec::new() };
+        Self { started: Instant::now(), state: Mutex::new(state) }
+    }
+
+    /// The summary of everything up to now.
+    pub fn summary(&self) -> Summary {
+        let mut summary = self.lock().summary.clone();
+        summary.processing_time_seconds = self.started.elapsed().as_secs_f64();
+        summary.chunks_per_second =
+            summary.total_embeddings_generated as f64 / summary.processing_time_seconds.max(f64::MIN_POSITIVE);
+        summary
+    }
+
+    /// Whether every collection is complete, fused vectors included.
+    pub fn complete(&self) -> bool {
+        let state = self.lock();
+        let fused = state.summary.fusion.iter().flat_map(|fusion| &fusion.collections);
+        state.summary.collections.iter().all(|collection| collection.complete) && fused.map(|c| c.complete).all(|c| c)
+    }
+
+    /// Whether any file, entry or row failed up to now.
+    pub fn has_faults(&self) -> bool {
+        let state = self.lock();
+        let failed = |rows: &RowCounts| rows.failed > 0;
+        let mut collections = state.summary.collections.iter();
+        collections.any(|collection| {
+            collection.loading_errors_total > 0 || collection.models.iter().any(|model| failed(&model.rows))
+        }) || !state.summary.loading_errors.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for SummaryBuilder {
+    fn observe(&self, event: &Event) {
+        self.lock().observe(event);
+    }
+}
+
+impl CollectionSummary {
+    fn new(name: &CollectionName, files: u64) -> Self {
+        Self {
+            name: name.clone(),
+            files,
+            rows: RowCounts::default(),
+            warnings: 0,
+            complete: false,
+            models: Vec::new(),
+            loading_errors_total: 0,
+            loading_errors: Vec::new(),
+        }
+    }
+
+    fn list(&mut self, error: LoadingError) {
+        if self.loading_errors.len() < MOST_LOADING_ERRORS {
+            self.loading_errors.push(error);
+        }
+    }
+
+    /// Counts rows of a model, whose place among the models is that of its first event.
+    fn update(&mut self, model: &str, change: impl FnOnce(&mut ModelRows)) {
+        let known = self.models.iter().position(|rows| rows.model == model);
+        let place = known.unwrap_or_else(|| {
+            self.models.push(ModelRows { model: model.to_owned(), rows: RowCounts::default(), complete: false });
+            self.models.len() - 1
+        });
+        change(&mut self.models[place]);
+        self.complete = self.models.iter().all(|model| model.complete);
+        if let Some(first) = self.models.iter().find(|model| model.rows.chunks > 0) {
+            self.rows = first.rows;
+        }
+    }
+}
+
+impl RowCounts {
+    fn add(&mut self, by_status: &BTreeMap<RowStatus, u64>, tokens_truncated: u64) {
+        self.tokens_truncated += tokens_truncated;
+        for (status, &rows) in by_status {
+            self.chunks += rows;
+            *match status {
+                RowStatus::Ok => &mut self.ok,
+                RowStatus::Truncated => &mut self.truncated,
+                RowStatus::Empty => &mut self.empty,
+                RowStatus::Failed => &mut self.failed,
+            } += rows;
+        }
+    }
+}
+
+impl State {
+    fn collection(&mut self, name: &CollectionName) -> Option<&mut CollectionSummary> {
+        self.summary.collections.iter_mut().find(|collection| collection.name == *name)
+    }
+
+    fn update(&mut self, name: &CollectionName, model: &str, change: impl FnOnce(&mut ModelRows)) {
+        if let Some(collection) = self.collection(name) {
+            collection.update(model, change);
+        }
+    }
+
+    fn observe(&mut self, event: &Event) {
+        match event {
+            Event::CollectionFound { collection, files, .. } => {
+                self.summary.collections.push(CollectionSummary::new(collection, *files));
+            }
+            Event::EmptyDirectory { path } => {
+                self.summary.empty_directories.push(path.to_string_lossy().into_owned());
+            }
+            Event::LoadingError { collection: None, error } => self.summary.loading_errors.push(error.clone()),
+            Event::LoadingError { collection: Some(name), error } => {
+                if let Some(collection) = self.collection(name) {
+                    collection.loading_errors_total += 1;
+                    collection.list(error.clone());
+                }
+            }
+            Event::RowFailed { collection, source, reason, .. } => {
+                let path = format!("{collection}/{}", source.file);
+                let (index, reason) = (Some(source.index), reason.clone());
+                let error = LoadingError { path, line: None, column: None, index, reason };
+                if let Some(collection) = self.collection(collection) {
+                    collection.list(error);
+                }
+            }
+            Event::InputWarning { collection, .. } => {
+                if let Some(collection) = self.collection(collection) {
+                    collection.warnings += 1;
+                }
+            }
+            Event::CollectionStarted { collection, model } => self.update(collection, model, |_| {}),
+            Event::Resumed { collection, model, rows, by_status, tokens_truncated, .. } => {
+                self.update(collection, model, |counts| {
+                    counts.rows.add(by_status, *tokens_truncated);
+                    counts.rows.kept += rows;
+                });
+            }
+            Event::ShardCommitted { collection, model, by_status, tokens_truncated, .. } => {
+                self.update(collection, model, |counts| counts.rows.add(by_status, *tokens_truncated));
+                self.summary.total_embeddings_generated += with_vector(by_status);
+            }
+            Event::CollectionFinished { collection, model, complete, outputs } => {
+                self.update(collection, model, |counts| counts.complete = *complete);
+                self.summary.outputs.extend(outputs.iter().cloned());
+            }
+            Event::RunFinished { exit_code, error } => self.finish(*exit_code, error.as_ref()),
+            _ => self.observe_turn(event),
+        }
+    }
+
+    fn finish(&mut self, exit_code: u8, error: Option<&String>) {
+        self.summary.exit_code = exit_code;
+        self.summary.error = error.cloned();
+        self.summary.status = match (error, exit_code) {
+            (Some(_), _) => RunStatus::Failed,
+            (None, exit::INTERRUPTED | exit::TERMINATED) => RunStatus::Stopped,
+            (None, _) => RunStatus::Done,
+        };
+        let status = self.summary.status;
+        let running = self.summary.passes.iter_mut().filter(|pass| pass.status == RunStatus::Running);
+        running.for_each(|pass| pass.status = status);
+    }
+
+    fn observe_turn(&mut self, event: &Event) {
+        match event {
+            Event::Acquire(sample) => {
+                self.open.clear();
+                self.acquired = Some(sample.clone());
+                self.lease("acquire", sample);
+            }
+            Event::Release(sample) => {
+                self.lease("release", sample);
+                for (id, vram) in &sample.vram {
+                    self.each_open(|pass| see(pass, id, |span| span.after = Some(*vram)));
+                }
+                self.open.clear();
+            }
+            Event::Predicted(prediction) => self.predictions.push(prediction.clone()),
+            Event::PassStarted(info) => self.start(info),
+            Event::PassFailed { model, error, exit_code } => {
+                if let Some(pass) = self.pass(model) {
+                    (pass.status, pass.error) = (RunStatus::Failed, Some(error.clone()));
+                }
+                let (model, error) = (model.clone(), error.clone());
+                self.summary.failures.push(Failure { model, error, exit_code: *exit_code });
+            }
+            Event::VramPeak { device_id, vram, .. } => {
+                let id = device_id.to_string();
+                self.each_open(|pass| see(pass, &id, |span| span.peak = Some(*vram)));
+            }
+            Event::Intrusion { device, processes } => self.each_open(|pass| {
+                pass.intrusions.push(Intrusion { device: device.clone(), processes: processes.clone() });
+            }),
+            Event::Leak { device, before_bytes, after_bytes, .. } => self.each_open(|pass| {
+                let (before_bytes, after_bytes) = (*before_bytes, *after_bytes);
+                pass.leaks.push(Leak { device: device.clone(), before_bytes, after_bytes });
+            }),
+            Event::DeviceLost { device, .. } => self.each_open(|pass| pass.lost_devices.push(device.clone())),
+            Event::FusionPlanned { method, dimension, members } => {
+                let weights = members
+                    .iter()
+                    .map(|(model, weight)| MemberWeight { model: model.clone(), weight: *weight })
+                    .collect();
+                let collections = Vec::new();
+                self.summary.fusion = Some(FusionSummary {
+                    method: *method,
+                    dimension: *dimension,
+                    weights,
+                    advice: ADVICE,
+                    collections,
+                });
+            }
+            Event::FusedShard { .. } | Event::CollectionFused { .. } => self.observe_fusion(event),
+            Event::Planned { mode: Mode::Single, .. } => {}
+            _ => self.observe_pass(event),
+        }
+    }
+
+    fn observe_fusion(&mut self, event: &Event) {
+        let Some(fusion) = &mut self.summary.fusion else { return };
+        let (Event::FusedShard { collection, .. } | Event::CollectionFused { collection, .. }) = event else { return };
+        if !fusion.collections.iter().any(|fused| fused.name == *collection) {
+            let name = collection.clone();
+            fusion.collections.push(FusedCollection {
+                name,
+                vectors: 0,
+                without_vector: 0,
+                complete: false,
+                seconds: 0.0,
+            });
+        }
+        let Some(fused) = fusion.collections.iter_mut().find(|fused| fused.name == *collection) else { return };
+        match event {
+            Event::FusedShard { by_status, .. } => {
+                fused.vectors += with_vector(by_status);
+                fused.without_vector += by_status.values().sum::<u64>() - with_vector(by_status);
+            }
+            Event::CollectionFused { complete, seconds, outputs, .. } => {
+                (fused.complete, fused.seconds) = (*complete, *seconds);
+                self.summary.outputs.extend(outputs.iter().cloned());
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, info: &PassInfo) {
+        self.rates.remove(&info.model);
+        let (predictions, others) =
+            std::mem::take(&mut self.predictions).into_iter().partition(|prediction| prediction.model == info.model);
+        self.predictions = others;
+        let before = self.acquired.iter().flat_map(|sample| &sample.vram);
+        let vram = before.map(|(id, vram)| (format!("gpu_{id}"), VramSpan::starting(*vram))).collect();
+        self.open.push(self.summary.passes.len());
+        self.summary.passes.push(PassSummary {
+            batch_trajectory: vec![BatchStep { batch: 0, tokens: info.batch_tokens, sequences: info.batch_size }],
+            info: info.clone(),
+            status: RunStatus::Running,
+            error: None,
+            load_seconds: None,
+            warm: false,
+            warmup_tokens_per_second: None,
+            predictions,
+            seconds: 0.0,
+            rows: 0,
+            tokens: 0,
+            padded_tokens: 0,
+            tokens_per_second: 0.0,
+            batches: 0,
+            batches_by_device: BTreeMap::new(),
+            mitigation_events: Vec::new(),
+            intrusions: Vec::new(),
+            leaks: Vec::new(),
+            lost_devices: Vec::new(),
+            stage_seconds: StageSeconds::default(),
+            vram,
+            throughput_spread: None,
+        });
+    }
+
+    /// The pass of a model that is under way, or was last.
+    fn pass(&mut self, model: &str) -> Option<&mut PassSummary> {
+        self.summary.passes.iter_mut().rfind(|pass| pass.info.model == model)
+    }
+
+    fn each_open(&mut self, mut change: impl FnMut(&mut PassSummary)) {
+        for place in &self.open {
+            change(&mut self.summary.passes[*place]);
+        }
+    }
+
+    fn observe_pass(&mut self, event: &Event) {
+        match event {
+            Event::ModelLoaded { model, load_seconds, warm } => {
+                if let Some(pass) = self.pass(model) {
+                    (pass.load_seconds, pass.warm) = (Some(*load_seconds), *warm);
+                }
+            }
+            Event::WarmUp { model, tokens, seconds } => {
+                if let Some(pass) = self.pass(model) {
+                    pass.warmup_tokens_per_second = Some(*tokens as f64 / seconds.max(f64::MIN_POSITIVE));
+                }
+            }
+            Event::BatchEncoded { model, device, rows, tokens, padded_tokens, longest, seconds, .. } => {
+                if let Some(pass) = self.pass(model) {
+                    pass.rows += rows;
+                    pass.tokens += tokens;
+                    pass.padded_tokens += padded_tokens;
+                    pass.batches += 1;
+                    *pass.batches_by_device.entry(device.clone()).or_default() += 1;
+                }
+                let rates = self.rates.entry(model.clone()).or_default().entry(longest.div_ceil(32)).or_default();
+                if rates.len() < MOST_RATES && *seconds > 0.0 {
+                    rates.push(*tokens as f64 / seconds);
+                }
+            }
+            Event::Mitigation(mitigation) => {
+                if let Some(pass) = self.pass(&mitigation.model) {
+                    let (tokens, sequences) = (mitigation.batch_tokens, mitigation.batch_size);
+                    pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
+                    pass.mitigation_events.push(mitigation.clone());
+                }
+            }
+            Event::PassFinished { model, seconds, stage_seconds, complete } => {
+                let rates = self.rates.remove(model).unwrap_or_default();
+                if let Some(pass) = self.pass(model) {
+                    pass.status = if *complete { RunStatus::Done } else { RunStatus::Stopped };
+                    pass.seconds = *seconds;
+                    pass.stage_seconds = *stage_seconds;
+                    pass.tokens_per_second = pass.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
+                    pass.throughput_spread =
+                        rates.values().max_by_key(|rates| rates.len()).and_then(|rates| spread(rates));
+                }
+                if *complete {
+                    self.summary.models_executed.push(model.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lease(&mut self, event_type: &'static str, sample: &LeaseSample) {
+        let timestamp = epoch_seconds();
+        let same_turn = |event: &&RawLeaseEvent| event.sample.model == sample.model && event.event_type == "acquire";
+        if let Some(acquired) =
+            self.summary.gpu_lease_events.iter().rfind(same_turn).filter(|_| event_type == "release")
+        {
+            let used = |sample: &LeaseSample, device: &String| sample.vram.get(device).and_then(|vram| vram.used_gb);
+            let delta = |device: &String| Some(used(sample, device)? - used(&acquired.sample, device)?);
+            let deltas = sample.vram.keys().map(|device| (format!("gpu_{device}"), delta(device))).collect();
+            let duration = timestamp - acquired.timestamp;
+            self.summary.lease_events.push(LeaseSpan { model: sample.model.clone(), duration, vram_delta_gb: deltas });
+        }
+        self.summary.gpu_lease_events.push(RawLeaseEvent { timestamp, event_type, sample: sample.clone() });
+    }
+}
+
+/// Takes note of the memory of a device. The peak is never below what was seen at the ends.
+fn see(pass: &mut PassSummary, id: &str, change: impl FnOnce(&mut VramSpan)) {
+    if let Some(span) = pass.vram.get_mut(&format!("gpu_{id}")) {
+        change(span);
+        let seen = [span.peak, span.before, span.after].into_iter().flatten();
+        let higher = |one: VramSample, other: VramSample| if other.used_gb > one.used_gb { other } else { one };
+        span.peak = seen.reduce(higher);
+    }
+}
+
+impl VramSpan {
+    fn starting(before: VramSample) -> Self {
+        Self { before: Some(before), peak: Some(before), after: None }
+    }
+}
+
+fn with_vector(by_status: &BTreeMap<RowStatus, u64>) -> u64 {
+    by_status.iter().filter(|(status, _)| status.has_vector()).map(|(_, rows)| rows).sum()
+}
+
+/// p95 / p5; `None` for fewer than 20 rates, whose tails mean nothing.
+fn spread(rates: &[f64]) -> Option<f64> {
+    if rates.len() < 20 {
+        return None;
+    }
+    let mut sorted = rates.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |percent: usize| sorted[(sorted.len() - 1) * percent / 100];
+    Some(at(95) / at(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spread_compares_the_tails() {
+        let rates: Vec<f64> = (1..=101).rev().map(f64::from).collect();
+        assert_eq!(spread(&rates), Some(96.0 / 6.0));
+        assert_eq!(spread(&rates[..19]), None);
+    }
+}
