@@ -27,8 +27,25 @@ pub(super) struct Fitting {
     pub batch_sizes: Vec<usize>,
 }
 
-/// Chooses among the held devices those on which all models of a turn fit together; else the processor. The arithmetic
-/// is told, and is the error if nothing fits.
+/// Tells what the models of a turn will need on each device, before anything is leased or loaded.
+pub(super) fn predict(turns: &Turns<'_>, models: &[&Staged]) {
+    let several = turns.job.settings.data_parallel.unwrap_or(true);
+    let places = &turns.places[..if several { turns.places.len() } else { 1 }];
+    let (settings, detection) = (turns.job.settings, &turns.devices.detection);
+    for place in places.iter().filter(|place| place.is_gpu()) {
+        let snapshot = detection.snapshot(&place.uuid).ok();
+        tell(turns, models, &place.label, snapshot.as_ref(), &fits(models, settings, room(snapshot.as_ref()), true, 1));
+    }
+    if !places.iter().any(Place::is_gpu) {
+        let snapshot = detection.snapshot(&DeviceUuid("cpu".to_owned())).ok();
+        let threads = places.iter().map(|place| place.threads).sum();
+        let fits = fits(models, settings, room(snapshot.as_ref()), false, threads);
+        tell(turns, models, "cpu", snapshot.as_ref(), &fits);
+    }
+}
+
+/// Chooses among the held devices those on which all models of a turn fit together, by what the devices say now that
+/// they are held; else the processor. If nothing fits, the arithmetic is the error.
 pub(super) fn fitting(turns: &Turns<'_>, held: &Held<'_>, models: &[&Staged]) -> Result<Fitting, String> {
     let (settings, observer) = (turns.job.settings, turns.job.observer);
     let several = settings.data_parallel.unwrap_or(true);
@@ -38,7 +55,6 @@ pub(super) fn fitting(turns: &Turns<'_>, held: &Held<'_>, models: &[&Staged]) ->
     if gpus {
         for place in places {
             let fits = fits(models, settings, room(held.before(place)), true, 1);
-            tell(turns, models, &place.label, held.before(place), &fits);
             if fits.iter().all(|fit| fit.fits) {
                 used.push((place.clone(), fits));
             } else {
@@ -50,7 +66,6 @@ pub(super) fn fitting(turns: &Turns<'_>, held: &Held<'_>, models: &[&Staged]) ->
         let snapshot = turns.devices.detection.snapshot(&DeviceUuid("cpu".to_owned())).ok();
         let threads: usize = places.iter().map(|place| place.threads).sum();
         let fits = fits(models, settings, room(snapshot.as_ref()), false, threads);
-        tell(turns, models, "cpu", snapshot.as_ref(), &fits);
         if !fits.iter().all(|fit| fit.fits) {
             refused.push(arithmetic(models, "cpu", snapshot.as_ref(), &fits));
             return Err(refused.join("; "));

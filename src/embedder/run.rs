@@ -10,7 +10,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::collection::{Faults, Job as Shared};
 use super::error::{EmbedError, ModelError};
-use super::fitting::all_fit;
+use super::fitting::{all_fit, predict};
 use super::machine::{cores, this_machine};
 use super::report::Report;
 use super::staged::{Staged, Unstaged};
@@ -146,6 +146,7 @@ impl Session<'_> {
                 break;
             }
             let models: Vec<&Staged> = turn.models.iter().filter_map(|place| self.staged[*place].as_ref()).collect();
+            predict(&context, &models);
             let ended = if ensemble.mode == Mode::Exclusive && !context.keep {
                 let model = models.first().map(|staged| staged.name());
                 let Some(lease) = leasing.acquire(model)? else { break };
