@@ -10,6 +10,7 @@ pub mod device;
 pub mod domain;
 pub mod encoder;
 pub mod exit;
+pub mod fusion;
 pub mod lease;
 pub mod model;
 pub mod nn;

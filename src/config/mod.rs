@@ -11,4 +11,4 @@ mod validate;
 
 pub use environment::{CudaEnvironment, Environment, Kind, Places, VARIABLES, Variable};
 pub use layers::{CommandLine, ConfigError, Resolved, resolve};
-pub use settings::{Dtype, Format, LogFormat, ProgressStyle, Seconds, Settings};
+pub use settings::{Dtype, Format, Fusion, LogFormat, ProgressStyle, Seconds, Settings};

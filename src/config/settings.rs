@@ -130,6 +130,18 @@ pub enum Format {
     Npy,
 }
 
+/// What becomes of the vectors that several models have given one chunk, besides their own outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Fusion {
+    /// Their weighted mean, of unit length; all must have one dimension.
+    Mean,
+    /// One after the other, weighted, of unit length together.
+    Concat,
+    /// Nothing.
+    None,
+}
+
 /// How progress is shown on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

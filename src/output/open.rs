@@ -235,12 +235,7 @@ fn read_existing(storage: &dyn Storage, place: &Place) -> Result<Option<Manifest
     Ok(Some(parse_manifest(&json, &path)?))
 }
 
-fn fresh(
-    collection: &CollectionName,
-    plan: &Plan,
-    rows_of: RowsOf,
-    published: Option<&ChunksManifest>,
-) -> Manifest {
+fn fresh(collection: &CollectionName, plan: &Plan, rows_of: RowsOf, published: Option<&ChunksManifest>) -> Manifest {
     let chunks = match (rows_of, plan.existing, published) {
         (RowsOf::Ledger, ..) => ChunksState::Published,
         (_, Existing::Overwrite, _) => ChunksState::Replacing,
