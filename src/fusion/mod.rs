@@ -17,6 +17,12 @@ mod vector;
 mod weights;
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::FuseError;
