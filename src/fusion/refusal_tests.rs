@@ -58,14 +58,16 @@ fn embed_another_input(root: &Path, input: fn(usize, &mut RowRecord), rows: usiz
     Output { existing: Existing::Overwrite, input, statuses: vec![Whole; rows], ..first }.write(root);
 }
 
+fn with_other_metadata(row: usize, record: &mut RowRecord) {
+    record.metadata = (row != 6).then(|| RawJson::compact("1"));
+}
+
 #[test]
 fn members_of_another_input_are_refused_with_the_row() {
     let pair = [output("first", 4, 4), second(4, 4)];
     check_refused(
         &pair,
-        |root| {
-            embed_another_input(root, |row, record| record.metadata = (row != 6).then(|| RawJson::compact("1")), ROWS)
-        },
+        |root| embed_another_input(root, with_other_metadata, ROWS),
         "cannot fuse Docling: the input of org/second is not that of chunks.jsonl, which first wrote; they differ before \
          row 4 (pass --overwrite to embed everything again)",
     );

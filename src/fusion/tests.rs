@@ -45,9 +45,10 @@ fn check(outputs: &[Output], order: &Order, normalized: &[f64], statuses: &[RowS
             assert_eq!(id.as_str(), format!("chunk {row}"));
             let expected = expected(order.method, outputs, normalized, row);
             let found = shard.vectors.get(index * expected.len()..(index + 1) * expected.len());
-            match statuses[row].has_vector() {
-                true => assert_eq!(bits(found.unwrap()), bits(&expected), "row {row}"),
-                false => assert!(found.is_none_or(|found| found.iter().all(|component| component.is_nan()))),
+            if statuses[row].has_vector() {
+                assert_eq!(bits(found.unwrap()), bits(&expected), "row {row}");
+            } else {
+                assert!(found.is_none_or(|found| found.iter().all(|component| component.is_nan())), "row {row}");
             }
             if let Some(states) = &shard.states {
                 let primary = outputs[0].record(row);
