@@ -12,6 +12,7 @@ pub mod embedder;
 pub mod encoder;
 pub mod ensemble;
 pub mod exit;
+pub mod fusion;
 pub mod lease;
 pub mod model;
 pub mod nn;

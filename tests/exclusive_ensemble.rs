@@ -6,9 +6,9 @@
 mod devices;
 #[path = "exclusive_ensemble/faults.rs"]
 mod faults;
-mod program;
 #[path = "exclusive_ensemble/processes.rs"]
 mod processes;
+mod program;
 #[path = "exclusive_ensemble/rig.rs"]
 mod rig;
 #[path = "exclusive_ensemble/settings.rs"]

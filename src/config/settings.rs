@@ -36,7 +36,7 @@ pub struct Settings {
     pub warm_cache_after_release: bool,
     /// One replica of a model on each device.
     pub data_parallel: Option<bool>,
-    /// What to make of the vectors of several models.
+    /// What becomes of the vectors that several models have given one chunk, besides their own outputs.
     pub fusion: Fusion,
     /// Arithmetic of the model.
     pub dtype: Dtype,
@@ -178,13 +178,13 @@ pub enum Strategy {
     Exclusive,
 }
 
-/// What to make of the vectors of several models.
+/// What becomes of the vectors that several models have given one chunk, besides their own outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Fusion {
-    /// Their weighted mean.
+    /// Their weighted mean, of unit length; all must have one dimension.
     Mean,
-    /// One after the other, weighted.
+    /// One after the other, weighted, of unit length together.
     Concat,
     /// Nothing.
     None,

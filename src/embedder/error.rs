@@ -8,6 +8,7 @@ use crate::collection::DiscoverError;
 use crate::config::ConfigError;
 use crate::device::ChoiceError;
 use crate::exit;
+use crate::fusion::{FuseError, ShapeError};
 use crate::lease::{DeviceNameError, DirectoryError, LeaseError};
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
@@ -67,6 +68,12 @@ pub enum EmbedError {
     /// The output of an earlier run cannot be continued.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The models cannot be fused as asked for.
+    #[error(transparent)]
+    Shape(ShapeError),
+    /// A collection cannot be fused; the members' own vectors are there.
+    #[error(transparent)]
+    Fuse(#[from] FuseError),
     /// The pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
@@ -144,7 +151,8 @@ impl EmbedError {
         match self {
             Self::Input(_) | Self::NoJob => exit::INPUT,
             Self::Config(_) | Self::TooLong { .. } | Self::TooWide { .. } | Self::SameName { .. } => exit::USAGE,
-            Self::Devices(_) | Self::DeviceName(_) => exit::USAGE,
+            Self::Devices(_) | Self::DeviceName(_) | Self::Shape(_) => exit::USAGE,
+            Self::Fuse(error) => fuse_exit_code(error),
             Self::Model(error) => error.exit_code(),
             Self::Models(errors) => errors.first().map_or(exit::INTERNAL, ModelError::exit_code),
             Self::Lock(_) | Self::Open(OpenError::Storage(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
@@ -177,6 +185,16 @@ fn pass_exit_code(error: &PassError) -> u8 {
         }
         PassError::DevicesLost => exit::LEASE,
         PassError::Commit(_) => exit::OUTPUT,
+    }
+}
+
+fn fuse_exit_code(error: &FuseError) -> u8 {
+    match error {
+        FuseError::Shape(_) | FuseError::Weights(_) => exit::USAGE,
+        FuseError::Read(_) | FuseError::Ledger(_) | FuseError::Commit(_) | FuseError::Open(OpenError::Storage(_)) => {
+            exit::OUTPUT
+        }
+        _ => exit::RESUME_MISMATCH,
     }
 }
 

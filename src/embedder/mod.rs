@@ -41,6 +41,7 @@ mod collection;
 mod devices;
 mod error;
 mod fitting;
+mod fuse;
 mod held;
 mod machine;
 mod report;

@@ -11,6 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use super::collection::{Faults, Job as Shared};
 use super::error::{EmbedError, ModelError};
 use super::fitting::{all_fit, predict};
+use super::fuse::Fusing;
 use super::machine::{cores, this_machine};
 use super::report::Report;
 use super::staged::{Staged, Unstaged};
@@ -116,6 +117,8 @@ impl Session<'_> {
         let staged: Vec<(usize, &Staged)> =
             self.staged.iter().enumerate().filter_map(|(place, staged)| Some((place, staged.as_ref()?))).collect();
         refuse_same_names(&staged)?;
+        let all: Vec<&Staged> = staged.iter().map(|(_, staged)| *staged).collect();
+        let fusing = Fusing::new(resolved, &all, report)?;
         let ready: Vec<usize> = staged.iter().map(|(place, _)| *place).collect();
         let turns_planned = turns(ensemble.mode, &ready);
         report.observe(&Event::Planned {
@@ -138,7 +141,6 @@ impl Session<'_> {
             collections: &discovery.collections,
             keep: false,
         };
-        let all: Vec<&Staged> = staged.iter().map(|(_, staged)| *staged).collect();
         context.keep = settings.warm_cache_after_release && keeps(&context, &all);
         let leasing = Leasing { embedder, resolved, stop, report };
         for turn in turns_planned {
@@ -161,6 +163,15 @@ impl Session<'_> {
                 context.take(&models, lease, &mut self.warm)?
             };
             failed.extend(ended);
+        }
+        if let Some(fusing) = fusing.filter(|_| failed.is_empty()) {
+            for collection in &discovery.collections {
+                // Without a stop, every member is complete.
+                if stop.cause().is_some() {
+                    break;
+                }
+                fusing.fuse(resolved, collection.name(), stop, report)?;
+            }
         }
         if failed.len() == ensemble.models.len() {
             return Err(match failed.pop() {

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fixture::{plan, shards};
-use super::open::{OpenError, Opened, open_in};
+use super::open::{OpenError, Opened, open_derived_in, open_in};
 use super::storage::memory::{Crash, Memory};
 use super::{CollectionTotals, CollectionWriter, CommitError, Existing, Plan};
 use crate::domain::{CollectionName, Shard};
 
 const ROWS: u64 = 8;
+
+/// Name of an output that is made of other outputs.
+const DERIVED: &str = "fused";
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -33,7 +36,8 @@ struct Progress {
 impl Progress {
     fn open(&self, memory: &Memory, plan: &Plan) -> Result<Opened, Stop> {
         let collection = CollectionName::new("Docling").unwrap();
-        let opened = open_in(Arc::new(memory.clone()), Path::new("out"), &collection, plan)?;
+        let open = if plan.model == DERIVED { open_derived_in } else { open_in };
+        let opened = open(Arc::new(memory.clone()), Path::new("out"), &collection, plan)?;
         assert_eq!(opened.damage, None, "a crash must not look like damage");
         let committed = u32::try_from(opened.committed.shards.len()).unwrap();
         let told = self.commits.get(&plan.model).copied().unwrap_or(0);
@@ -58,8 +62,17 @@ fn two_models(existing: Existing) -> [Plan; 2] {
 
 /// One model after the other, as in exclusive passes.
 fn one_by_one(memory: &Memory, progress: &mut Progress, existing: Existing) -> Result<(), Stop> {
-    for plan in two_models(existing) {
-        let mut opened = progress.open(memory, &plan)?;
+    write_each(&two_models(existing), memory, progress)
+}
+
+/// A model, and then an output that is made of it.
+fn and_a_derived_one(memory: &Memory, progress: &mut Progress, existing: Existing) -> Result<(), Stop> {
+    write_each(&[plan("org/first", existing), plan(DERIVED, existing)], memory, progress)
+}
+
+fn write_each(plans: &[Plan], memory: &Memory, progress: &mut Progress) -> Result<(), Stop> {
+    for plan in plans {
+        let mut opened = progress.open(memory, plan)?;
         for shard in &shards(ROWS, 3)[opened.committed.shards.len()..] {
             progress.commit(&mut opened.writer, shard)?;
         }
@@ -223,6 +236,22 @@ fn models_in_turn_survive_a_kill_anywhere() {
 fn models_in_turn_survive_a_loss_of_power_anywhere() {
     check_fresh(in_turn, Crash::PowerLoss);
     check_fresh(in_turn, Crash::PowerLossOutOfOrder);
+}
+
+#[test]
+fn a_derived_output_survives_a_kill_or_a_loss_of_power_anywhere() {
+    for crash in [Crash::Kill, Crash::PowerLoss, Crash::PowerLossOutOfOrder] {
+        check_fresh(and_a_derived_one, crash);
+    }
+}
+
+#[test]
+fn overwriting_a_derived_output_survives_a_kill_anywhere() {
+    let start = uninterrupted(and_a_derived_one, &Files::new(), Existing::Resume);
+    for later_tries in [Existing::Overwrite, Existing::Resume] {
+        let (start, first_try) = (start.clone(), Existing::Overwrite);
+        Story { run: and_a_derived_one, start, first_try, later_tries }.check(Crash::Kill);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ pub(super) const ABOUT: About<'static> = About { model: "org/tiny", vector_space
 /// Length of every vector here.
 pub(super) const DIMENSION: usize = 4;
 
-pub(super) fn record(id: &str, status: RowStatus) -> RowRecord {
+pub(crate) fn record(id: &str, status: RowStatus) -> RowRecord {
     let has_vector = status.has_vector();
     let failed = status == RowStatus::Failed;
     RowRecord {

@@ -76,7 +76,9 @@ impl InputChain {
         digest.push_vector_input(row);
         digest.push(Some(row.source.file.as_bytes()));
         digest.push(Some(&row.source.index.to_le_bytes()));
-        digest.push(row.metadata.map(|json| json.as_str().as_bytes()));
+        // The ledger says `null` whether the input did or said nothing; whoever reads it back finds the same chain.
+        let metadata = row.metadata.map(RawJson::as_str).filter(|&json| json != "null");
+        digest.push(metadata.map(str::as_bytes));
         digest.push(row.extra.map(|json| json.as_str().as_bytes()));
         self.0 = digest.finish();
     }

@@ -46,13 +46,13 @@ pub struct Checkpoint {
 impl ChunksManifest {
     /// Whether the state of a chain after so many rows contradicts this ledger. Between two checkpoints nothing is
     /// known, and nothing contradicts.
-    pub(super) fn contradicts(&self, found: Checkpoint) -> bool {
+    pub fn contradicts(&self, found: Checkpoint) -> bool {
         let known = self.checkpoints.binary_search_by_key(&found.rows, |checkpoint| checkpoint.rows);
         found.rows > self.rows || known.is_ok_and(|known| self.checkpoints[known] != found)
     }
 
     /// Whether the ledger is about exactly the input of a model whose rows are all committed.
-    pub(super) fn is_of(&self, manifest: &Manifest) -> bool {
+    pub fn is_of(&self, manifest: &Manifest) -> bool {
         self.rows == manifest.totals.rows
             && self.checkpoints.last().map(|last| last.input_chain)
                 == manifest.shards.last().map(|last| last.input_chain)

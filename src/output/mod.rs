@@ -18,6 +18,7 @@ mod input;
 mod input_check;
 mod jsonl;
 mod ledger;
+mod ledger_rows;
 mod lock;
 mod manifest;
 mod npy;
@@ -33,7 +34,7 @@ mod writer;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use format::{Format, SinkError, UnknownFormat};
 pub use input::{InputChain, InputRow, input_digest};
 pub use input_check::{InputChanged, InputCheck};
 pub use ledger::{Checkpoint, ChunksManifest, LedgerRowError};
+pub use ledger_rows::{Ledger, LedgerReadError};
 pub use lock::{LockError, OutputLock};
 pub use manifest::{
     ChunksState, CollectionTotals, CommittedShard, Counts, FileRecord, MANIFEST_FILE, Manifest, ManifestError,

@@ -30,6 +30,15 @@ pub struct Opened {
     pub damage: Option<Damage>,
 }
 
+/// Whose rows an output has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RowsOf {
+    /// The input's: the first such output to be complete publishes the ledger.
+    Input,
+    /// The published ledger's, which is left as it is even when overwriting.
+    Ledger,
+}
+
 /// The rows that an output has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
@@ -149,6 +158,15 @@ impl CollectionWriter {
     pub fn open(output_dir: &Path, collection: &CollectionName, plan: &Plan) -> Result<Opened, OpenError> {
         open_in(Arc::new(Disk), output_dir, collection, plan)
     }
+
+    /// The same for an output that is made of other outputs, whose rows are read from the published ledger
+    /// ([`super::Ledger`]) and so never written into one.
+    ///
+    /// # Errors
+    /// As [`CollectionWriter::open`], and when no ledger is published.
+    pub fn open_derived(output_dir: &Path, collection: &CollectionName, plan: &Plan) -> Result<Opened, OpenError> {
+        open_derived_in(Arc::new(Disk), output_dir, collection, plan)
+    }
 }
 
 pub(super) fn open_in(
@@ -157,6 +175,25 @@ pub(super) fn open_in(
     collection: &CollectionName,
     plan: &Plan,
 ) -> Result<Opened, OpenError> {
+    open_rows(storage, output_dir, collection, plan, RowsOf::Input)
+}
+
+pub(super) fn open_derived_in(
+    storage: Arc<dyn Storage>,
+    output_dir: &Path,
+    collection: &CollectionName,
+    plan: &Plan,
+) -> Result<Opened, OpenError> {
+    open_rows(storage, output_dir, collection, plan, RowsOf::Ledger)
+}
+
+fn open_rows(
+    storage: Arc<dyn Storage>,
+    output_dir: &Path,
+    collection: &CollectionName,
+    plan: &Plan,
+    rows_of: RowsOf,
+) -> Result<Opened, OpenError> {
     let place = Place::new(output_dir, collection, &plan.model);
     storage.create_directories(&place.model).at("create", &place.model)?;
     if plan.existing == Existing::Overwrite {
@@ -164,8 +201,11 @@ pub(super) fn open_in(
     }
     let manifest = read_existing(&*storage, &place)?;
     let published = ledger::published(&*storage, &place)?;
+    if rows_of == RowsOf::Ledger && published.is_none() {
+        return Err(OpenError::LedgerLost { path: place.manifest(), ledger: place.chunks() });
+    }
     let (manifest, damage) = match manifest {
-        None => (fresh(collection, plan, published.as_ref()), None),
+        None => (fresh(collection, plan, rows_of, published.as_ref()), None),
         Some(_) if plan.existing == Existing::Refuse => return Err(OpenError::Exists { path: place.manifest() }),
         Some(manifest) => resume(&*storage, &place, plan, manifest, published.as_ref())?,
     };
@@ -195,11 +235,12 @@ fn read_existing(storage: &dyn Storage, place: &Place) -> Result<Option<Manifest
     Ok(Some(parse_manifest(&json, &path)?))
 }
 
-fn fresh(collection: &CollectionName, plan: &Plan, published: Option<&ChunksManifest>) -> Manifest {
-    let chunks = match (plan.existing, published) {
-        (Existing::Overwrite, _) => ChunksState::Replacing,
-        (_, Some(_)) => ChunksState::Published,
-        (_, None) => ChunksState::Pending,
+fn fresh(collection: &CollectionName, plan: &Plan, rows_of: RowsOf, published: Option<&ChunksManifest>) -> Manifest {
+    let chunks = match (rows_of, plan.existing, published) {
+        (RowsOf::Ledger, ..) => ChunksState::Published,
+        (_, Existing::Overwrite, _) => ChunksState::Replacing,
+        (_, _, Some(_)) => ChunksState::Published,
+        (_, _, None) => ChunksState::Pending,
     };
     Manifest {
         schema_version: SCHEMA_VERSION,

@@ -293,6 +293,24 @@ fn overwriting_replaces_the_ledger_of_another_input_and_the_other_model_notices(
     assert_eq!(serde_json::from_slice::<ChunksManifest>(&after).unwrap(), ledger);
 }
 
+#[test]
+fn a_derived_output_counts_on_a_ledger_and_never_writes_one() {
+    let root = tempfile::tempdir().unwrap();
+    for existing in [Existing::Resume, Existing::Overwrite] {
+        let error = CollectionWriter::open_derived(root.path(), &collection(), &plan("fused", existing)).err().unwrap();
+        assert!(matches!(error, OpenError::LedgerLost { .. }), "{error}");
+    }
+    write(root.path(), &plan("first", Existing::Resume), &shards(ROWS, 3));
+    let plan = plan("fused", Existing::Overwrite);
+    let mut writer = CollectionWriter::open_derived(root.path(), &collection(), &plan).unwrap().writer;
+    for shard in &shards(ROWS, 3) {
+        let committed = writer.commit(shard).unwrap();
+        assert_eq!(committed.chunks, None);
+    }
+    assert_eq!(fs::read_dir(root.path().join("Docling")).unwrap().count(), 4, "a ledger, its manifest, two outputs");
+    assert!(writer.finish(totals(ROWS)).unwrap().complete);
+}
+
 #[track_caller]
 fn check_input(rows: &[Shard], expected: &Result<(), InputChanged>) {
     let root = tempfile::tempdir().unwrap();

@@ -70,7 +70,10 @@ fn two_gpus_are_leased_together_for_each_model() {
     // The work is spread over both through one queue.
     for pass in rig.summary("out")["passes"].as_array().unwrap() {
         assert_eq!(pass["devices"], json!(["cuda:0", "cuda:1"]));
-        assert!(pass["batches_by_device"].as_object().unwrap().values().all(|batches| batches.as_u64() > Some(0)), "{pass}");
+        assert!(
+            pass["batches_by_device"].as_object().unwrap().values().all(|batches| batches.as_u64() > Some(0)),
+            "{pass}"
+        );
     }
 }
 
@@ -93,7 +96,10 @@ fn rotation_leases_once_for_all_models() {
     assert_eq!((finished.exit_code, finished.summary.ensemble_mode), (0, "sequential"));
     assert_eq!(finished.summary.models_executed, MODELS);
     let together = MODELS.join("+");
-    assert_eq!(sequence(&rig.events("out"), &["acquire", "release"]), for_each_model(&["acquire", "release"], &[&together]));
+    assert_eq!(
+        sequence(&rig.events("out"), &["acquire", "release"]),
+        for_each_model(&["acquire", "release"], &[&together])
+    );
 }
 
 #[test]
@@ -111,7 +117,9 @@ fn memory_is_back_between_passes() {
     assert_eq!(rig.run(Mode::Exclusive, "out", &observer).unwrap().exit_code, 0);
     let summary = rig.summary("out");
     for pass in summary["passes"].as_array().unwrap() {
-        let used = |moment: &str| ["gpu_0", "gpu_1"].map(|gpu| pass["vram"][gpu][moment]["used_gb"].as_f64().unwrap() * 1024.0);
+        let used = |moment: &str| {
+            ["gpu_0", "gpu_1"].map(|gpu| pass["vram"][gpu][moment]["used_gb"].as_f64().unwrap() * 1024.0)
+        };
         assert_eq!((used("before"), used("peak"), used("after")), ([300.0; 2], [2300.0, 1300.0], [300.0; 2]));
         assert_eq!(pass["leaks"], json!([]));
     }
@@ -197,7 +205,9 @@ fn warm_models_stay_and_the_next_pass_skips_loading() {
     let loads = |output: &str| {
         let summary = rig.summary(output);
         let passes = summary["passes"].as_array().unwrap().iter();
-        passes.map(|pass| (pass["warm"].as_bool().unwrap(), pass["load_seconds"].as_f64() > Some(0.0))).collect::<Vec<_>>()
+        passes
+            .map(|pass| (pass["warm"].as_bool().unwrap(), pass["load_seconds"].as_f64() > Some(0.0)))
+            .collect::<Vec<_>>()
     };
     assert_eq!((loads("first"), loads("second")), (vec![(false, true); 3], vec![(true, false); 3]));
     let turn = ["acquire", "model_kept", "release"];

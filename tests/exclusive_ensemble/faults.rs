@@ -51,21 +51,38 @@ fn a_model_that_cannot_be_found_or_loaded_leaves_the_others_alone() {
         }
     }
     let config = fs::read_to_string(broken.join("config.json")).unwrap();
-    fs::write(broken.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")).unwrap();
-    let models = vec![model(MODELS[0]), broken.to_str().unwrap().to_owned(), rig.path("nowhere").to_str().unwrap().to_owned(), model(MODELS[2])];
+    fs::write(broken.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"))
+        .unwrap();
+    let models = vec![
+        model(MODELS[0]),
+        broken.to_str().unwrap().to_owned(),
+        rig.path("nowhere").to_str().unwrap().to_owned(),
+        model(MODELS[2]),
+    ];
     let ensemble = EnsembleConfig { ensemble_models: models, ..ensemble(Mode::Exclusive) };
     let finished = embedder(&rig, ensemble, "out", |_| {}).run(&StopSwitch::default(), &Observers::default()).unwrap();
-    assert_eq!((finished.exit_code, finished.summary.models_executed.as_slice()), (5, &[MODELS[0].to_owned(), MODELS[2].to_owned()][..]));
+    assert_eq!(
+        (finished.exit_code, finished.summary.models_executed.as_slice()),
+        (5, &[MODELS[0].to_owned(), MODELS[2].to_owned()][..])
+    );
     let (summary, events) = (rig.summary("out"), rig.events("out"));
-    let failures: Vec<&str> = summary["failures"].as_array().unwrap().iter().map(|failure| failure["error"].as_str().unwrap()).collect();
+    let failures: Vec<&str> =
+        summary["failures"].as_array().unwrap().iter().map(|failure| failure["error"].as_str().unwrap()).collect();
     assert_eq!(failures.len(), 2);
     assert!(failures[0].contains("nowhere"), "{failures:?}");
     assert!(failures[1].contains("broken") && failures[1].contains("layer.2"), "{failures:?}");
     let leases = sequence(&events, &["acquire", "release", "pass_failed", "model_loaded"]);
-    let expected = [("acquire", "broken"), ("pass_failed", "broken"), ("release", "broken")].map(|(kind, model)| (kind.to_owned(), model.to_owned()));
+    let expected = [("acquire", "broken"), ("pass_failed", "broken"), ("release", "broken")]
+        .map(|(kind, model)| (kind.to_owned(), model.to_owned()));
     assert!(leases.windows(3).any(|window| window == expected), "{leases:?}");
     assert_eq!((&summary["status"], &summary["fusion"]), (&json!("failed"), &Value::Null));
-    assert!(finished.summary.closing_lines("x".as_ref()).iter().any(|line| line.starts_with("FAILED") && line.contains("nowhere")));
+    assert!(
+        finished
+            .summary
+            .closing_lines("x".as_ref())
+            .iter()
+            .any(|line| line.starts_with("FAILED") && line.contains("nowhere"))
+    );
     rig.check_free();
 }
 
@@ -115,7 +132,10 @@ fn batches_shrink_when_memory_does() {
     let (exit_code, summary, events) = run_with_change(&rig, MODELS[2], &two_gpus([14500, 300], ""));
     assert_eq!(exit_code, 0);
     let level = of_kind(&events, "memory_level")[0];
-    assert_eq!((&level["device"], &level["from"], &level["to"]), (&json!("cuda:0"), &json!("normal"), &json!("warning")));
+    assert_eq!(
+        (&level["device"], &level["from"], &level["to"]),
+        (&json!("cuda:0"), &json!("normal"), &json!("warning"))
+    );
     let mitigation = &summary["passes"][2]["mitigation_events"][0];
     assert_eq!((&mitigation["action"], &mitigation["device"]), (&json!("shrink_batch"), &json!("cuda:0")));
     assert_eq!(mitigation["batch_tokens"], 768);

@@ -55,7 +55,8 @@ fn the_second_leaves_with_exit_code_6_or_waits_as_asked() {
     }
     let given_up = exclusive(&rig, input, "third").arguments(&["--lease-wait", "1s"]).run();
     assert_eq!(given_up.exit_code, 6, "{}", given_up.stderr);
-    let waiting = exclusive(&rig, input, "fourth").arguments(&["--lease-policy", "wait", "--lease-wait", "10m"]).start();
+    let waiting =
+        exclusive(&rig, input, "fourth").arguments(&["--lease-policy", "wait", "--lease-wait", "10m"]).start();
     let events = rig.path("fourth/events.jsonl");
     wait_until("the last one waits", || fs::read_to_string(&events).is_ok_and(|text| text.contains("lease_waiting")));
     // A killed holder's lease is free at once.
@@ -71,7 +72,8 @@ fn the_second_leaves_with_exit_code_6_or_waits_as_asked() {
 fn a_run_that_waits_can_be_interrupted() {
     let rig = Rig::cpu();
     let mut first = holder(&rig);
-    let waiting = exclusive(&rig, Path::new("tests/data/Chunked"), "second").arguments(&["--lease-wait", "10m"]).start();
+    let waiting =
+        exclusive(&rig, Path::new("tests/data/Chunked"), "second").arguments(&["--lease-wait", "10m"]).start();
     let events = rig.path("second/events.jsonl");
     wait_until("it waits", || fs::read_to_string(&events).is_ok_and(|text| text.contains("lease_waiting")));
     let pid = rustix::process::Pid::from_raw(waiting.id().try_into().unwrap()).unwrap();

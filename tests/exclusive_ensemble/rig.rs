@@ -92,7 +92,8 @@ impl Rig {
     pub(crate) fn check_held(&self, devices: usize, model: &str) {
         let locks = self.locks();
         let held = |lock: &&DeviceState| {
-            lock.state == State::Held && lock.holder.as_ref().is_some_and(|holder| holder.model.as_deref() == Some(model))
+            lock.state == State::Held
+                && lock.holder.as_ref().is_some_and(|holder| holder.model.as_deref() == Some(model))
         };
         assert_eq!(locks.iter().filter(held).count(), devices, "{model}: {locks:?}");
     }
@@ -126,7 +127,12 @@ pub(crate) fn ensemble(mode: Mode) -> EnsembleConfig {
 }
 
 /// Embeds with a change of the settings; the run must come to its end.
-pub(crate) fn embedder(rig: &Rig, config: EnsembleConfig, output: &str, change: impl FnOnce(&mut Settings)) -> Embedder {
+pub(crate) fn embedder(
+    rig: &Rig,
+    config: EnsembleConfig,
+    output: &str,
+    change: impl FnOnce(&mut Settings),
+) -> Embedder {
     let mut settings = rig.settings(output);
     change(&mut settings);
     config.embedder(settings).unwrap()
@@ -175,16 +181,14 @@ pub(crate) fn sequence(events: &[Value], kinds: &[&str]) -> Vec<(String, String)
 
 /// `[(kind, model), …]` for each model in turn.
 pub(crate) fn for_each_model(kinds: &[&str], models: &[&str]) -> Vec<(String, String)> {
-    models
-        .iter()
-        .flat_map(|model| kinds.iter().map(|kind| ((*kind).to_owned(), (*model).to_owned())))
-        .collect()
+    models.iter().flat_map(|model| kinds.iter().map(|kind| ((*kind).to_owned(), (*model).to_owned()))).collect()
 }
 
 /// A root with one collection of so many short chunks.
 pub(crate) fn many_chunks(directory: &Path, chunks: usize) {
-    let texts: Vec<String> =
-        (0..chunks).map(|number| format!("The chunk of number {number} speaks of {}.", "words ".repeat(number % 23))).collect();
+    let texts: Vec<String> = (0..chunks)
+        .map(|number| format!("The chunk of number {number} speaks of {}.", "words ".repeat(number % 23)))
+        .collect();
     std::fs::create_dir_all(directory.join("many")).unwrap();
     std::fs::write(directory.join("many/all_chunks.json"), serde_json::to_vec(&texts).unwrap()).unwrap();
 }

@@ -46,13 +46,17 @@ fn the_environment_asks_for_it_and_the_command_line_wins() {
         .run();
     assert_eq!(run.exit_code, 0, "{}", run.stderr);
     let summary = rig.summary("other");
-    assert_eq!((&summary["ensemble_mode"], &summary["models_executed"]), (&json!("sequential"), &json!([MODELS[0], MODELS[2]])));
+    assert_eq!(
+        (&summary["ensemble_mode"], &summary["models_executed"]),
+        (&json!("sequential"), &json!([MODELS[0], MODELS[2]]))
+    );
 }
 
 #[test]
 fn contradictions_are_refused_by_name() {
     let rig = Rig::cpu();
-    let exclusive = || program(&rig, "out").arguments(&["--exclusive-ensemble", "--ensemble-models", &model(MODELS[0])]);
+    let exclusive =
+        || program(&rig, "out").arguments(&["--exclusive-ensemble", "--ensemble-models", &model(MODELS[0])]);
     let run = exclusive().variable("EMBEDDER_SEQUENTIAL_ENSEMBLE", "0").run();
     check_usage(&run, &["--exclusive-ensemble", "EMBEDDER_SEQUENTIAL_ENSEMBLE", "contradict"]);
     check_usage(&exclusive().arguments(&["--strategy", "parallel"]).run(), &["parallel", "rotate", "exclusive"]);
@@ -97,7 +101,8 @@ fn kaggle_turns_exclusive_turns_on_and_says_so() {
     let summary = rig.summary("out");
     assert_eq!((&summary["ensemble_mode"], &summary["models_executed"]), (&json!("exclusive"), &json!([MODELS[0]])));
     assert_eq!(summary["config_provenance"]["exclusive_ensemble"], "default on Kaggle");
-    let input = Program::bare().path("--output-dir", &rig.path("none")).variable("KAGGLE_KERNEL_RUN_TYPE", "Batch").run();
+    let input =
+        Program::bare().path("--output-dir", &rig.path("none")).variable("KAGGLE_KERNEL_RUN_TYPE", "Batch").run();
     assert_eq!(input.exit_code, 4);
     assert!(input.stderr.contains("/kaggle/working/Chunked"), "{}", input.stderr);
 }

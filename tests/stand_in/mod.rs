@@ -14,6 +14,7 @@ pub(crate) struct StandIn {
 }
 
 /// Two GPUs of a kind that Kaggle lends, one in use.
+#[allow(dead_code, reason = "each test file uses its own part")]
 pub(crate) const TWO_T4: &str = "\
 driver 580.65.06
 cuda 13000

@@ -89,8 +89,12 @@ impl SummaryBuilder {
     /// Whether every collection is complete, fused vectors included.
     pub fn complete(&self) -> bool {
         let state = self.lock();
-        let fused = state.summary.fusion.iter().flat_map(|fusion| &fusion.collections);
-        state.summary.collections.iter().all(|collection| collection.complete) && fused.map(|c| c.complete).all(|c| c)
+        let Summary { collections, fusion, .. } = &state.summary;
+        let is_fused = |fusion: &FusionSummary| {
+            let complete = fusion.collections.iter().filter(|collection| collection.complete);
+            complete.count() == collections.len()
+        };
+        collections.iter().all(|collection| collection.complete) && fusion.as_ref().is_none_or(is_fused)
     }
 
     /// Whether any file, entry or row failed up to now.
