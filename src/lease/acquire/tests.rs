@@ -80,7 +80,8 @@ fn who_waits_has_it_when_it_is_free() {
     let mut pauses = 0;
     let mut held = Some(held);
     let lease = manager
-        .acquire_watched(&keys(&["cpu-0"]), Policy::Wait(Duration::from_mins(1)), &who("second"), &mut |busy| {
+        .acquire_watched(&keys(&["cpu-0"]), Policy::Wait(Duration::from_mins(1)), &who("second"), &mut |obstacle| {
+            let Obstacle::Held(busy) = obstacle else { panic!("{obstacle}") };
             assert_eq!(busy.holder.as_ref().map(|holder| holder.run.as_str()), Some("first"));
             pauses += 1;
             if pauses == 3 {
