@@ -55,6 +55,27 @@ fn every_lease_of_a_device_has_a_larger_epoch() {
 }
 
 #[test]
+fn a_holder_can_say_which_model_it_runs_now() {
+    let (_root, manager) = machine();
+    let mut lease = take(&manager, &["cpu-0", "cpu-1"], "run");
+    for model in [Some("all-MiniLM-L6-v2"), None] {
+        lease.name_model(model).unwrap();
+        for device in survey(manager.directory()).unwrap() {
+            let holder = device.holder.unwrap();
+            assert_eq!((holder.model.as_deref(), holder.run.as_str(), holder.epoch), (model, "run", 1));
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_was_lent_to_nobody_leaves_nothing() {
+    let (_root, manager) = machine();
+    let lease = take(&manager, &["cpu-0", "cpu-1"], "run");
+    assert_eq!(manager.release(lease), []);
+    take(&manager, &["cpu-0", "cpu-1"], "run");
+}
+
+#[test]
 fn devices_come_in_the_order_in_which_they_were_asked_for_and_once() {
     let (_root, manager) = machine();
     let lease = take(&manager, &["cpu-1", "cpu-0", "cpu-1"], "run");
