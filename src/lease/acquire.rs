@@ -91,6 +91,9 @@ pub enum LeaseError {
     NoDevice,
 }
 
+/// What comes of trying to lock without waiting: what was locked, or the lock that is busy.
+type Attempt<'key, Locked> = Result<Result<Locked, LockName<'key>>, FileError>;
+
 /// The leases of a machine.
 #[derive(Debug)]
 pub struct Manager {
@@ -183,10 +186,7 @@ impl Manager {
     }
 
     /// Locks all devices in sorted order, or none; then it returns the lock that is busy.
-    fn try_all<'key>(
-        &self,
-        devices: &'key [DeviceKey],
-    ) -> Result<Result<Vec<(&'key DeviceKey, Locks)>, LockName<'key>>, FileError> {
+    fn try_all<'key>(&self, devices: &'key [DeviceKey]) -> Attempt<'key, Vec<(&'key DeviceKey, Locks)>> {
         let sorted: BTreeSet<&DeviceKey> = devices.iter().collect();
         let mut locked = Vec::new();
         for device in sorted {
@@ -200,7 +200,7 @@ impl Manager {
     }
 
     /// Locks a device: its outermost lock, or the first one inside those that were handed to this process.
-    fn try_one<'key>(&self, device: &'key DeviceKey) -> Result<Result<Locks, LockName<'key>>, FileError> {
+    fn try_one<'key>(&self, device: &'key DeviceKey) -> Attempt<'key, Locks> {
         let outer = self.inherited.adopt(&self.directory, device);
         let name = LockName { device, level: outer.len() };
         for _ in 0..MOST_ATTEMPTS {
@@ -221,7 +221,7 @@ impl Manager {
         let process = Process::this();
         let mut held = Vec::with_capacity(locked.len());
         for (device, locks) in locked {
-            let epoch = self.last_epoch(device, &locks)?.saturating_add(1);
+            let epoch = self.last_epoch(device, &locks).saturating_add(1);
             let holder = Holder::new(who, &process, epoch);
             let name = LockName { device, level: locks.level() };
             holder::write(locks.own(), &holder).map_err(|source| self.directory.unusable(name, source))?;
@@ -232,16 +232,13 @@ impl Manager {
     }
 
     /// The largest epoch of any lease of a device, inside another or not. Nobody is inside of who asks, so the files
-    /// there say who was the last.
-    fn last_epoch(&self, device: &DeviceKey, locks: &Locks) -> Result<u64, FileError> {
+    /// there say who was the last; one that cannot be read is in the way of those who want that lock alone.
+    fn last_epoch(&self, device: &DeviceKey, locks: &Locks) -> u64 {
         let epoch = |file: &File| holder::read(file).map_or(0, |earlier| earlier.epoch);
-        let mut largest = locks.files().map(epoch).max().unwrap_or(0);
-        for level in locks.level() + 1..=MOST_LEVELS {
-            let name = LockName { device, level };
-            let Some(file) = self.directory.existing_lock_file(name, OFlags::RDONLY)? else { break };
-            largest = largest.max(epoch(&file));
-        }
-        Ok(largest)
+        let inner = (locks.level() + 1..=MOST_LEVELS).map_while(|level| {
+            self.directory.existing_lock_file(LockName { device, level }, OFlags::RDONLY).ok().flatten()
+        });
+        locks.files().map(epoch).chain(inner.map(|file| epoch(&file))).max().unwrap_or(0)
     }
 
     fn busy(&self, name: LockName<'_>) -> Result<Busy, FileError> {
