@@ -187,6 +187,33 @@ fn many_who_only_look_do_not_refuse_anybody() {
 }
 
 #[test]
+fn what_is_adopted_is_used_by_one_at_a_time_and_stays_locked_afterwards() {
+    let (root, manager) = machine();
+    let device = DeviceKey::of_slot(0);
+    let wrapper = manager.directory().lock_file(LockName::outermost(&device)).unwrap();
+    wrapper.try_lock().unwrap();
+    // As a descriptor is in a process that inherited it.
+    rustix::io::fcntl_setfd(&wrapper, rustix::io::FdFlags::empty()).unwrap();
+    let inherited = Inherited::parse(&format!("cpu-0={}", std::os::fd::AsRawFd::as_raw_fd(&wrapper)));
+    let inside = Manager::open(&Candidates::new(Some(root.path().to_owned()), None)).unwrap().with_inherited(inherited);
+
+    let mut epochs = Vec::new();
+    for run in ["first", "second"] {
+        let lease = take(&inside, &["cpu-0"], run);
+        epochs.extend(lease.devices().map(LeasedDevice::epoch));
+        let refused = inside.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("third")).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("device cpu-0 is used inside its lease by run {run} (pid ")), "{refused}");
+        drop(lease);
+        let outside = manager.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("outside"));
+        assert!(matches!(outside, Err(LeaseError::Held { .. })), "{outside:?}");
+    }
+    wrapper.unlock().unwrap();
+    drop(wrapper);
+    epochs.extend(take(&manager, &["cpu-0"], "outside").devices().map(LeasedDevice::epoch));
+    assert_eq!(epochs, [1, 2, 3]);
+}
+
+#[test]
 fn a_lease_of_nothing_is_refused() {
     let (_root, manager) = machine();
     assert!(matches!(manager.acquire(&[], Policy::Fail, &who("run")), Err(LeaseError::NoDevice)));
