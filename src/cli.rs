@@ -10,9 +10,9 @@ use figment::value::Value;
 use serde::Serialize;
 
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
-pub use lease::{LeaseCommand, LeasePolicy, LeaseRun};
+pub use lease::{LeaseCommand, LeaseRun};
 
-use crate::config::{CommandLine, Dtype, Foreign, Format, Fusion, LogFormat, ProgressStyle, Strategy};
+use crate::config::{CommandLine, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -234,7 +234,7 @@ pub struct Arguments {
     /// What to do if a device is leased by somebody else [default: fail; wait if --lease-wait is given]
     #[arg(long, value_name = "POLICY", help_heading = "Leases")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    lease_policy: Option<crate::config::LeasePolicy>,
+    lease_policy: Option<LeasePolicy>,
 
     /// Wait so long for leased devices, for example 90s, 30m, 2h [default with --lease-policy wait: 30m]
     #[arg(long, value_name = "TIME", help_heading = "Leases")]

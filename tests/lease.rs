@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod stand_in;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -12,10 +14,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
+use stand_in::{StandIn, TWO_T4};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_embed-collections");
 const GPU: &str = "GPU-01234567-89ab-cdef-0123-456789abcdef";
+
+/// The GPUs of [`TWO_T4`]; a process without a lease is on the second one.
+const FIRST: &str = "GPU-aaaa1111-0000";
+const SECOND: &str = "GPU-bbbb2222-0000";
 
 /// A user that is not root and owns nothing.
 const NOBODY: u32 = 65534;
@@ -44,6 +51,10 @@ impl Machine {
     fn lease(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("lease").args(arguments).env("EMBED_LEASE_DIR", self.leases()).stdin(Stdio::null());
+        for name in ["EMBED_LEASE_INHERITED", "CUDA_VISIBLE_DEVICES", "EMBEDDER_CONFIG", "EMBEDDER_SEQUENTIAL_DEVICES"]
+        {
+            command.env_remove(name);
+        }
         command
     }
 
@@ -51,6 +62,13 @@ impl Machine {
     fn run(&self, options: &[&str], script: &str) -> Command {
         let mut command = self.lease(&[&["run", "--devices"], options, &["--", "sh", "-c", script]].concat());
         command.current_dir(self.root.path());
+        command
+    }
+
+    /// The same on a machine whose GPUs are made up.
+    fn run_on(&self, gpus: &StandIn, options: &[&str], script: &str) -> Command {
+        let mut command = self.run(options, script);
+        command.env("EMBEDDER_NVML_LIBRARY", gpus.library());
         command
     }
 
@@ -277,10 +295,23 @@ fn the_exit_code_is_that_of_the_command() {
 #[test]
 fn what_cannot_be_meant_is_refused_with_a_way_out() {
     let machine = Machine::new();
-    check(&mut machine.run(&["cuda:0"], "exit 0"), 2, "give the UUID, see nvidia-smi -L");
-    check(&mut machine.run(&["GPU-0123"], "exit 0"), 2, "not a whole UUID");
+    let gpus = StandIn::new(TWO_T4);
+    let there = format!("there is cuda:0 (Tesla T4, {FIRST}), cuda:1 (Tesla T4, {SECOND}), cpu");
+    let unknown = format!("error: --devices: there is no device cuda:2; {there}");
+    check(&mut machine.run_on(&gpus, &["cuda:2"], "exit 0"), 2, &unknown);
+    check(&mut machine.run_on(&gpus, &["GPU-c"], "exit 0"), 2, &format!("there is no device GPU-c; {there}"));
+    check(&mut machine.run_on(&gpus, &["1"], "exit 0"), 2, "\"1\" is no device; write cuda:0");
+    check(&mut machine.run_on(&gpus, &["MIG-01"], "exit 0"), 2, "is not the whole UUID of a MIG instance");
+    let alike = StandIn::new(&TWO_T4.replace("GPU-bbbb", "GPU-aaaa"));
+    check(&mut machine.run_on(&alike, &["GPU-a"], "exit 0"), 2, "GPU-a may be several devices");
+    let none = StandIn::new("init 9\n");
+    check(&mut machine.run_on(&none, &["cuda:0"], "exit 0"), 2, "the NVIDIA driver is installed but not loaded");
+    check(&mut machine.run_on(&none, &["cuda:0"], "exit 0"), 2, "there is no device cuda:0; there is cpu");
     let both = ["cpu:0", "--lease-policy", "fail", "--lease-wait", "1m"];
     check(&mut machine.run(&both, "exit 0"), 2, "contradict each other");
+    let both = ["cpu:0", "--lease-policy", "fail", "--foreign", "wait"];
+    check(&mut machine.run(&both, "exit 0"), 2, "contradict each other");
+    check(machine.run(&["cpu:0"], "exit 0").env("EMBEDDER_NONSENSE", "1"), 2, "unknown environment variable");
     check(&mut machine.lease(&["run", "--", "true"]), 2, "--devices");
     check(&mut machine.lease(&["run", "--devices", "cpu:0"]), 2, "COMMAND");
     assert!(!machine.leases().exists());
@@ -391,4 +422,190 @@ fn the_table_and_the_list_show_held_and_free_devices() {
     for key in ["run", "pid", "pid_start_ticks", "host", "user", "since", "epoch"] {
         assert!(!held["holder"][key].is_null(), "{key} in {held}");
     }
+}
+
+#[test]
+fn a_gpu_goes_by_many_names_and_is_one_device() {
+    let machine = Machine::new();
+    let gpus = StandIn::new(TWO_T4);
+    let shown = |visible: Option<&str>, devices: &str| {
+        let mut run = machine.run_on(&gpus, &[devices, "--foreign", "share"], "echo $CUDA_VISIBLE_DEVICES");
+        visible.map(|visible| run.env("CUDA_VISIBLE_DEVICES", visible));
+        String::from_utf8(check(&mut run, 0, "").stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(shown(None, "cuda:1"), SECOND);
+    assert_eq!(shown(None, "GPU-bb"), SECOND);
+    assert_eq!(shown(None, "cuda"), format!("{FIRST},{SECOND}"));
+    assert_eq!(shown(None, "cuda:1,cpu:0,cuda"), format!("{SECOND},{FIRST}"));
+    assert_eq!(shown(Some("1,0"), "cuda:0"), SECOND);
+    assert_eq!(shown(Some("1"), "cuda"), SECOND);
+    let mut by_settings = machine.lease(&["run", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES"]);
+    by_settings.env("EMBEDDER_NVML_LIBRARY", gpus.library()).env("EMBEDDER_SEQUENTIAL_DEVICES", "cuda:0");
+    assert_eq!(String::from_utf8(check(&mut by_settings, 0, "").stdout).unwrap().trim(), FIRST);
+
+    let devices: Vec<String> = machine.list().iter().map(|entry| entry["device"].as_str().unwrap().into()).collect();
+    assert_eq!(devices, [FIRST, SECOND, "cpu-0"]);
+    // As another user of the machine would ask.
+    let script =
+        format!("unset EMBED_LEASE_INHERITED CUDA_VISIBLE_DEVICES; {PROGRAM} lease run --devices GPU-aa -- true");
+    check(&mut machine.run_on(&gpus, &["cuda:0"], &script), 6, &format!("gpu {FIRST} is leased by run sh-"));
+}
+
+#[test]
+fn a_process_without_a_lease_is_refused_or_shared_with() {
+    let machine = Machine::new();
+    let gpus = StandIn::new(TWO_T4);
+    let in_use = format!(
+        "gpu {SECOND} is in use by python3 (pid 4711, 13.7 GiB), an unknown program (pid 4712, memory unknown) without \
+         a lease"
+    );
+    let refused =
+        check(&mut machine.run_on(&gpus, &["cuda"], "echo > ran"), 6, &format!("error: {in_use}; wait for it"));
+    assert!(!machine.path("ran").exists() && refused.stdout.is_empty());
+    assert_eq!((machine.state(FIRST), machine.state(SECOND)), ("free".to_owned(), "free".to_owned()));
+    let free = check(&mut machine.run_on(&gpus, &["cuda:0"], "exit 5"), 5, "");
+    assert_eq!(String::from_utf8_lossy(&free.stderr), "");
+    let share = ["cuda:1", "--foreign", "share"];
+    check(&mut machine.run_on(&gpus, &share, "exit 5"), 5, &format!("lease: {in_use}, and is shared with it"));
+    let wait = ["cuda:1", "--foreign", "wait", "--lease-wait", "3s"];
+    check(&mut machine.run_on(&gpus, &wait, "exit 5"), 6, "; waited ");
+    // What the driver does not tell is nobody.
+    let silent = StandIn::lacking("PROCESSES", TWO_T4);
+    check(&mut machine.run_on(&silent, &["cuda:1"], "exit 5"), 5, "cannot see whether somebody uses gpu");
+}
+
+#[test]
+fn who_waits_for_a_process_without_a_lease_leaves_the_device_to_others() {
+    let machine = Machine::new();
+    let gpus = StandIn::new(TWO_T4);
+    let mut run = machine.run_on(&gpus, &["cuda:1", "--foreign", "wait"], "echo > ran");
+    let mut waiting = run.stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("it has looked for a while", || {
+        let list = machine.list();
+        list.iter().any(|entry| entry["device"] == SECOND && entry["epoch"].as_u64() >= Some(2))
+    });
+    check(&mut machine.run_on(&gpus, &["cuda:1", "--foreign", "share", "--lease-wait", "1m"], "exit 0"), 0, "");
+    assert!(!machine.path("ran").exists());
+    gpus.change(TWO_T4.split("process").next().unwrap());
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+    assert!(machine.path("ran").exists());
+    let stderr = std::io::read_to_string(waiting.stderr.take().unwrap()).unwrap();
+    let said = format!("waiting: gpu {SECOND} is in use by python3 (pid 4711");
+    assert_eq!(stderr.matches(&said).count(), 1, "{stderr}");
+}
+
+/// `lease run` of this program in a script.
+fn nested(options: &str, command: &str) -> String {
+    format!("{PROGRAM} lease run --devices {options} -- {command}")
+}
+
+#[test]
+fn a_program_inside_a_lease_works_under_it() {
+    let machine = Machine::new();
+    check(&mut machine.run(&["cpu:0"], &nested("cpu:0", "true")), 0, "");
+    // One after the other, with more devices and with fewer, and three deep.
+    let script = format!("{} && {}", nested("cpu:1,cpu:2", "true"), nested("cpu:0", "true"));
+    check(&mut machine.run(&["cpu:0,cpu:1"], &script), 0, "");
+    let innermost = format!("sh -c '{}'", nested("cpu:1,cpu:0", "sh -c \"exit 7\""));
+    check(&mut machine.run(&["cpu:0,cpu:1"], &nested("cpu:0", &innermost)), 7, "");
+    let gpus = StandIn::new(TWO_T4);
+    check(&mut machine.run_on(&gpus, &["cuda:0"], &nested("cuda:0", "true")), 0, "");
+    let list = machine.list();
+    let devices: Vec<&str> = list.iter().map(|entry| entry["device"].as_str().unwrap()).collect();
+    assert_eq!(devices, [FIRST, "cpu-0", "cpu-1", "cpu-2"], "locks inside locks are no devices");
+    assert!(list.iter().all(|entry| entry["state"] == "free"), "{list:?}");
+    // Each time that it was taken, inside or not.
+    assert_eq!(list.iter().map(|entry| entry["epoch"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 7, 4, 1]);
+}
+
+#[test]
+fn programs_inside_one_lease_exclude_each_other() {
+    let machine = Machine::new();
+    let first = nested("cpu:0", "sh -c 'echo > held; exec sleep 1000' 2> first & first=$!");
+    let ready = "while ! [ -e held ]; do sleep 0.01; done";
+    let refused = nested("cpu:0 --run-id second", "sh -c 'echo > ran'");
+    let waiting = nested("cpu:0 --lease-wait 1m", "sh -c 'echo > waited'");
+    let script = format!(
+        "{first}\n{ready}\n{refused}; code=$?\n{waiting} 2> waiting & \nlast=$!\n{PROGRAM} lease status > table\n\
+         {PROGRAM} lease list --json > list\nkill $first; wait $last && exit $code"
+    );
+    let run =
+        check(&mut machine.run(&["cpu:0"], &script), 6, "error: device cpu-0 is used inside its lease by run sh-");
+    let stderr = String::from_utf8_lossy(&run.stderr);
+    assert!(stderr.contains("; pass --lease-wait 30m or run one after the other"), "{stderr}");
+    assert!(!machine.path("ran").exists() && machine.path("waited").exists());
+    let list: Value = serde_json::from_slice(&fs::read(machine.path("list")).unwrap()).unwrap();
+    let entry = &list[0];
+    assert_eq!((&entry["state"], entry["inside"].as_array().unwrap().len()), (&"held".into(), 1), "{list}");
+    assert!(entry["inside"][0]["epoch"].as_u64() > entry["holder"]["epoch"].as_u64(), "{list}");
+    let table = fs::read_to_string(machine.path("table")).unwrap();
+    assert!(table.contains("; in it run sh-"), "{table}");
+    assert_eq!(machine.state("cpu-0"), "free");
+}
+
+/// Many at once in one wrapper, some killed: never two inside.
+#[test]
+fn programs_inside_one_lease_never_overlap_even_if_they_are_killed() {
+    let machine = Machine::new();
+    let step =
+        nested("cpu:0,cpu:1 --lease-wait 2m", "sh -c 'mkdir inside || echo >> overlap; sleep 0.02; rmdir inside'");
+    let killed =
+        nested("cpu:1,cpu:0 --lease-wait 2m", "sh -c 'kill -9 $PPID; mkdir inside || echo >> overlap; rmdir inside'");
+    let script = format!("for i in 1 2 3 4 5 6; do {step} & {killed} & done; wait");
+    check(&mut machine.run(&["cpu:0,cpu:1"], &script), 0, "");
+    wait_until("all are gone", || machine.state("cpu-0") == "free" && machine.state("cpu-1") == "free");
+    assert!(!machine.path("overlap").exists());
+    // Each of them has been inside, and so has the wrapper.
+    assert_eq!(machine.list()[0]["epoch"], 13);
+}
+
+#[test]
+fn a_lease_inside_another_does_not_end_it() {
+    let machine = Machine::new();
+    let outside = format!("env -u EMBED_LEASE_INHERITED {PROGRAM} lease run --devices cpu:0 -- true");
+    let script = format!("{} && {outside}", nested("cpu:0", "true"));
+    check(&mut machine.run(&["cpu:0"], &script), 6, "device cpu-0 is leased by run sh-");
+    // What the inner program leaves behind keeps its part, and that is said by both.
+    let script = nested("cpu:0", "sh -c 'sleep 1000 > out 2>&1 & echo $! > left'");
+    let said = "the command has ended, but a process that it started still holds cpu-0";
+    let run = check(machine.run(&["cpu:0"], &script).stdout(Stdio::null()), 0, said);
+    assert_eq!(String::from_utf8_lossy(&run.stderr).matches(said).count(), 2);
+    let left = fs::read_to_string(machine.path("left")).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
+    wait_until("the device is free", || machine.state("cpu-0") == "free");
+}
+
+/// Whatever the variable says, who has no lock gets none from it.
+#[test]
+fn a_wrong_variable_gives_no_lease() {
+    let machine = Machine::new();
+    let _holding = machine.hold("cpu:0");
+    let lock = machine.leases().join("cpu-0.lock");
+    let inner = machine.leases().join("cpu-0.inner");
+    fs::write(&inner, "").unwrap();
+    let open = format!("exec 7<> {} 8<> {} 9< /dev/null", lock.display(), inner.display());
+    for variable in ["cpu-0=7", "cpu-0=7:8", "cpu-0=8", "cpu-0=9", "cpu-0=99", "cpu-0=0", "cpu-0=-1", "cpu-1=7", "x"] {
+        let script = format!("{open}; export EMBED_LEASE_INHERITED={variable}; {}", nested("cpu:0", "true"));
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &script]).env("EMBED_LEASE_DIR", machine.leases());
+        check(shell, 6, "device cpu-0 is leased by run sh-");
+        // And one that is free is had in the usual way.
+        let script = script.replace("--devices cpu:0", "--devices cpu:1");
+        check(Command::new("sh").args(["-c", &script]).env("EMBED_LEASE_DIR", machine.leases()), 0, "");
+    }
+}
+
+#[test]
+fn a_variable_that_outlives_its_lease_gives_none() {
+    let machine = Machine::new();
+    // The descriptors are closed, as by a program that cleans up after its parent; then in use for something else.
+    for close in ["exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-", "exec 3>x 4>x 5>x 6>x 7>x 8>x 9>x"] {
+        let script = format!("{close}; {}", nested("cpu:0", "true"));
+        check(&mut machine.run(&["cpu:0"], &script), 6, "device cpu-0 is leased by run sh-");
+    }
+    // The file was replaced meanwhile: what is locked is not what others lock.
+    let lock = machine.leases().join("cpu-0.lock");
+    let script = format!("rm {} && {}", lock.display(), nested("cpu:0", "true"));
+    check(&mut machine.run(&["cpu:0"], &script), 0, "");
+    assert_eq!(machine.list()[0]["epoch"], 1);
 }

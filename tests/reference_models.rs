@@ -68,7 +68,7 @@ fn check_on<B: Backend>(model: &str, backend: fn() -> B) {
     let spec = ModelSpec::read(&directory).unwrap();
     let weights = Weights::open(&spec.weights).unwrap();
     assert!(!reference.cases.is_empty());
-    let lease = Lease::shared([DeviceKey::of_name("cpu").unwrap()]);
+    let lease = Lease::shared([DeviceKey::of_slot(0)]);
     let device = lease.devices().next().unwrap();
     let mut worst: f64 = 0.0;
     for case in reference.cases {

@@ -27,7 +27,7 @@ pub fn run(mut arguments: Arguments) -> u8 {
     let ended = match arguments.command.take() {
         None => return embed(arguments),
         Some(SubCommand::Lease(command)) => {
-            return lease::run(command, &environment.places()).unwrap_or_else(|error| fail(&error, error.exit_code()));
+            return lease::run(command, &environment).unwrap_or_else(|error| fail(&error, error.exit_code()));
         }
         Some(SubCommand::Devices(command)) => devices::run(command, &environment, &mut io::stdout()),
         Some(SubCommand::Doctor(command)) => doctor::run(command, &environment, &mut io::stdout()),

@@ -131,6 +131,8 @@ pub struct Places {
     pub cache: PathBuf,
     /// Directory of lock files for leases, if not the usual one.
     pub leases: Option<PathBuf>,
+    /// What a wrapper says of the locks that it took for this process.
+    pub inherited_leases: Option<String>,
     /// For files of this user that end with the session.
     pub runtime: Option<PathBuf>,
 }
@@ -184,7 +186,8 @@ impl Environment {
         // As the XDG Base Directory Specification has it; without a home there is still a place for temporary files.
         let cache = path("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
         let (leases, runtime) = (path("EMBED_LEASE_DIR"), path("XDG_RUNTIME_DIR"));
-        Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, runtime }
+        let inherited_leases = self.0.get("EMBED_LEASE_INHERITED").and_then(|text| text.to_str()).map(str::to_owned);
+        Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, inherited_leases, runtime }
     }
 
     /// Values that suit this machine better than the defaults, with the reason for people.

@@ -211,15 +211,16 @@ pub enum LeasePolicy {
     Wait,
 }
 
-/// What to do if processes without a lease compute on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+/// What to do if a program that has no lease computes on a leased GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Foreign {
-    /// Leave with exit code 6.
+    /// Leave with exit code 6, naming it.
+    #[default]
     Refuse,
-    /// Wait until they have ended.
+    /// Wait for its end, as long as for a lease.
     Wait,
-    /// Use the device beside them.
+    /// Use the GPU together with it, and say so.
     Share,
 }
 

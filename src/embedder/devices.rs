@@ -8,7 +8,7 @@ use crate::device::{
     Choice, ChoiceError, Chosen, Detection, DeviceInfo, DeviceKind, DeviceUuid, ENCODERS, Probe, Request, Wanted,
     choose, detect, slots,
 };
-use crate::lease::{DeviceKey, DeviceNameError};
+use crate::lease::{DeviceKey, DeviceKeyError};
 
 /// What is there and what of it will be used.
 pub struct Devices {
@@ -61,7 +61,7 @@ impl Devices {
     }
 
     /// The devices in the order asked for. The encoder threads are divided among them as evenly as can be.
-    pub(super) fn places(&self, settings: &Settings) -> Result<Vec<Place>, DeviceNameError> {
+    pub(super) fn places(&self, settings: &Settings) -> Result<Vec<Place>, DeviceKeyError> {
         let threads = settings.threads.unwrap_or_else(cores);
         match &self.choice.chosen {
             Chosen::Cpu(slots) => {
@@ -77,7 +77,7 @@ impl Devices {
                 // Every device has a worker, even if there are fewer threads than devices.
                 let shares = slots(&numbers, threads.max(gpus.len())).unwrap_or_default();
                 let place = |(gpu, share): (&DeviceInfo, crate::device::CpuSlot)| {
-                    let key = DeviceKey::new(&gpu.uuid.0)?;
+                    let key = DeviceKey::try_from(gpu)?;
                     let (label, uuid) = (gpu.label(), gpu.uuid.clone());
                     Ok(Place { label, id: Some(gpu.index), uuid, key, threads: share.cores })
                 };

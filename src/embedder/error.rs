@@ -9,7 +9,7 @@ use crate::config::ConfigError;
 use crate::device::ChoiceError;
 use crate::exit;
 use crate::fusion::{FuseError, ShapeError};
-use crate::lease::{DeviceNameError, DirectoryError, LeaseError};
+use crate::lease::{DeviceKeyError, DirectoryError, LeaseError, PolicyError};
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
 use crate::model::weights::WeightError;
@@ -82,7 +82,10 @@ pub enum EmbedError {
     Devices(#[from] ChoiceError),
     /// A device has a name that cannot be leased.
     #[error(transparent)]
-    DeviceName(#[from] DeviceNameError),
+    DeviceName(#[from] DeviceKeyError),
+    /// Waiting and not waiting.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// There is no directory of lock files.
     #[error(transparent)]
     LeaseDirectory(#[from] DirectoryError),
@@ -151,7 +154,7 @@ impl EmbedError {
         match self {
             Self::Input(_) | Self::NoJob => exit::INPUT,
             Self::Config(_) | Self::TooLong { .. } | Self::TooWide { .. } | Self::SameName { .. } => exit::USAGE,
-            Self::Devices(_) | Self::DeviceName(_) | Self::Shape(_) => exit::USAGE,
+            Self::Devices(_) | Self::DeviceName(_) | Self::Policy(_) | Self::Shape(_) => exit::USAGE,
             Self::Fuse(error) => fuse_exit_code(error),
             Self::Model(error) => error.exit_code(),
             Self::Models(errors) => errors.first().map_or(exit::INTERNAL, ModelError::exit_code),

@@ -18,9 +18,9 @@ use super::staged::{Staged, Unstaged};
 use super::turn::{Turns, Warm};
 use super::{Embedder, Finished};
 use crate::collection::{self, Discovery};
-use crate::config::{LeasePolicy, Mode, Resolved};
+use crate::config::{Mode, Resolved};
 use crate::ensemble::turns;
-use crate::lease::{Busy, Candidates, DeviceKey, Lease, LeaseError, Manager, Policy, Who};
+use crate::lease::{Candidates, DeviceKey, Inherited, Lease, LeaseError, Manager, Obstacle, Policy, Who};
 use crate::output::directory_name;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::{Event, Observer, StopCause};
@@ -33,9 +33,6 @@ pub struct Job {
     /// Output root.
     pub output_dir: PathBuf,
 }
-
-/// Wait so long if the user says to wait, but not for how long.
-const DEFAULT_WAIT: Duration = Duration::from_mins(30);
 
 /// How often the time limit and the stop switch are looked at: soon enough for a person.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
@@ -270,27 +267,36 @@ impl Leasing<'_> {
         if !embedder.devices.are_leased(settings, resolved.ensemble.mode) {
             return Ok(Some(Lease::shared(keys)));
         }
-        let policy = match (settings.lease_policy, settings.lease_wait) {
-            (_, Some(wait)) => Policy::Wait(wait.0),
-            (Some(LeasePolicy::Wait), None) => Policy::Wait(DEFAULT_WAIT),
-            (Some(LeasePolicy::Fail) | None, None) => Policy::Fail,
-        };
+        let wait = settings.lease_wait.map(|wait| wait.0);
+        let policy = Policy::of_wishes(settings.lease_policy, wait, settings.foreign)?;
         let who = Who { run: report.run_id().to_owned(), model: model.map(str::to_owned) };
-        let candidates = Candidates::new(settings.lease_dir.clone(), resolved.places.runtime.as_deref());
-        let manager = Manager::open(&candidates)?;
-        let mut told: Option<Busy> = None;
-        let mut watch = |busy: &Busy| {
-            if told.as_ref() != Some(busy) {
-                report.observe(&Event::LeaseWaiting { holder: busy.to_string() });
-                told = Some(busy.clone());
+        let manager = self.manager()?;
+        let mut told: Option<Obstacle> = None;
+        let mut watch = |obstacle: &Obstacle| {
+            if told.as_ref() != Some(obstacle) {
+                report.observe(&Event::LeaseWaiting { holder: obstacle.to_string() });
+                told = Some(obstacle.clone());
             }
             if stop.cause().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        match manager.acquire_watched(&keys, policy, &who, &mut watch) {
-            Ok(lease) => Ok(Some(lease)),
+        let probe = embedder.devices.detection.as_ref();
+        match manager.acquire_clear(&keys, policy, settings.foreign, probe, &who, &mut watch) {
+            Ok(lease) => {
+                for remark in lease.remarks() {
+                    report.observe(&Event::DeviceNote { note: remark.to_string() });
+                }
+                Ok(Some(lease))
+            }
             Err(LeaseError::GivenUp { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn manager(&self) -> Result<Manager, EmbedError> {
+        let Resolved { settings, places, .. } = self.resolved;
+        let candidates = Candidates::new(settings.lease_dir.clone(), places.runtime.as_deref());
+        let inherited = Inherited::parse(places.inherited_leases.as_deref().unwrap_or_default());
+        Ok(Manager::open(&candidates)?.with_inherited(inherited))
     }
 }
 

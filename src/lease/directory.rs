@@ -14,14 +14,13 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::DeviceKey;
+use super::level::LockName;
 
 /// Where the lock files of all users are if nobody says otherwise.
 pub const SHARED_DIRECTORY: &str = "/run/lock/embed-collections";
 
 /// Tries to open a file that others keep removing; nobody does that but on purpose.
 pub(super) const MOST_ATTEMPTS: usize = 8;
-
-const ENDING: &str = ".lock";
 
 /// Open to all; only the owner of a file may remove it.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o1777);
@@ -44,6 +43,20 @@ impl Candidates {
     pub fn new(chosen: Option<PathBuf>, runtime: Option<&Path>) -> Self {
         let private = runtime.map(|runtime| runtime.join("embed-collections"));
         Self { chosen, shared: SHARED_DIRECTORY.into(), private }
+    }
+
+    /// Each of them, best first: the chosen one alone if there is one.
+    pub fn in_order(&self) -> Vec<(&Path, Reach)> {
+        match &self.chosen {
+            Some(chosen) => vec![(chosen.as_path(), Reach::AllUsers)],
+            None => [
+                Some((self.shared.as_path(), Reach::AllUsers)),
+                self.private.as_deref().map(|path| (path, Reach::OneUser)),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        }
     }
 }
 
@@ -147,12 +160,10 @@ impl LeaseDirectory {
             return Ok(shared);
         }
         let mut tried = Vec::new();
-        let all = [(Some(&candidates.shared), Reach::AllUsers), (candidates.private.as_ref(), Reach::OneUser)];
-        for (path, reach) in all {
-            let Some(path) = path else { continue };
+        for (path, reach) in candidates.in_order() {
             match Self::open_or_create(path, reach) {
                 Ok(directory) => return Ok(directory),
-                Err(source) => tried.push((path.clone(), source)),
+                Err(source) => tried.push((path.to_owned(), source)),
             }
         }
         Err(DirectoryError::None { tried })
@@ -163,13 +174,12 @@ impl LeaseDirectory {
     /// # Errors
     /// If one is there and cannot be used.
     pub fn find(candidates: &Candidates) -> Result<Option<Self>, DirectoryError> {
-        if let Some(path) = &candidates.chosen {
-            return Self::open_existing(path, Reach::AllUsers);
+        for (path, reach) in candidates.in_order() {
+            if let Some(found) = Self::open_existing(path, reach)? {
+                return Ok(Some(found));
+            }
         }
-        match (Self::open_existing(&candidates.shared, Reach::AllUsers)?, &candidates.private) {
-            (None, Some(private)) => Self::open_existing(private, Reach::OneUser),
-            (found, _) => Ok(found),
-        }
+        Ok(None)
     }
 
     /// Its path.
@@ -189,22 +199,20 @@ impl LeaseDirectory {
         let entries = rustix::fs::Dir::read_from(&self.descriptor).map_err(|errno| unusable(errno.into()))?;
         for entry in entries {
             let entry = entry.map_err(|errno| unusable(errno.into()))?;
-            let name = entry.file_name().to_str().ok().and_then(|name| name.strip_suffix(ENDING));
-            // Another spelling of a key is not the file of that key.
-            devices.extend(name.and_then(|name| DeviceKey::new(name).ok().filter(|key| key.as_str() == name)));
+            devices.extend(entry.file_name().to_str().ok().and_then(LockName::device_of_outermost));
         }
         devices.sort();
         Ok(devices)
     }
 
     /// Opens the lock file of a device, which is made if there is none.
-    pub(super) fn lock_file(&self, device: &DeviceKey) -> Result<File, FileError> {
+    pub(super) fn lock_file(&self, name: LockName<'_>) -> Result<File, FileError> {
         let create = |errno: Errno| FileError::Create { directory: self.path.clone(), source: errno.into() };
         for _ in 0..MOST_ATTEMPTS {
-            if let Some(file) = self.existing_lock_file(device, OFlags::RDWR)? {
+            if let Some(file) = self.existing_lock_file(name, OFlags::RDWR)? {
                 return Ok(file);
             }
-            self.create_lock_file(device).map_err(create)?;
+            self.create_lock_file(name).map_err(create)?;
         }
         Err(create(Errno::NOENT))
     }
@@ -212,50 +220,47 @@ impl LeaseDirectory {
     /// Opens the lock file of a device if there is one.
     ///
     /// Without `O_CREAT`: in a sticky directory the kernel refuses it for files of others (`fs.protected_regular`).
-    pub(super) fn existing_lock_file(&self, device: &DeviceKey, access: OFlags) -> Result<Option<File>, FileError> {
+    pub(super) fn existing_lock_file(&self, name: LockName<'_>, access: OFlags) -> Result<Option<File>, FileError> {
         let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        match rustix::fs::openat(&self.descriptor, file_name(device), flags, Mode::empty()) {
+        match rustix::fs::openat(&self.descriptor, name.file_name(), flags, Mode::empty()) {
             Ok(descriptor) => {
                 let file = File::from(descriptor);
-                let is_regular = file.metadata().map_err(|source| self.unusable(device, source))?.is_file();
-                if is_regular { Ok(Some(file)) } else { Err(FileError::NotRegular { path: self.file_path(device) }) }
+                let is_regular = file.metadata().map_err(|source| self.unusable(name, source))?.is_file();
+                if is_regular { Ok(Some(file)) } else { Err(FileError::NotRegular { path: self.file_path(name) }) }
             }
             Err(Errno::NOENT) => Ok(None),
-            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
-                Err(FileError::NotRegular { path: self.file_path(device) })
-            }
-            Err(errno) => Err(self.unusable(device, errno.into())),
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Err(FileError::NotRegular { path: self.file_path(name) }),
+            Err(errno) => Err(self.unusable(name, errno.into())),
         }
     }
 
     /// Whether an open file is still the one that others will find. One that was removed meanwhile locks nothing.
-    pub(super) fn is_current(&self, file: &File, device: &DeviceKey) -> Result<bool, FileError> {
-        let failed = |errno: Errno| self.unusable(device, errno.into());
+    pub(super) fn is_current(&self, file: &File, name: LockName<'_>) -> Result<bool, FileError> {
+        let failed = |errno: Errno| self.unusable(name, errno.into());
         let open = rustix::fs::fstat(file).map_err(failed)?;
-        match rustix::fs::statat(&self.descriptor, file_name(device), AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(&self.descriptor, name.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) => Ok((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(failed(errno)),
         }
     }
 
-    pub(super) fn unusable(&self, device: &DeviceKey, source: io::Error) -> FileError {
-        FileError::Use { path: self.file_path(device), source }
+    pub(super) fn unusable(&self, name: LockName<'_>, source: io::Error) -> FileError {
+        FileError::Use { path: self.file_path(name), source }
     }
 
-    fn file_path(&self, device: &DeviceKey) -> PathBuf {
-        self.path.join(file_name(device))
+    fn file_path(&self, name: LockName<'_>) -> PathBuf {
+        self.path.join(name.file_name())
     }
 
     /// Makes a lock file that every user can open from its first instant: it gets its name after its mode. A crash in
     /// between leaves a file without meaning, never one that locks others out.
-    fn create_lock_file(&self, device: &DeviceKey) -> Result<(), Errno> {
-        let unfinished = format!(".new-{:016x}", RandomState::new().hash_one(device));
+    fn create_lock_file(&self, name: LockName<'_>) -> Result<(), Errno> {
+        let unfinished = format!(".new-{:016x}", RandomState::new().hash_one(name));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.descriptor, &*unfinished, flags, FILE_MODE)?;
         let linked = rustix::fs::fchmod(&file, FILE_MODE).and_then(|()| {
-            let name = file_name(device);
-            rustix::fs::linkat(&self.descriptor, &*unfinished, &self.descriptor, name, AtFlags::empty())
+            rustix::fs::linkat(&self.descriptor, &*unfinished, &self.descriptor, name.file_name(), AtFlags::empty())
         });
         rustix::fs::unlinkat(&self.descriptor, &*unfinished, AtFlags::empty())?;
         match linked {
@@ -302,10 +307,6 @@ impl LeaseDirectory {
         debug_assert!(FileType::from_raw_mode(status.st_mode).is_dir());
         Ok(status.st_uid == rustix::process::geteuid().as_raw())
     }
-}
-
-fn file_name(device: &DeviceKey) -> String {
-    format!("{device}{ENDING}")
 }
 
 #[cfg(test)]

@@ -2,19 +2,24 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::io::FdFlags;
 
 use super::holder::{self, Holder};
+use super::inherited::{INHERITED_VARIABLE, Inherited};
 use super::process::Process;
-use super::{DeviceKey, Who, process};
+use super::{DeviceKey, Remark, Who, process};
 
 /// The right to use some devices, given back when it is dropped or when the process ends.
 #[derive(Debug)]
 pub struct Lease {
     devices: Vec<HeldDevice>,
+    /// What a wrapper lent to this process, for commands that it is lent on to.
+    inherited: Inherited,
+    remarks: Vec<Remark>,
 }
 
 /// A device that is leased for at least `'lease`.
@@ -36,8 +41,8 @@ impl<'lease> LeasedDevice<'lease> {
 }
 
 impl Lease {
-    pub(super) fn new(devices: Vec<HeldDevice>) -> Self {
-        Self { devices }
+    pub(super) fn new(devices: Vec<HeldDevice>, inherited: Inherited) -> Self {
+        Self { devices, inherited, remarks: Vec::new() }
     }
 
     /// Devices that need no agreement, for the operating system shares them among all processes: the processor. There is
@@ -45,8 +50,8 @@ impl Lease {
     pub fn shared(devices: impl IntoIterator<Item = DeviceKey>) -> Self {
         let who = Who { run: String::new(), model: None };
         let holder = Holder::new(&who, &Process::this(), 0);
-        let held = |key| HeldDevice { key, file: None, holder: holder.clone(), lent: false };
-        Self { devices: devices.into_iter().map(held).collect() }
+        let held = |key| HeldDevice { key, locks: None, holder: holder.clone() };
+        Self::new(devices.into_iter().map(held).collect(), Inherited::default())
     }
 
     /// The devices, in the order in which they were asked for.
@@ -54,25 +59,46 @@ impl Lease {
         self.devices.iter().map(|device| LeasedDevice { device })
     }
 
+    /// What the user should know of the devices: that they are shared, or that nobody knows.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
+    }
+
+    pub(super) fn remark(&mut self, remarks: Vec<Remark>) {
+        self.remarks = remarks;
+    }
+
+    /// What is written into which lock.
+    pub(super) fn signatures(&self) -> impl Iterator<Item = (DeviceKey, usize, Holder)> {
+        let signature =
+            |device: &HeldDevice| Some((device.key.clone(), device.locks.as_ref()?.level(), device.holder.clone()));
+        self.devices.iter().filter_map(signature)
+    }
+
     /// Lets a command hold the devices as well: from its start until it and every process that inherits from it has
-    /// ended, also if this process is killed meanwhile.
+    /// ended, also if this process is killed meanwhile. A command of this program works under this lease.
     ///
     /// From now on dropping the lease only ends this process's part of it.
     ///
     /// # Errors
     /// If there are too many open files.
     pub fn lend_to(&mut self, command: &mut Command) -> io::Result<()> {
-        let files = self.devices.iter().filter_map(|device| device.file.as_ref());
-        let copies: Vec<File> = files.map(File::try_clone).collect::<io::Result<_>>()?;
+        let mut copies = Vec::new();
+        let mut inherited = self.inherited.clone();
+        for device in &self.devices {
+            let Some(locks) = &device.locks else { continue };
+            let of_device: Vec<File> = locks.files().map(File::try_clone).collect::<io::Result<_>>()?;
+            inherited.insert(device.key.clone(), of_device.iter().map(AsRawFd::as_raw_fd).collect());
+            copies.extend(of_device);
+        }
+        command.env(INHERITED_VARIABLE, inherited.to_string());
         let keep_open = move || copies.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, FdFlags::empty())?));
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes system calls
         // (fcntl) on descriptors that it owns, and neither allocates nor locks; nor does the conversion of an errno.
         unsafe {
             command.pre_exec(keep_open);
         }
-        for device in &mut self.devices {
-            device.lent = true;
-        }
+        self.devices.iter_mut().filter_map(|device| device.locks.as_mut()).for_each(|locks| locks.lent = true);
         Ok(())
     }
 
@@ -81,30 +107,72 @@ impl Lease {
     /// # Errors
     /// If a lock file cannot be written; the lease is not touched by that.
     pub fn name_process(&mut self, pid: u32) -> io::Result<()> {
+        let start_ticks = process::start_ticks(pid);
+        self.rewrite(|holder| (holder.pid, holder.pid_start_ticks) = (pid, start_ticks))
+    }
+
+    /// Tells others which model the devices are used for now.
+    ///
+    /// # Errors
+    /// If a lock file cannot be written; the lease is not touched by that.
+    pub fn name_model(&mut self, model: Option<&str>) -> io::Result<()> {
+        self.rewrite(|holder| holder.model = model.map(str::to_owned))
+    }
+
+    fn rewrite(&mut self, change: impl Fn(&mut Holder)) -> io::Result<()> {
         self.devices.iter_mut().try_for_each(|device| {
-            device.holder.pid = pid;
-            device.holder.pid_start_ticks = process::start_ticks(pid);
-            device.file.as_ref().map_or(Ok(()), |file| holder::write(file, &device.holder))
+            change(&mut device.holder);
+            device.locks.as_ref().map_or(Ok(()), |locks| holder::write(locks.own(), &device.holder))
         })
     }
 }
 
-/// A locked lock file.
+/// A device whose lock says that it is ours.
 #[derive(Debug)]
 pub(super) struct HeldDevice {
     pub(super) key: DeviceKey,
-    pub(super) file: Option<File>,
+    /// `None` for what needs no lock.
+    pub(super) locks: Option<Locks>,
     pub(super) holder: Holder,
-    /// Whether a command shares the lock, so that only closing the file is right.
-    pub(super) lent: bool,
 }
 
-impl Drop for HeldDevice {
+/// The locked lock files of a device.
+#[derive(Debug)]
+pub(super) struct Locks {
+    /// Those of our wrappers, the outermost first. They are only closed: what they lock is not ours to give back.
+    outer: Vec<File>,
+    own: File,
+    /// Whether a command shares our own, so that only closing it is right.
+    lent: bool,
+}
+
+impl Locks {
+    pub(super) fn new(outer: Vec<File>, own: File) -> Self {
+        Self { outer, own, lent: false }
+    }
+
+    /// The lock that this process took.
+    pub(super) fn own(&self) -> &File {
+        &self.own
+    }
+
+    /// The level of our own.
+    pub(super) fn level(&self) -> usize {
+        self.outer.len()
+    }
+
+    /// From the outermost to our own.
+    pub(super) fn files(&self) -> impl Iterator<Item = &File> {
+        self.outer.iter().chain([&self.own])
+    }
+}
+
+impl Drop for Locks {
     fn drop(&mut self) {
-        if let Some(file) = self.file.as_ref().filter(|_| !self.lent) {
+        if !self.lent {
             // Closing would do, but not at once while another thread is between fork and exec with a copy of the
             // descriptor. If it fails, closing follows in any case.
-            let _ = file.unlock();
+            let _ = self.own.unlock();
         }
     }
 }

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::device::{CpuSlot, DeviceInfo, DeviceKind};
+
 /// Longest key; every file system takes a name of this length with its ending.
 const LONGEST: usize = 128;
 
@@ -15,37 +17,14 @@ const LONGEST: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceKey(String);
 
-/// A text that cannot name a device.
+/// An identity that cannot be a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceNameError {
-    /// It would not be a safe file name.
-    #[error(
-        "{name:?} cannot be a device key: at most {LONGEST} letters, digits, '-', '_' and '.', the first a letter or digit"
-    )]
-    Characters {
-        /// What was given.
-        name: String,
-    },
-    /// Which device has this number depends on who counts.
-    #[error("{name:?} is a number, and numbers of GPUs differ between programs: give the UUID, see nvidia-smi -L")]
-    Index {
-        /// What was given.
-        name: String,
-    },
-    /// An abbreviation names the same device as the whole UUID and would be another lease.
-    #[error(
-        "{name:?} is not a whole UUID such as GPU-01234567-89ab-cdef-0123-456789abcdef: give all of it, see nvidia-smi -L"
-    )]
-    Incomplete {
-        /// What was given.
-        name: String,
-    },
-    /// Neither a GPU nor a slot.
-    #[error("{name:?} is not a device: give the UUID of a GPU (see nvidia-smi -L) or a slot such as cpu:0")]
-    Unknown {
-        /// What was given.
-        name: String,
-    },
+#[error(
+    "{identity:?} cannot be a device key: at most {LONGEST} letters, digits, '-', '_' and '.', the first a letter or digit"
+)]
+pub struct DeviceKeyError {
+    /// What was given.
+    pub identity: String,
 }
 
 impl DeviceKey {
@@ -53,11 +32,11 @@ impl DeviceKey {
     ///
     /// # Errors
     /// If it would not be a safe file name.
-    pub fn new(identity: &str) -> Result<Self, DeviceNameError> {
+    pub fn new(identity: &str) -> Result<Self, DeviceKeyError> {
         let safe = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
         let starts_well = identity.starts_with(|first: char| first.is_ascii_alphanumeric());
         if !starts_well || identity.len() > LONGEST || !identity.chars().all(safe) {
-            return Err(DeviceNameError::Characters { name: identity.to_owned() });
+            return Err(DeviceKeyError { identity: identity.to_owned() });
         }
         Ok(match gpu_parts(identity) {
             Some((prefix, uuid)) => Self(format!("{prefix}{}", uuid.to_ascii_lowercase())),
@@ -65,35 +44,23 @@ impl DeviceKey {
         })
     }
 
-    /// The device that a user names: a UUID, or `cpu:N`. This is the place where `cuda:N` will become a UUID once
-    /// devices are detected; until then it is refused with a way out.
-    ///
-    /// # Errors
-    /// If it is an index, an abbreviation or no device at all.
-    pub fn of_name(name: &str) -> Result<Self, DeviceNameError> {
-        let lower = name.to_ascii_lowercase();
-        if let Some(slot) = lower.strip_prefix("cpu") {
-            let number = if slot.is_empty() { "0" } else { slot.strip_prefix([':', '-']).unwrap_or("") };
-            let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
-            let slot: Option<u32> = number.parse().ok().filter(|_| is_number);
-            return slot
-                .map(|slot| Self(format!("cpu-{slot}")))
-                .ok_or_else(|| DeviceNameError::Unknown { name: name.to_owned() });
-        }
-        let index = lower.strip_prefix("cuda").or(lower.strip_prefix("gpu:")).unwrap_or(&lower);
-        if index.trim_start_matches(':').bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(DeviceNameError::Index { name: name.to_owned() });
-        }
-        match gpu_parts(name) {
-            Some((_, uuid)) if is_uuid(uuid) => Self::new(name),
-            Some(_) => Err(DeviceNameError::Incomplete { name: name.to_owned() }),
-            None => Err(DeviceNameError::Unknown { name: name.to_owned() }),
-        }
+    /// The key of a slot on the processor.
+    pub fn of_slot(index: u32) -> Self {
+        Self(format!("cpu-{index}"))
     }
 
-    /// A slot on the processor.
-    pub fn of_slot(number: u32) -> Self {
-        Self(format!("cpu-{number}"))
+    /// The device of a name that means the same to everybody: a whole UUID, `cpu` or `cpu:N`. Any other name depends on
+    /// what is there, see [`resolve`](super::resolve).
+    pub fn of_whole_name(name: &str) -> Option<Self> {
+        let lower = name.to_ascii_lowercase();
+        if let Some(slot) = lower.strip_prefix("cpu") {
+            let number = if slot.is_empty() { "0" } else { slot.strip_prefix([':', '-'])? };
+            // A sign would be read by the number's parser, but is not how a slot is written.
+            let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+            return number.parse().ok().filter(|_| is_number).map(Self::of_slot);
+        }
+        let (_, uuid) = gpu_parts(name)?;
+        if is_uuid(uuid) { Self::new(name).ok() } else { None }
     }
 
     /// The key itself.
@@ -104,6 +71,24 @@ impl DeviceKey {
     /// Whether CUDA knows the device by this key.
     pub fn is_gpu(&self) -> bool {
         gpu_parts(&self.0).is_some()
+    }
+}
+
+/// A GPU by its UUID; the processor as its first slot.
+impl TryFrom<&DeviceInfo> for DeviceKey {
+    type Error = DeviceKeyError;
+
+    fn try_from(device: &DeviceInfo) -> Result<Self, DeviceKeyError> {
+        match device.kind {
+            DeviceKind::Cpu => Ok(Self::of_slot(0)),
+            DeviceKind::Cuda | DeviceKind::Metal => Self::new(&device.uuid.0),
+        }
+    }
+}
+
+impl From<&CpuSlot> for DeviceKey {
+    fn from(slot: &CpuSlot) -> Self {
+        Self::of_slot(slot.index)
     }
 }
 
@@ -120,7 +105,7 @@ impl Serialize for DeviceKey {
 }
 
 /// The prefix as CUDA spells it, and the rest.
-fn gpu_parts(name: &str) -> Option<(&'static str, &str)> {
+pub(super) fn gpu_parts(name: &str) -> Option<(&'static str, &str)> {
     let (prefix, rest) = name.split_at_checked(4)?;
     ["GPU-", "MIG-"].into_iter().find(|known| known.eq_ignore_ascii_case(prefix)).map(|known| (known, rest))
 }
@@ -144,33 +129,28 @@ mod tests {
     const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
     #[track_caller]
-    fn check(name: &str, expected: &str) {
-        match DeviceKey::of_name(name) {
-            Ok(key) => assert_eq!(key.as_str(), expected, "{name:?}"),
-            Err(error) => assert!(error.to_string().contains(expected), "{name:?}: {error}"),
-        }
+    fn check(name: &str, expected: Option<&str>) {
+        assert_eq!(DeviceKey::of_whole_name(name).as_ref().map(DeviceKey::as_str), expected, "{name:?}");
     }
 
     #[test]
     fn a_device_has_one_spelling() {
-        check(&format!("GPU-{UUID}"), &format!("GPU-{UUID}"));
-        check(&format!("gpu-{}", UUID.to_uppercase()), &format!("GPU-{UUID}"));
-        check(&format!("MIG-{UUID}"), &format!("MIG-{UUID}"));
-        check("cpu", "cpu-0");
-        check("cpu:07", "cpu-7");
-        check("CPU-7", "cpu-7");
+        check(&format!("GPU-{UUID}"), Some(&format!("GPU-{UUID}")));
+        check(&format!("gpu-{}", UUID.to_uppercase()), Some(&format!("GPU-{UUID}")));
+        check(&format!("MIG-{UUID}"), Some(&format!("MIG-{UUID}")));
+        check("cpu", Some("cpu-0"));
+        check("cpu:07", Some("cpu-7"));
+        check("CPU-7", Some("cpu-7"));
+        assert_eq!(DeviceKey::from(&CpuSlot { index: 7, cores: 1 }), DeviceKey::of_slot(7));
     }
 
     #[test]
-    fn what_could_be_two_names_of_one_device_is_refused_with_a_way_out() {
-        for index in ["cuda:0", "cuda", "cuda0", "gpu:1", "3"] {
-            check(index, "give the UUID, see nvidia-smi -L");
+    fn a_name_that_depends_on_what_is_there_is_no_key() {
+        for name in ["cuda:0", "cuda", "3", "GPU-0123", "metal:0", "cpu:", "cpu:x", "cpu:-1", "cpu:+1", "cpu+1", "tpu"]
+        {
+            check(name, None);
         }
-        check("GPU-0123", "is not a whole UUID");
-        check(&format!("MIG-GPU-{UUID}/1/0"), "is not a whole UUID");
-        for unknown in ["metal:0", "cpu:", "cpu:x", "cpu:-1", "cpu+1", "tpu"] {
-            check(unknown, "is not a device");
-        }
+        check(&format!("MIG-GPU-{UUID}/1/0"), None);
     }
 
     #[test]
@@ -184,8 +164,8 @@ mod tests {
 
     #[test]
     fn only_gpus_are_known_to_cuda() {
-        assert!(DeviceKey::of_name(&format!("GPU-{UUID}")).unwrap().is_gpu());
-        assert!(DeviceKey::of_name(&format!("MIG-{UUID}")).unwrap().is_gpu());
-        assert!(!DeviceKey::of_name("cpu:0").unwrap().is_gpu());
+        assert!(DeviceKey::of_whole_name(&format!("GPU-{UUID}")).unwrap().is_gpu());
+        assert!(DeviceKey::of_whole_name(&format!("MIG-{UUID}")).unwrap().is_gpu());
+        assert!(!DeviceKey::of_whole_name("cpu:0").unwrap().is_gpu());
     }
 }

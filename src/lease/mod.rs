@@ -4,6 +4,9 @@
 //! who locks it has the device. Truth is the operating system's advisory lock (`flock`) on an open descriptor: it is
 //! gone when its holder is, however that one ended. What is written in the file is for people, see [`Holder`].
 //!
+//! Two kinds of program are not kept out by a lock: those that never ask, which the driver of the GPUs shows
+//! ([`Foreign`](crate::config::Foreign)), and those that the holder runs itself, which work under its lease one at a time ([`Inherited`]).
+//!
 //! A [`Lease`] holds all of its devices or none, and gives them back when it is dropped, on every path. Whatever is
 //! made on a device borrows a [`LeasedDevice`] and so cannot outlive the lease:
 //!
@@ -35,15 +38,24 @@
 
 mod acquire;
 mod directory;
+mod foreign;
 mod held;
 mod holder;
+mod inherited;
 mod key;
+mod level;
+mod names;
+mod policy;
 mod process;
 mod survey;
 
-pub use acquire::{Busy, LeaseError, Manager, Policy, Who};
+pub use acquire::{Busy, LeaseError, Manager, Obstacle, Who};
 pub use directory::{Candidates, DirectoryError, FileError, LeaseDirectory, Reach, SHARED_DIRECTORY};
+pub use foreign::{Occupied, Remark, Sight, look};
 pub use held::{Lease, LeasedDevice};
 pub use holder::{Holder, plain};
-pub use key::{DeviceKey, DeviceNameError};
+pub use inherited::{INHERITED_VARIABLE, Inherited};
+pub use key::{DeviceKey, DeviceKeyError};
+pub use names::{DeviceNameError, keys_of, resolve};
+pub use policy::{DEFAULT_WAIT, Policy, PolicyError};
 pub use survey::{DeviceState, State, survey};

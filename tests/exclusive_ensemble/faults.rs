@@ -19,20 +19,20 @@ const A_LOOK: Duration = Duration::from_millis(350);
 
 const INTRUDER: &str = "process 1 4711 900 /usr/bin/python3 train.py\n";
 
-/// Runs the ensemble on two GPUs that become something else when this model is loaded.
+/// Runs the ensemble on two GPUs that become something else while this model has them.
 fn run_with_change(rig: &Rig, during: &str, state: &str) -> (u8, Value, Vec<Value>) {
     let gpus = rig.gpus.as_ref().unwrap();
-    let observer = At(|event: &Event| {
-        if let Event::ModelLoaded { model, .. } = event {
-            gpus.change(if model == during { state } else { IDLE_STATE.get_or_init(|| two_gpus(IDLE, "")) });
+    let observer = At(|event: &Event| match event {
+        Event::ModelLoaded { model, .. } if model == during => {
+            gpus.change(state);
             sleep(A_LOOK);
         }
+        Event::Release(_) => gpus.change(&two_gpus(IDLE, "")),
+        _ => {}
     });
     let finished = rig.run(Mode::Exclusive, "out", &observer).unwrap();
     (finished.exit_code, rig.summary("out"), rig.events("out"))
 }
-
-static IDLE_STATE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
 
 #[test]
 fn a_model_that_cannot_be_found_or_loaded_leaves_the_others_alone() {

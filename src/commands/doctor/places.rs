@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use super::Check;
-use crate::config::{Places, Resolved};
+use crate::config::Resolved;
 use crate::domain::Bytes;
 use crate::exit;
+use crate::lease::Candidates;
 
 /// A shard of a large model with its temporary files.
 const NO_SPACE: Bytes = Bytes::mib(64);
@@ -30,7 +31,7 @@ pub(super) fn examine(resolved: &Resolved) -> Vec<Check> {
             &places.cache.join("embed-collections"),
             &Place::look(&places.cache.join("embed-collections")),
         ),
-        leases(&lease_candidates(places), Place::look),
+        leases(&Candidates::new(places.leases.clone(), places.runtime.as_deref()), Place::look),
     ]
 }
 
@@ -121,26 +122,16 @@ fn cache(subject: &'static str, path: &Path, place: &Place) -> Check {
     }
 }
 
-/// Where locks on devices may be, best first. A directory that is asked for is the only one.
-fn lease_candidates(places: &Places) -> Vec<PathBuf> {
-    match &places.leases {
-        Some(asked) => vec![asked.clone()],
-        None => [Some(PathBuf::from("/run/lock")), places.runtime.clone()]
-            .into_iter()
-            .flatten()
-            .map(|parent| parent.join("embed-collections"))
-            .collect(),
-    }
-}
-
-/// Only GPUs are locked, so that this is never a problem for a CPU.
-fn leases(candidates: &[PathBuf], look: impl Fn(&Path) -> Place) -> Check {
+/// Only GPUs are locked, so that this is never a problem for a CPU. A directory that is there is not passed over, even
+/// if it cannot be used: the leases of others are in it.
+fn leases(candidates: &Candidates, look: impl Fn(&Path) -> Place) -> Check {
     const SUBJECT: &str = "locks";
-    let places: Vec<(&PathBuf, Place)> = candidates.iter().map(|path| (path, look(path))).collect();
-    if let Some((path, place)) = places.iter().find(|(_, place)| place.obstacle.is_none()) {
-        return Check::ok(SUBJECT, place.describe(path));
-    }
-    let obstacles: Vec<String> = places.iter().filter_map(|(_, place)| place.obstacle()).collect();
+    let places: Vec<(&Path, Place)> = candidates.in_order().into_iter().map(|(path, _)| (path, look(path))).collect();
+    let obstacles = match places.iter().find(|(_, place)| place.exists || place.obstacle.is_none()) {
+        Some((path, place)) if place.obstacle.is_none() => return Check::ok(SUBJECT, place.describe(path)),
+        Some((_, place)) => place.obstacle().into_iter().collect(),
+        None => places.iter().filter_map(|(_, place)| place.obstacle()).collect::<Vec<String>>(),
+    };
     Check::warning(SUBJECT, obstacles.join("; ")).advise(
         "devices cannot be locked against other processes; set EMBED_LEASE_DIR to a directory that all users can write",
     )
@@ -184,14 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_directory_that_can_be_locked_in_is_taken() {
-        let places = Places { home: None, cache: "/c".into(), leases: None, runtime: Some("/run/user/1".into()) };
-        let candidates = lease_candidates(&places);
-        assert_eq!(candidates, [Path::new("/run/lock/embed-collections"), Path::new("/run/user/1/embed-collections")]);
-        let only_second = |path: &Path| place(path.starts_with("/run/lock").then_some(Obstacle::NoRight), 1);
-        assert!(leases(&candidates, only_second).finding.starts_with("/run/user/1/embed-collections, "));
-        assert_eq!(leases(&candidates, |_| place(Some(Obstacle::NoRight), 1)).state, State::Warning);
-        let asked = Places { leases: Some("/l".into()), ..places };
-        assert_eq!(lease_candidates(&asked), [Path::new("/l")]);
+    fn the_first_directory_that_is_there_or_can_be_made_is_judged() {
+        let candidates = Candidates {
+            chosen: None,
+            shared: "/run/lock/embed-collections".into(),
+            private: Some("/run/user/1/embed-collections".into()),
+        };
+        let refused = |exists| Place { exists, ..place(Some(Obstacle::NoRight), 1) };
+        let look =
+            |exists| move |path: &Path| if path.starts_with("/run/lock") { refused(exists) } else { place(None, 1) };
+        assert!(leases(&candidates, look(false)).finding.starts_with("/run/user/1/embed-collections, "));
+        assert_eq!(leases(&candidates, look(true)).state, State::Warning);
+        assert_eq!(leases(&candidates, |_| refused(false)).state, State::Warning);
+        let asked = Candidates { chosen: Some("/l".into()), ..candidates };
+        assert!(leases(&asked, |_| place(None, 1)).finding.starts_with("/l, "));
     }
 }

@@ -55,6 +55,27 @@ fn every_lease_of_a_device_has_a_larger_epoch() {
 }
 
 #[test]
+fn a_holder_can_say_which_model_it_runs_now() {
+    let (_root, manager) = machine();
+    let mut lease = take(&manager, &["cpu-0", "cpu-1"], "run");
+    for model in [Some("all-MiniLM-L6-v2"), None] {
+        lease.name_model(model).unwrap();
+        for device in survey(manager.directory()).unwrap() {
+            let holder = device.holder.unwrap();
+            assert_eq!((holder.model.as_deref(), holder.run.as_str(), holder.epoch), (model, "run", 1));
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_was_lent_to_nobody_leaves_nothing() {
+    let (_root, manager) = machine();
+    let lease = take(&manager, &["cpu-0", "cpu-1"], "run");
+    assert_eq!(manager.release(lease), []);
+    take(&manager, &["cpu-0", "cpu-1"], "run");
+}
+
+#[test]
 fn devices_come_in_the_order_in_which_they_were_asked_for_and_once() {
     let (_root, manager) = machine();
     let lease = take(&manager, &["cpu-1", "cpu-0", "cpu-1"], "run");
@@ -80,7 +101,8 @@ fn who_waits_has_it_when_it_is_free() {
     let mut pauses = 0;
     let mut held = Some(held);
     let lease = manager
-        .acquire_watched(&keys(&["cpu-0"]), Policy::Wait(Duration::from_mins(1)), &who("second"), &mut |busy| {
+        .acquire_watched(&keys(&["cpu-0"]), Policy::Wait(Duration::from_mins(1)), &who("second"), &mut |obstacle| {
+            let Obstacle::Held(busy) = obstacle else { panic!("{obstacle}") };
             assert_eq!(busy.holder.as_ref().map(|holder| holder.run.as_str()), Some("first"));
             pauses += 1;
             if pauses == 3 {
@@ -162,6 +184,33 @@ fn many_who_only_look_do_not_refuse_anybody() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(refused, 0);
     });
+}
+
+#[test]
+fn what_is_adopted_is_used_by_one_at_a_time_and_stays_locked_afterwards() {
+    let (root, manager) = machine();
+    let device = DeviceKey::of_slot(0);
+    let wrapper = manager.directory().lock_file(LockName::outermost(&device)).unwrap();
+    wrapper.try_lock().unwrap();
+    // As a descriptor is in a process that inherited it.
+    rustix::io::fcntl_setfd(&wrapper, rustix::io::FdFlags::empty()).unwrap();
+    let inherited = Inherited::parse(&format!("cpu-0={}", std::os::fd::AsRawFd::as_raw_fd(&wrapper)));
+    let inside = Manager::open(&Candidates::new(Some(root.path().to_owned()), None)).unwrap().with_inherited(inherited);
+
+    let mut epochs = Vec::new();
+    for run in ["first", "second"] {
+        let lease = take(&inside, &["cpu-0"], run);
+        epochs.extend(lease.devices().map(LeasedDevice::epoch));
+        let refused = inside.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("third")).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("device cpu-0 is used inside its lease by run {run} (pid ")), "{refused}");
+        drop(lease);
+        let outside = manager.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("outside"));
+        assert!(matches!(outside, Err(LeaseError::Held { .. })), "{outside:?}");
+    }
+    wrapper.unlock().unwrap();
+    drop(wrapper);
+    epochs.extend(take(&manager, &["cpu-0"], "outside").devices().map(LeasedDevice::epoch));
+    assert_eq!(epochs, [1, 2, 3]);
 }
 
 #[test]

@@ -14,6 +14,10 @@ fn key(identity: &str) -> DeviceKey {
     DeviceKey::new(identity).unwrap()
 }
 
+fn outermost(device: &DeviceKey) -> LockName<'_> {
+    LockName::outermost(device)
+}
+
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
@@ -23,7 +27,7 @@ fn a_missing_directory_is_made_with_its_parents_and_open_to_all() {
     let root = TempDir::new().unwrap();
     let path = root.path().join("a/b");
     let directory = LeaseDirectory::open(&chosen(path.clone())).unwrap();
-    drop(directory.lock_file(&key("cpu-0")).unwrap());
+    drop(directory.lock_file(outermost(&key("cpu-0"))).unwrap());
     assert_eq!((mode(&path), mode(&path.join("cpu-0.lock"))), (0o1777, 0o666));
     assert_eq!(directory.devices().unwrap(), [key("cpu-0")]);
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing unfinished is left");
@@ -85,7 +89,7 @@ fn check_planted(plant: impl FnOnce(&Path)) {
     let root = TempDir::new().unwrap();
     plant(&root.path().join("cpu-0.lock"));
     let directory = LeaseDirectory::open(&chosen(root.path().to_owned())).unwrap();
-    let error = directory.lock_file(&key("cpu-0")).unwrap_err();
+    let error = directory.lock_file(outermost(&key("cpu-0"))).unwrap_err();
     assert!(matches!(&error, FileError::NotRegular { path } if path.ends_with("cpu-0.lock")), "{error}");
 }
 
@@ -108,18 +112,19 @@ fn what_is_no_regular_file_is_refused_and_not_followed() {
 fn a_file_that_was_removed_or_replaced_is_not_the_current_one() {
     let root = TempDir::new().unwrap();
     let directory = LeaseDirectory::open(&chosen(root.path().to_owned())).unwrap();
-    let file = directory.lock_file(&key("cpu-0")).unwrap();
-    assert!(directory.is_current(&file, &key("cpu-0")).unwrap());
+    let file = directory.lock_file(outermost(&key("cpu-0"))).unwrap();
+    assert!(directory.is_current(&file, outermost(&key("cpu-0"))).unwrap());
     fs::remove_file(root.path().join("cpu-0.lock")).unwrap();
-    assert!(!directory.is_current(&file, &key("cpu-0")).unwrap());
-    drop(directory.lock_file(&key("cpu-0")).unwrap());
-    assert!(!directory.is_current(&file, &key("cpu-0")).unwrap());
+    assert!(!directory.is_current(&file, outermost(&key("cpu-0"))).unwrap());
+    drop(directory.lock_file(outermost(&key("cpu-0"))).unwrap());
+    assert!(!directory.is_current(&file, outermost(&key("cpu-0"))).unwrap());
 }
 
 #[test]
 fn only_lock_files_of_devices_are_listed() {
     let root = TempDir::new().unwrap();
-    for name in ["GPU-ab.lock", "cpu-0.lock", "GPU-AB.lock", ".new-1", "notes.txt", ".lock", "a b.lock"] {
+    for name in ["GPU-ab.lock", "cpu-0.lock", "GPU-AB.lock", ".new-1", "notes.txt", ".lock", "a b.lock", "cpu-1.inner"]
+    {
         fs::write(root.path().join(name), "").unwrap();
     }
     let directory = LeaseDirectory::open(&chosen(root.path().to_owned())).unwrap();
