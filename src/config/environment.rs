@@ -122,6 +122,16 @@ const PREFIX: &str = "EMBEDDER_";
 #[derive(Debug, Clone, Default)]
 pub struct Environment(pub BTreeMap<String, OsString>);
 
+/// Values that suit a machine better than the defaults.
+pub(super) struct MachineDefaults {
+    /// What kind of machine it is.
+    pub machine: &'static str,
+    /// By key.
+    pub values: Vec<(&'static str, Value)>,
+    /// For people: how it is known, and what follows.
+    pub note: String,
+}
+
 /// Directories that the user's environment names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -190,8 +200,8 @@ impl Environment {
         Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, inherited_leases, runtime }
     }
 
-    /// Values that suit this machine better than the defaults, with the reason for people.
-    pub(super) fn machine_defaults(&self) -> Option<(&'static str, Vec<(&'static str, Value)>, String)> {
+    /// What to do otherwise on this machine, if it is one of those that are known.
+    pub(super) fn machine_defaults(&self) -> Option<MachineDefaults> {
         self.0.get(KAGGLE).filter(|value| !value.is_empty())?;
         let values =
             vec![("exclusive_ensemble", Value::from(true)), ("chunked_dir", Value::from("/kaggle/working/Chunked"))];
@@ -199,7 +209,7 @@ impl Environment {
             "{KAGGLE} is set, so this is Kaggle: each model has all devices for itself in its turn, and the input is \
              /kaggle/working/Chunked, unless told otherwise (--no-exclusive-ensemble, --chunked-dir)"
         );
-        Some(("Kaggle", values, note))
+        Some(MachineDefaults { machine: "Kaggle", values, note })
     }
 
     /// Variables that are set for parts that this program does not have.

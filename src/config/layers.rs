@@ -7,7 +7,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::environment::{CONFIG_FILE, CudaEnvironment, EnvironmentError};
+use super::environment::{CONFIG_FILE, CudaEnvironment, EnvironmentError, MachineDefaults};
 use super::{Ensemble, Environment, Places, Settings, ensemble, validate};
 
 /// What was typed: keys of settings with their values.
@@ -98,7 +98,7 @@ pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<
         .without_effect()
         .map(|name| format!("{name} is set, but this program has no part that it could apply to"))
         .collect();
-    if let Some((machine, values, note)) = environment.machine_defaults() {
+    if let Some(MachineDefaults { machine, values, note }) = environment.machine_defaults() {
         for (key, value) in values {
             layers = layers.merge(Entry { source: format!("default on {machine}"), key, value });
         }

@@ -90,7 +90,7 @@ pub(super) fn embed(
     let ends = pipeline::run(pass, &mut commits)?;
     let loading_errors = faults.count.into_inner();
     let finish = |(end, committer): (Result<PassEnd, _>, Committer<'_>)| -> Result<MemberEnd, EmbedError> {
-        let fault = |error: pipeline::LaneError| ModelError { model: committer.model.to_owned(), fault: error.into() };
+        let fault = |error: pipeline::LaneError| ModelError::new(committer.model, error);
         Ok(match end {
             Err(error) => Err(fault(error)),
             Ok(end) => Ok(committer.finish(end, loading_errors)?),

@@ -53,10 +53,11 @@ impl Devices {
 
     /// What the user of a run should know of them.
     pub fn notes(&self, settings: &Settings) -> Vec<String> {
-        let rehearsal = settings.rehearse.then(|| match &self.choice.chosen {
+        let rehearsal = match &self.choice.chosen {
             Chosen::Gpus(_) => "a rehearsal: the GPUs are leased and watched, but the models run on the processor",
             Chosen::Cpu(_) => "a rehearsal without a GPU is an ordinary run on the processor",
-        });
+        };
+        let rehearsal = settings.rehearse.then_some(rehearsal);
         left_aside(&self.choice.left_aside).into_iter().chain(rehearsal.map(str::to_owned)).collect()
     }
 

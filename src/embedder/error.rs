@@ -73,7 +73,7 @@ pub enum EmbedError {
     Shape(ShapeError),
     /// A collection cannot be fused; the members' own vectors are there.
     #[error(transparent)]
-    Fuse(#[from] FuseError),
+    Fuse(Box<FuseError>),
     /// The pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
@@ -119,7 +119,7 @@ pub struct ModelError {
     pub model: String,
     /// Why.
     #[source]
-    pub fault: ModelFault,
+    pub fault: Box<ModelFault>,
 }
 
 /// What is wrong with a model.
@@ -148,19 +148,35 @@ pub enum ModelFault {
     Lane(#[from] LaneError),
 }
 
+impl From<FuseError> for EmbedError {
+    fn from(error: FuseError) -> Self {
+        Self::Fuse(Box::new(error))
+    }
+}
+
 impl EmbedError {
     /// The exit code that tells other programs what kind of error it is.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) | Self::NoJob => exit::INPUT,
-            Self::Config(_) | Self::TooLong { .. } | Self::TooWide { .. } | Self::SameName { .. } => exit::USAGE,
-            Self::Devices(_) | Self::DeviceName(_) | Self::Policy(_) | Self::Shape(_) => exit::USAGE,
+            Self::Config(_)
+            | Self::TooLong { .. }
+            | Self::TooWide { .. }
+            | Self::SameName { .. }
+            | Self::Devices(_)
+            | Self::DeviceName(_)
+            | Self::Policy(_)
+            | Self::Shape(_) => exit::USAGE,
             Self::Fuse(error) => fuse_exit_code(error),
             Self::Model(error) => error.exit_code(),
             Self::Models(errors) => errors.first().map_or(exit::INTERNAL, ModelError::exit_code),
-            Self::Lock(_) | Self::Open(OpenError::Storage(_)) | Self::Events { .. } | Self::Summary(_) => exit::OUTPUT,
+            Self::Lock(_)
+            | Self::Open(OpenError::Storage(_))
+            | Self::Events { .. }
+            | Self::Summary(_)
+            | Self::Lease(LeaseError::File(_))
+            | Self::LeaseDirectory(_) => exit::OUTPUT,
             Self::Open(_) => exit::RESUME_MISMATCH,
-            Self::Lease(LeaseError::File(_)) | Self::LeaseDirectory(_) => exit::OUTPUT,
             Self::Lease(_) => exit::LEASE,
             Self::Pass(error) => pass_exit_code(error),
             Self::Thread(_) => exit::INTERNAL,
@@ -169,9 +185,13 @@ impl EmbedError {
 }
 
 impl ModelError {
+    pub(super) fn new(model: &str, fault: impl Into<ModelFault>) -> Self {
+        Self { model: model.to_owned(), fault: Box::new(fault.into()) }
+    }
+
     /// The exit code that tells other programs what kind of error it is.
     pub fn exit_code(&self) -> u8 {
-        match self.fault {
+        match *self.fault {
             ModelFault::DoesNotFit(_) => exit::MEMORY,
             ModelFault::Lane(LaneError::Panicked) => exit::INTERNAL,
             _ => exit::MODEL,

@@ -41,7 +41,7 @@ impl Staged {
     /// Finds, reads and maps a model, fetching its files if need be.
     pub(super) fn new(asked: &str, resolved: &Resolved, observer: &dyn Observer) -> Result<Self, Unstaged> {
         let start = Instant::now();
-        let fault = |fault: ModelFault| Unstaged::Fault(ModelError { model: asked.to_owned(), fault });
+        let fault = |fault: ModelFault| Unstaged::Fault(ModelError::new(asked, fault));
         let files = find_files(asked, resolved, observer).map_err(|error| fault(error.into()))?;
         // A directory may be written in many ways; its name is what outputs are called after.
         let name = match files.provenance {

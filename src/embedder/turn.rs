@@ -60,10 +60,8 @@ impl Turns<'_> {
         let fitting = match fitting(self, &held, models) {
             Ok(fitting) => fitting,
             Err(refused) => {
-                let failures = models.iter().map(|staged| ModelError {
-                    model: staged.name().to_owned(),
-                    fault: ModelFault::DoesNotFit(refused.clone()),
-                });
+                let failures =
+                    models.iter().map(|staged| ModelError::new(staged.name(), ModelFault::DoesNotFit(refused.clone())));
                 return Ok(failures.inspect(|error| self.tell_failure(error)).collect());
             }
         };
@@ -155,7 +153,7 @@ impl<'lease> Stage<'_, 'lease> {
                     active.push(Active { staged, controller, clock, complete: true });
                 }
                 Err(fault) => {
-                    let error = ModelError { model: staged.name().to_owned(), fault };
+                    let error = ModelError::new(staged.name(), fault);
                     self.turns.tell_failure(&error);
                     failed.push(error);
                 }

@@ -44,8 +44,8 @@ impl LostFlags {
 }
 
 /// Watches the GPUs among the held devices until what it returns is dropped; nothing, where there is none.
-pub(super) fn watch<'scope, 'env>(
-    scope: &'scope Scope<'scope, 'env>,
+pub(super) fn watch<'scope>(
+    scope: &'scope Scope<'scope, '_>,
     detection: &Arc<Detection>,
     thresholds: Thresholds,
     held: &'scope Held<'_>,

@@ -221,7 +221,7 @@ fn warm_models_stay_and_the_next_pass_skips_loading() {
 fn models_that_do_not_fit_together_do_not_stay() {
     let rig = Rig::with_gpus();
     // Beside 512 MiB for a context there is room for one tiny model and its batches, not for three.
-    let limit = ((512 << 20) + 800_000) as f64 / GIB;
+    let limit = f64::from((512 << 20) + 800_000) / GIB;
     let config = EnsembleConfig { warm_cache_after_release: true, ..ensemble(Mode::Exclusive) };
     let embedder = embedder(&rig, config, "unused", |settings| settings.soft_limit_gb = Some(limit));
     let finished = embedder.run_each(&jobs(&rig), &StopSwitch::default(), &Observers::default());

@@ -2,6 +2,7 @@
 
 use embed_collections::config::Mode;
 use embed_collections::embedder::{EmbedError, EnsembleConfig};
+use embed_collections::pipeline::StopSwitch;
 use serde_json::json;
 
 use crate::program::{Finished, Program};
@@ -85,7 +86,7 @@ fn two_models_of_one_name_are_refused() {
     let models = vec![model(MODELS[0]), rig.path("link").to_str().unwrap().to_owned()];
     let config = EnsembleConfig { ensemble_models: models, ..ensemble(Mode::Exclusive) };
     let embedder = config.embedder(rig.settings("out")).unwrap();
-    let outcome = embedder.run(&Default::default(), &embed_collections::telemetry::event::Observers::default());
+    let outcome = embedder.run(&StopSwitch::default(), &embed_collections::telemetry::event::Observers::default());
     assert!(matches!(outcome, Err(EmbedError::SameName { .. })), "{outcome:?}");
 }
 
