@@ -11,8 +11,9 @@ mod stand_in;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use embed_collections::config::Foreign;
 use embed_collections::device::{DeviceUuid, NvmlProbe, Probe, Request, detect};
-use embed_collections::lease::{Candidates, DeviceKey, Foreign, Manager, Policy, Who};
+use embed_collections::lease::{Candidates, DeviceKey, Manager, Policy, Who};
 use stand_in::{StandIn, TWO_T4};
 use tempfile::TempDir;
 

@@ -19,14 +19,16 @@ Examples:
   embed-collections                                  embed ./Chunked into ./Embeddings with all-MiniLM-L6-v2
   embed-collections --chunked-dir data --collections docs faq --format parquet
   embed-collections --model ./my-model --prompt-name document --max-length 512
+  embed-collections --exclusive-ensemble --ensemble-models all-MiniLM-L6-v2 bge-small-en-v1.5
+                                                     each model in turn with all devices, then the mean of both
   embed-collections --overwrite                      throw away what is in the output directory's shards and start anew
 
 Every option can also stand in a TOML file (--config; keys are the long names with _ for -) or in the environment
 (EMBEDDER_ and the name in capitals). Command line wins over environment, environment over file.
 
-Exit codes: 0 done, 2 usage, 3 done but some rows or files failed, 4 input, 5 model, 6 lease, 8 the output is of
-another input or model, 9 output cannot be written, 70 internal, 130/143 stopped after a clean commit. After 6, 9, 130
-and 143 the same command may be tried again, and goes on where it was.";
+Exit codes: 0 done, 2 usage, 3 done but some rows or files failed, 4 input, 5 model, 6 devices leased, used or lost,
+7 no memory for the model, 8 the output is of another input or model, 9 output cannot be written, 70 internal, 130/143
+stopped after a clean commit. After 6, 9, 130 and 143 the same command may be tried again, and goes on where it was.";
 
 /// Embeds chunked text collections: reads JSON, JSON Lines or Parquet chunks, runs an embedding model over them, and
 /// writes one vector per chunk, in order, in shards that survive any interruption.

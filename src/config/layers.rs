@@ -212,6 +212,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::config::Mode;
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
         Environment(variables.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect())
@@ -286,6 +287,30 @@ mod tests {
             &[("overwrite", Value::from(true)), ("resume", Value::from(true))],
             "command line --overwrite and command line --resume: overwrite and resume contradict each other; give one of them",
         );
+    }
+
+    #[test]
+    fn the_examples_can_be_used() {
+        for (example, mode) in [("kaggle-t4x2", Mode::Exclusive), ("workstation", Mode::Rotate), ("cpu", Mode::Single)]
+        {
+            let command_line = CommandLine { config: Some(format!("configs/{example}.toml").into()), values: vec![] };
+            let resolved = resolve(&command_line, &environment(&[])).unwrap();
+            assert_eq!(resolved.ensemble.mode, mode, "{example}");
+        }
+    }
+
+    #[test]
+    fn a_machine_of_a_known_kind_has_defaults_that_anybody_can_overrule() {
+        let kaggle = ("KAGGLE_KERNEL_RUN_TYPE", "Batch");
+        let resolved = resolve(&CommandLine::default(), &environment(&[kaggle])).unwrap();
+        assert_eq!(resolved.ensemble.mode, Mode::Exclusive);
+        assert_eq!(resolved.settings.chunked_dir.to_str(), Some("/kaggle/working/Chunked"));
+        assert_eq!(resolved.notes.len(), 1);
+        let off = CommandLine { config: None, values: vec![("no_exclusive_ensemble".to_owned(), Value::from(true))] };
+        let resolved = resolve(&off, &environment(&[kaggle, ("EMBEDDER_CHUNKED_DIR", "here")])).unwrap();
+        assert_eq!(resolved.ensemble.mode, Mode::Single);
+        assert_eq!(resolved.settings.chunked_dir.to_str(), Some("here"));
+        assert_eq!(resolved.provenance["exclusive_ensemble"], "command line --no-exclusive-ensemble");
     }
 
     #[test]

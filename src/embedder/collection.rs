@@ -9,7 +9,7 @@ use super::error::{EmbedError, ModelError};
 use super::staged::Staged;
 use crate::batch::Controller;
 use crate::collection::Collection;
-use crate::config::Settings;
+use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, RowStatus, Shard};
 use crate::output::{CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, Opened, directory_name};
 use crate::pipeline::{self, Commit, Lane, Pass, PassEnd, PassError, StageClock, StopSwitch, Worker};
@@ -25,6 +25,7 @@ pub(super) struct Member<'a> {
 /// What all collections of a run share.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
+    pub resolved: &'a Resolved,
     pub settings: &'a Settings,
     pub tokenizer_threads: usize,
     pub stop: &'a StopSwitch,

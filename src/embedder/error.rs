@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::arch::LoadError;
 use crate::collection::DiscoverError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Resolved};
 use crate::device::ChoiceError;
 use crate::exit;
 use crate::fusion::{FuseError, ShapeError};
@@ -15,6 +15,7 @@ use crate::model::spec::SpecError;
 use crate::model::weights::WeightError;
 use crate::output::{CommitError, LockError, OpenError, StorageError};
 use crate::pipeline::{LaneError, PassError};
+use crate::telemetry::event::{Event, Observer};
 use crate::tokenize::TokenizerError;
 
 /// Why collections could not be embedded. What was committed before stays.
@@ -29,8 +30,8 @@ pub enum EmbedError {
     /// A model could not be found, loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// Several models could not.
-    #[error("{}", list(.0))]
+    /// None of several models could; each has been told of.
+    #[error("none of the {} models could be embedded with; the first: {}", .0.len(), .0.first().map(|error| with_causes(error)).unwrap_or_default())]
     Models(Vec<ModelError>),
     /// Two models would write into one directory.
     #[error("{one} and {other} would both write into directories called {directory}; embed them in separate runs")]
@@ -189,6 +190,14 @@ impl ModelError {
         Self { model: model.to_owned(), fault: Box::new(fault.into()) }
     }
 
+    /// Tells of it, if others go on. The failure of the only model is that of the run.
+    pub(super) fn tell(&self, resolved: &Resolved, observer: &dyn Observer) {
+        if resolved.ensemble.models.len() > 1 {
+            let (model, error) = (self.model.clone(), with_causes(self));
+            observer.observe(&Event::PassFailed { model, error, exit_code: self.exit_code() });
+        }
+    }
+
     /// The exit code that tells other programs what kind of error it is.
     pub fn exit_code(&self) -> u8 {
         match *self.fault {
@@ -219,10 +228,6 @@ fn fuse_exit_code(error: &FuseError) -> u8 {
         }
         _ => exit::RESUME_MISMATCH,
     }
-}
-
-fn list(errors: &[ModelError]) -> String {
-    errors.iter().map(|error| with_causes(error)).collect::<Vec<_>>().join("; ")
 }
 
 /// An error and all that caused it, in one line.

@@ -125,6 +125,7 @@ impl Session<'_> {
         });
         let faults = Faults::default();
         let job = Shared {
+            resolved,
             settings,
             tokenizer_threads: settings.threads.unwrap_or_else(cores),
             stop,
@@ -190,11 +191,7 @@ impl Session<'_> {
                 Ok(staged) => *place = Some(staged),
                 Err(Unstaged::Usage(error)) => return Err(error),
                 Err(Unstaged::Fault(error)) => {
-                    report.observe(&Event::PassFailed {
-                        model: error.model.clone(),
-                        error: super::with_causes(&error),
-                        exit_code: error.exit_code(),
-                    });
+                    error.tell(resolved, report);
                     failed.push(error);
                 }
             }

@@ -91,12 +91,8 @@ impl Turns<'_> {
         })
     }
 
-    pub(super) fn tell_failure(&self, error: &ModelError) {
-        self.job.observer.observe(&Event::PassFailed {
-            model: error.model.clone(),
-            error: super::error::with_causes(error),
-            exit_code: error.exit_code(),
-        });
+    fn tell_failure(&self, error: &ModelError) {
+        error.tell(self.job.resolved, self.job.observer);
     }
 }
 
