@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::cli::DevicesCommand;
 use crate::config::{self, ConfigError, Environment};
 use crate::device::{ChoiceError, Detection, EndReason, Probe};
-use crate::embedder::{choice, look};
+use crate::embedder::{choice, look, thresholds};
 use crate::exit;
 
 use report::Report;
@@ -37,10 +37,12 @@ pub(super) fn run(command: DevicesCommand, environment: &Environment, out: &mut 
     if let Some(interval) = command.watch {
         choice?;
         let detection: Arc<dyn Probe> = Arc::new(detection);
-        watch::watch(detection, interval.0, command.samples, command.json, out).map_err(DevicesError::Thread)?;
+        let thresholds = thresholds(&resolved.settings);
+        let (samples, json) = (command.samples, command.json);
+        watch::watch(detection, interval.0, thresholds, samples, json, out).map_err(DevicesError::Thread)?;
         return Ok(exit::DONE);
     }
-    let report = Report::new(&detection, choice.as_ref().ok());
+    let report = Report::new(&detection, choice.as_ref().ok(), thresholds(&resolved.settings));
     // A reader that has gone away does not change the result.
     drop(if command.json { report.write_json(out) } else { report.write_table(out) });
     choice?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::machine::cores;
 use crate::config::{Mode, Resolved, Settings};
 use crate::device::{
-    Choice, ChoiceError, Chosen, Detection, DeviceInfo, DeviceKind, DeviceUuid, ENCODERS, Probe, Request, Wanted,
-    choose, detect, slots,
+    Choice, ChoiceError, Chosen, Detection, DeviceInfo, DeviceKind, DeviceUuid, ENCODERS, Probe, Request, Thresholds,
+    Wanted, choose, detect, slots,
 };
 use crate::lease::{DeviceKey, DeviceKeyError};
 
@@ -95,6 +95,11 @@ impl Devices {
             Chosen::Cpu(_) => mode == Mode::Exclusive || settings.devices.iter().any(|device| device.contains(':')),
         }
     }
+}
+
+/// When memory is short, as the settings have it; they were checked when they were resolved.
+pub fn thresholds(settings: &Settings) -> Thresholds {
+    Thresholds::new(settings.memory_warning, settings.memory_critical).unwrap_or_default()
 }
 
 /// Looks at what is there.

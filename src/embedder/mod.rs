@@ -50,7 +50,7 @@ mod staged;
 mod turn;
 mod watch;
 
-pub use devices::{Devices, choice, left_aside, look};
+pub use devices::{Devices, choice, left_aside, look, thresholds};
 pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use machine::cores;
 pub use run::Job;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::collection::{self, Job, Member};
-use super::devices::{Devices, Place};
+use super::devices::{Devices, Place, thresholds};
 use super::error::{EmbedError, ModelError, ModelFault};
 use super::fitting::{Fitting, fitting};
 use super::held::Held;
@@ -15,7 +15,6 @@ use super::staged::Staged;
 use super::watch::{LostFlags, Watched, watch};
 use crate::batch::{BatchLimits, Controller};
 use crate::collection::Collection;
-use crate::device::Thresholds;
 use crate::domain::PackedBatch;
 use crate::encoder::{self, Encoder};
 use crate::lease::{Lease, LeasedDevice};
@@ -80,8 +79,7 @@ impl Turns<'_> {
             .zip(&controllers)
             .map(|(staged, controller)| Watched { model: staged.name(), controller })
             .collect();
-        let settings = self.job.settings;
-        let thresholds = Thresholds::new(settings.memory_warning, settings.memory_critical).unwrap_or_default();
+        let thresholds = thresholds(self.job.settings);
         std::thread::scope(|scope| {
             let detection = &self.devices.detection;
             let _watching = watch(scope, detection, thresholds, &held, &lost, &watched, self.job.observer)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::rig::{At, GIB, IDLE, MODELS, Notes, Rig, embedder, ensemble, for_each_model, of_kind, sequence, two_gpus};
 
 /// Long enough for the sampler to look, which it does ten times a second.
-const A_LOOK: Duration = Duration::from_millis(350);
+const A_LOOK: Duration = Duration::from_millis(600);
 
 #[track_caller]
 fn check_turns(rig: &Rig, devices: usize, device_ids: &Value) {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::program::read_rows;
 use crate::rig::{At, IDLE, MODELS, Rig, embedder, ensemble, for_each_model, model, of_kind, sequence, two_gpus};
 
-const A_LOOK: Duration = Duration::from_millis(350);
+const A_LOOK: Duration = Duration::from_millis(600);
 
 const INTRUDER: &str = "process 1 4711 900 /usr/bin/python3 train.py\n";
 

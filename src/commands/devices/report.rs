@@ -47,10 +47,10 @@ struct Entry {
 
 impl Report {
     /// Looks at every device.
-    pub(super) fn new(detection: &Detection, choice: Option<&Choice>) -> Self {
+    pub(super) fn new(detection: &Detection, choice: Option<&Choice>, thresholds: Thresholds) -> Self {
         let versions = detection.driver();
-        let seen = detection.devices().iter().map(|info| Entry::look(detection, info, Some(info.label())));
-        let hidden = detection.hidden().iter().map(|info| Entry::look(detection, info, None));
+        let seen = detection.devices().iter().map(|info| Entry::look(detection, info, Some(info.label()), thresholds));
+        let hidden = detection.hidden().iter().map(|info| Entry::look(detection, info, None, thresholds));
         let mut notes = visibility_notes(detection);
         notes.extend(detection.faults().iter().map(ToString::to_string));
         notes.extend(choice.and_then(|choice| left_aside(&choice.left_aside)));
@@ -112,12 +112,12 @@ impl Report {
 }
 
 impl Entry {
-    fn look(detection: &Detection, info: &DeviceInfo, device: Option<String>) -> Self {
+    fn look(detection: &Detection, info: &DeviceInfo, device: Option<String>, thresholds: Thresholds) -> Self {
         let outcome = detection.snapshot(&info.uuid);
         let error = outcome.as_ref().err().map(ToString::to_string);
         let snapshot = outcome.ok();
         let utilisation = snapshot.as_ref().and_then(Snapshot::utilisation);
-        let level = utilisation.map(|utilisation| Thresholds::default().level(utilisation));
+        let level = utilisation.map(|utilisation| thresholds.level(utilisation));
         Self { device, info: info.clone(), level, snapshot, error }
     }
 

@@ -17,6 +17,7 @@ const QUEUE: usize = 64;
 pub(super) fn watch(
     probe: Arc<dyn Probe>,
     interval: Duration,
+    thresholds: Thresholds,
     looks: Option<u32>,
     json: bool,
     out: &mut dyn Write,
@@ -28,7 +29,7 @@ pub(super) fn watch(
         return Ok(());
     }
     let (sender, events) = bounded(QUEUE);
-    let sampler = Sampler::start(probe, interval, Thresholds::default(), move |event| {
+    let sampler = Sampler::start(probe, interval, thresholds, move |event| {
         // Fails when the reader has gone; then the sampler is about to be dropped.
         drop(sender.send(event.clone()));
     })?;
