@@ -16,8 +16,12 @@ pub struct BatchLimits {
 /// Cuts sequences of the given lengths into batches: longest first, so that each batch holds sequences of about one
 /// length and the work left at the end of a pass comes in small pieces. Sequences of one length keep their order.
 ///
+/// Where there is less work than `workers` batches of the largest size, batches are smaller, so that none is idle.
+///
 /// Returns the indices of each batch's sequences; every index occurs exactly once.
-pub fn plan(lengths: &[usize], limits: BatchLimits) -> Vec<Vec<usize>> {
+pub fn plan(lengths: &[usize], limits: BatchLimits, workers: usize) -> Vec<Vec<usize>> {
+    let share = lengths.iter().sum::<usize>().div_ceil(workers.max(1));
+    let limits = BatchLimits { tokens: limits.tokens.min(share.max(1)), ..limits };
     let mut longest_first: Vec<usize> = (0..lengths.len()).collect();
     longest_first.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
     let mut batches: Vec<Vec<usize>> = Vec::new();
@@ -45,7 +49,16 @@ mod tests {
 
     #[track_caller]
     fn check(lengths: &[usize], tokens: usize, sequences: usize, expected: &[&[usize]]) {
-        assert_eq!(plan(lengths, BatchLimits { tokens, sequences }), expected);
+        assert_eq!(plan(lengths, BatchLimits { tokens, sequences }, 1), expected);
+    }
+
+    #[test]
+    fn little_work_is_shared_out() {
+        let limits = BatchLimits { tokens: 1000, sequences: 100 };
+        assert_eq!(plan(&[5, 5, 5, 5], limits, 2), [[0, 1], [2, 3]]);
+        assert_eq!(plan(&[5, 5], limits, 4), [[0], [1]]);
+        assert_eq!(plan(&[9, 1, 1], limits, 2), [vec![0], vec![1, 2]]);
+        assert_eq!(plan(&[600, 600, 600], limits, 2).len(), 3, "more work than that is cut by its limits");
     }
 
     #[test]
@@ -66,8 +79,9 @@ mod tests {
             lengths in proptest::collection::vec(0_usize..600, 0..200),
             tokens in 1_usize..1000,
             sequences in 1_usize..40,
+            workers in 1_usize..9,
         ) {
-            let batches = plan(&lengths, BatchLimits { tokens, sequences });
+            let batches = plan(&lengths, BatchLimits { tokens, sequences }, workers);
             let mut indices: Vec<usize> = batches.concat();
             indices.sort_unstable();
             prop_assert_eq!(indices, (0..lengths.len()).collect::<Vec<_>>());

@@ -40,6 +40,9 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EncodeError`]; the batch has no result then.
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError>;
+
+    /// How many cores the following batches may use: more than one while other workers have nothing to do.
+    fn use_cores(&mut self, _cores: usize) {}
 }
 
 /// A batch without a result.

@@ -45,6 +45,7 @@ pub(super) enum Assembled {
 /// Cuts the stream of tokenised rows into shards and batches.
 pub(super) struct Assembler<'a> {
     pub shard_rows: usize,
+    pub workers: usize,
     pub lanes: Lanes<'a>,
     pub collection: &'a CollectionName,
     pub stop: &'a StopSwitch,
@@ -144,7 +145,7 @@ impl Assembler<'_> {
         let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].len()).collect();
         let draft = Draft { lane, number, first_row: Row(first_row), records, awaited: with_tokens.len() };
         self.messages.send(Message::Draft(draft)).map_err(|_| Disconnected)?;
-        let planned = batch::plan(&lengths, self.lanes.of(lane).limits());
+        let planned = batch::plan(&lengths, self.lanes.of(lane).limits(), self.workers);
         let pack = |places: Vec<usize>| {
             let rows: Vec<usize> = places.into_iter().map(|place| with_tokens[place]).collect();
             let packed = PackedBatch::new(rows.iter().map(|&index| sequences[index].as_slice()));

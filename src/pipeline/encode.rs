@@ -41,7 +41,7 @@ pub(super) fn encode(
     shop: Shop<'_>,
 ) -> bool {
     let lost = || worker.lost.load(Ordering::SeqCst);
-    while let Some(batch) = shop.clock.time(Stage::Wait, || seat.take()) {
+    while let Some((batch, idle)) = shop.clock.time(Stage::Wait, || seat.take()) {
         if shop.stop.cause().is_some() {
             seat.done();
             return false;
@@ -57,6 +57,8 @@ pub(super) fn encode(
         let start = Instant::now();
         let lane = shop.lanes.of(batch.lane);
         let encoder = &mut worker.encoders[batch.lane];
+        // Cores of workers without a batch may help with this one.
+        encoder.use_cores(1 + idle);
         // A panic must reach the collector as a failure: it would wait for this batch for ever.
         let encoded =
             lane.clock.time(Stage::Forward, || catch_unwind(AssertUnwindSafe(|| encoder.encode(&batch.packed))));

@@ -179,6 +179,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     let queue = BatchQueue::new(workers.len(), workers.len() * 2);
     let assembler = assemble::Assembler {
         shard_rows: pass.shard_rows,
+        workers: workers.len(),
         lanes,
         collection: collection.name(),
         stop,

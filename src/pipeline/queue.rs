@@ -19,6 +19,8 @@ struct State {
     waiting: VecDeque<Batch>,
     under_way: usize,
     workers: usize,
+    /// Workers that wait for a batch.
+    idle: usize,
     closed: bool,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct Inlet<'queue>(pub(super) &'queue BatchQueue);
 impl BatchQueue {
     /// For a number of workers, each of which has to take its seat.
     pub(super) fn new(workers: usize, capacity: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), under_way: 0, workers, closed: false };
+        let state = State { waiting: VecDeque::new(), under_way: 0, workers, idle: 0, closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), capacity }
     }
 
@@ -82,19 +84,23 @@ impl Drop for Inlet<'_> {
 }
 
 impl Seat<'_> {
-    /// The next batch, which is under way from now on; `None` when there will be no more.
-    pub(super) fn take(&self) -> Option<Batch> {
+    /// The next batch, which is under way from now on, and how many workers have nothing to do meanwhile; `None` when
+    /// there will be no more.
+    pub(super) fn take(&self) -> Option<(Batch, usize)> {
         let mut state = self.0.lock();
         loop {
             if let Some(batch) = state.waiting.pop_front() {
                 state.under_way += 1;
                 self.0.changed.notify_all();
-                return Some(batch);
+                let idle = if state.waiting.is_empty() { state.idle } else { 0 };
+                return Some((batch, idle));
             }
             if state.closed && state.under_way == 0 {
                 return None;
             }
+            state.idle += 1;
             state = self.0.wait(state);
+            state.idle -= 1;
         }
     }
 
@@ -138,10 +144,10 @@ mod tests {
         let inlet = Inlet(&queue);
         assert!(inlet.push(batch(7)).is_ok());
         drop(inlet);
-        let taken = first.take().unwrap();
+        let (taken, _) = first.take().unwrap();
         std::thread::scope(|scope| {
             // Nothing waits, but something is under way: the other worker must not leave yet.
-            let other = scope.spawn(|| second.take().map(|batch| batch.shard));
+            let other = scope.spawn(|| second.take().map(|(batch, _)| batch.shard));
             first.give_back(taken);
             assert_eq!(other.join().unwrap(), Some(7));
         });
@@ -172,7 +178,7 @@ mod tests {
                 let (queue, taken) = (&queue, &taken);
                 scope.spawn(move || {
                     let seat = queue.seat();
-                    while let Some(batch) = seat.take() {
+                    while let Some((batch, _)) = seat.take() {
                         taken[batch.shard as usize].fetch_add(1, Ordering::Relaxed);
                         // The last worker is lost at its first batch.
                         if worker == 3 {

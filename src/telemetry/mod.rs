@@ -10,7 +10,8 @@ pub use log::Log;
 pub use progress::{Progress, Shown};
 pub use recorder::Recorder;
 pub use summary::{
-    CollectionSummary, FusionSummary, Machine, PassSummary, RunStatus, SCHEMA_VERSION, Summary, SummaryBuilder, Tool,
+    Bottleneck, CollectionSummary, FusionSummary, Machine, PassSummary, RunStatus, SCHEMA_VERSION, Summary,
+    SummaryBuilder, Tool,
 };
 
 use std::time::{SystemTime, UNIX_EPOCH};

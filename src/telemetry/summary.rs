@@ -11,8 +11,10 @@ use super::event::{LeaseSample, Mitigation, OutputFile, PassInfo, Prediction, St
 use crate::config::{Fusion, Settings};
 use crate::domain::{CollectionName, LoadingError};
 
+mod bottleneck;
 mod builder;
 
+pub use bottleneck::Bottleneck;
 pub use builder::SummaryBuilder;
 
 /// Raised whenever a key changes its meaning or goes away.
@@ -252,6 +254,8 @@ pub struct PassSummary {
     pub lost_devices: Vec<String>,
     /// Where the time went, summed over threads.
     pub stage_seconds: StageSeconds,
+    /// What would have to be faster for the pass to be faster; `None` before its end.
+    pub bottleneck: Option<Bottleneck>,
     /// Memory of each device, by `gpu_0` and so on.
     pub vram: BTreeMap<String, VramSpan>,
     /// p95 / p5 of tokens/s over the batches of the most frequent length (in steps of 32 tokens); `None` below 20.
@@ -390,6 +394,7 @@ impl Summary {
                 lines.push(format!("{:.1} s in all", self.processing_time_seconds));
             }
         }
+        lines.extend(self.passes.iter().filter_map(PassSummary::hint));
         if let Some(fusion) = &self.fusion {
             let complete = fusion.collections.iter().filter(|collection| collection.complete).count();
             lines.push(format!(
@@ -414,7 +419,17 @@ impl Summary {
     }
 }
 
+/// A pass that is shorter says little about what holds it up.
+const TELLING_SECONDS: f64 = 5.0;
+
 impl PassSummary {
+    /// What would make it faster, if that is not the model itself.
+    fn hint(&self) -> Option<String> {
+        let slow = self.bottleneck.filter(|slow| slow.stage != "forward" && self.seconds > TELLING_SECONDS)?;
+        let idle = slow.encoders_idle * 100.0;
+        Some(format!("{}: encoders were idle for {idle:.0} % of their time: {}", self.info.model, slow.hint))
+    }
+
     fn closing_line(&self) -> String {
         let Self { info, rows, tokens_per_second, status, .. } = self;
         let end = match status {

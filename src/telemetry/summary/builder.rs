@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::{
-    BatchStep, CollectionSummary, Failure, FusedCollection, FusionSummary, Intrusion, Leak, LeaseSpan, Machine,
-    MemberWeight, ModelRows, PassSummary, RawLeaseEvent, RowCounts, RunStatus, SCHEMA_VERSION, Summary, Tool, VramSpan,
+    BatchStep, Bottleneck, CollectionSummary, Failure, FusedCollection, FusionSummary, Intrusion, Leak, LeaseSpan,
+    Machine, MemberWeight, ModelRows, PassSummary, RawLeaseEvent, RowCounts, RunStatus, SCHEMA_VERSION, Summary, Tool,
+    VramSpan,
 };
 use crate::config::{Mode, Resolved};
 use crate::domain::{CollectionName, LoadingError, RowStatus};
@@ -351,6 +352,7 @@ impl State {
             leaks: Vec::new(),
             lost_devices: Vec::new(),
             stage_seconds: StageSeconds::default(),
+            bottleneck: None,
             vram,
             throughput_spread: None,
         });
@@ -405,6 +407,7 @@ impl State {
                     pass.status = if *complete { RunStatus::Done } else { RunStatus::Stopped };
                     pass.seconds = *seconds;
                     pass.stage_seconds = *stage_seconds;
+                    pass.bottleneck = Some(Bottleneck::of(*stage_seconds, pass.info.threads));
                     pass.tokens_per_second = pass.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
                     pass.throughput_spread =
                         rates.values().max_by_key(|rates| rates.len()).and_then(|rates| spread(rates));
