@@ -14,9 +14,11 @@ use crate::domain::TokenSeq;
 pub struct Tokenizer {
     /// Cuts nothing off.
     whole: tokenizers::Tokenizer,
-    /// Cuts at the limit, and stops reading there, so that it cannot tell how much it has cut off.
+    /// Cuts at the limit. Asked to cut and to add special tokens only, for it stops reading at the limit and could not
+    /// tell how much it has cut off.
     cut: tokenizers::Tokenizer,
-    max_length: usize,
+    /// Special tokens that every text gets.
+    special: usize,
     prompt: String,
 }
 
@@ -64,7 +66,7 @@ impl Tokenizer {
         let mut cut = inner.clone();
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         cut.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { whole: inner, cut, max_length, prompt })
+        Ok(Self { whole: inner, cut, special, prompt })
     }
 
     /// Token ids of the prompt and the text together.
@@ -76,15 +78,38 @@ impl Tokenizer {
             "" => Cow::Borrowed(text),
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
-        let encode = |tokenizer: &tokenizers::Tokenizer| {
-            tokenizer.encode_fast(text.as_ref(), true).map_err(TokenizerError::Encode)
-        };
-        let whole = encode(&self.whole)?;
-        if whole.len() <= self.max_length {
-            return Ok(TokenSeq { ids: whole.get_ids().to_vec(), truncated: 0 });
+        let whole = self.whole.encode_fast(text.as_ref(), false).map_err(TokenizerError::Encode)?;
+        let tokens = whole.len() + self.special;
+        let cut = self.cut.post_process(whole, None, true).map_err(TokenizerError::Encode)?;
+        let truncated = u32::try_from(tokens.saturating_sub(cut.len())).unwrap_or(u32::MAX);
+        Ok(TokenSeq { ids: cut.get_ids().to_vec(), truncated })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_text_is_cut_as_the_library_cuts_it(
+            words in proptest::collection::vec("[a-zA-Zäß]{1,12}|[0-9.,!?]{1,3}|漢字|🙂|\\[SEP\\]", 0..60),
+            max_length in 3_usize..40,
+        ) {
+            let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
+            let text = words.join(" ");
+            let found = Tokenizer::load(path, max_length, String::new()).unwrap().encode(&text).unwrap();
+            let mut library = tokenizers::Tokenizer::from_file(path).unwrap();
+            library.with_padding(None);
+            library.with_truncation(None).unwrap();
+            let whole = library.encode(text.as_str(), true).unwrap().len();
+            let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+            library.with_truncation(Some(truncation)).unwrap();
+            let expected = library.encode(text.as_str(), true).unwrap();
+            prop_assert_eq!(&found.ids, expected.get_ids());
+            prop_assert_eq!(found.truncated as usize, whole - expected.len());
         }
-        let ids = encode(&self.cut)?.get_ids().to_vec();
-        let truncated = u32::try_from(whole.len() - ids.len()).unwrap_or(u32::MAX);
-        Ok(TokenSeq { ids, truncated })
     }
 }
