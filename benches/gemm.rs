@@ -48,7 +48,10 @@ fn main() {
     } else {
         Instructions::Avx512
     };
-    println!("{:?}; GFLOP/s and share of the peak of this processor's best instructions", limit.at_most());
+    println!(
+        "{:?}; GFLOP/s and share of the peak of this processor's best instructions",
+        limit.min(Instructions::detect())
+    );
     if has("finish") { finishes(limit) } else { products(limit) }
 }
 

@@ -52,14 +52,14 @@ pub struct LayerNorm {
 }
 
 impl Cpu {
-    /// Operations for one thread, with the best instructions of this processor.
+    /// Operations for one thread, with the best instructions that the processor has.
     pub fn new() -> Self {
-        Self::limited_to(Instructions::Avx512)
+        Self::with_instructions(Instructions::detect())
     }
 
-    /// The same with no better instructions than these.
-    pub fn limited_to(instructions: Instructions) -> Self {
-        Self { arch: Arch::new(), instructions: instructions.at_most(), buffers: Arc::default() }
+    /// The same with instructions no better than `most`; and no better than the processor has.
+    pub fn with_instructions(most: Instructions) -> Self {
+        Self { arch: Arch::new(), instructions: most.min(Instructions::detect()), buffers: Arc::default() }
     }
 
     fn activations(&self, tokens: usize, width: usize) -> Activations {

@@ -44,11 +44,31 @@ impl WithSimd for FinishTile<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match self.finish {
-            Finish::Bias => self.each(simd, |sum| sum),
-            Finish::Activation(Activation::Gelu) => self.each(simd, |sum| function::gelu(simd, sum)),
-            Finish::Activation(Activation::GeluTanh) => self.each(simd, |sum| function::gelu_tanh(simd, sum)),
-            Finish::Activation(Activation::Relu) => self.each(simd, |sum| function::relu(simd, sum)),
-            Finish::Activation(Activation::Silu) => self.each(simd, |sum| function::silu(simd, sum)),
+            Finish::Bias => self.each(
+                simd,
+                #[inline(always)]
+                |sum| sum,
+            ),
+            Finish::Activation(Activation::Gelu) => self.each(
+                simd,
+                #[inline(always)]
+                |sum| function::gelu(simd, sum),
+            ),
+            Finish::Activation(Activation::GeluTanh) => self.each(
+                simd,
+                #[inline(always)]
+                |sum| function::gelu_tanh(simd, sum),
+            ),
+            Finish::Activation(Activation::Relu) => self.each(
+                simd,
+                #[inline(always)]
+                |sum| function::relu(simd, sum),
+            ),
+            Finish::Activation(Activation::Silu) => self.each(
+                simd,
+                #[inline(always)]
+                |sum| function::silu(simd, sum),
+            ),
             Finish::Residual(residual) => self.add(simd, residual),
         }
     }

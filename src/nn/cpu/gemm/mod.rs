@@ -11,6 +11,7 @@
 mod finish;
 mod function;
 mod panels;
+mod proof;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -18,8 +19,9 @@ mod tile;
 pub use self::finish::Finish;
 use self::finish::FinishTile;
 use self::panels::Panels;
+use self::proof::Proof;
 use self::tile::{Tile, Tiles};
-use super::instructions::{Instructions, Proof};
+use super::Instructions;
 use crate::nn::Matrix;
 
 /// Bytes of activations that pass under one panel after the other, and so stay in the second-level cache: half of the
@@ -32,7 +34,7 @@ const BLOCK_ROWS: usize = 64;
 /// A linear layer in the layout of one instruction set.
 #[derive(Debug)]
 pub struct PackedLinear {
-    instructions: Instructions,
+    proof: Proof,
     inputs: usize,
     outputs: usize,
     weight: Panels,
@@ -40,15 +42,15 @@ pub struct PackedLinear {
 }
 
 impl PackedLinear {
-    /// Lays out a weight of [outputs, inputs] with a bias of `[outputs]` for these instructions, or the best below them
-    /// that the processor has.
+    /// Lays out a weight of [outputs, inputs] with a bias of `[outputs]` for the best instructions that the processor has,
+    /// but none better than `most`.
     ///
     /// # Panics
     /// When the sizes do not fit each other.
-    pub fn new(instructions: Instructions, weight: &Matrix, bias: Vec<f32>) -> Self {
+    pub fn new(most: Instructions, weight: &Matrix, bias: Vec<f32>) -> Self {
         assert_eq!(bias.len(), weight.rows, "a bias has one value for each output");
-        let instructions = instructions.at_most();
-        let (granule, width) = match instructions.proof() {
+        let proof = Proof::at_most(most);
+        let (granule, width) = match proof {
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) => shape_of(proof),
             #[cfg(target_arch = "x86_64")]
@@ -56,7 +58,12 @@ impl PackedLinear {
             Proof::Portable(proof) => shape_of(proof),
         };
         let (inputs, outputs) = (weight.columns, weight.rows);
-        Self { instructions, inputs, outputs, weight: Panels::pack(weight, granule, width), bias }
+        Self { proof, inputs, outputs, weight: Panels::pack(weight, granule, width), bias }
+    }
+
+    /// The instructions in use.
+    pub fn instructions(&self) -> Instructions {
+        self.proof.instructions()
     }
 
     /// Width of what goes in.
@@ -83,7 +90,7 @@ impl PackedLinear {
         if let Finish::Residual(residual) = finish {
             assert_eq!(residual.len(), out.len(), "a residual has the shape of the result");
         }
-        match self.instructions.proof() {
+        match self.proof {
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) => self.multiply(proof, rows, input, finish, out),
             #[cfg(target_arch = "x86_64")]
