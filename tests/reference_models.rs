@@ -12,6 +12,7 @@ use embed_collections::encoder::{self, Encoder, Finish};
 use embed_collections::lease::{DeviceKey, Lease};
 use embed_collections::model::spec::{ModelSpec, PromptChoice};
 use embed_collections::model::weights::Weights;
+use embed_collections::nn::cpu::Instructions;
 use embed_collections::nn::{Backend, Candle, Cpu};
 use embed_collections::tokenize::Tokenizer;
 use serde::Deserialize;
@@ -57,12 +58,14 @@ fn encode(encoder: &mut dyn Encoder, sequences: &[TokenSeq]) -> Vec<Vec<f32>> {
 
 #[track_caller]
 fn check(model: &str) {
-    check_on(model, Cpu::new);
+    for set in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
+        check_on(model, || Cpu::with_instructions(set));
+    }
     check_on(model, Candle::cpu);
 }
 
 #[track_caller]
-fn check_on<B: Backend>(model: &str, backend: fn() -> B) {
+fn check_on<B: Backend>(model: &str, backend: impl Fn() -> B) {
     let directory = Path::new("tests/fixtures/models").join(model);
     let reference: Reference = serde_json::from_slice(&fs::read(directory.join("reference.json")).unwrap()).unwrap();
     let spec = ModelSpec::read(&directory).unwrap();

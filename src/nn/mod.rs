@@ -6,7 +6,7 @@
 //! of different lengths are brought together, and in what precision layers compute. Pooling is in f32 in any case.
 
 mod candle;
-mod cpu;
+pub mod cpu;
 
 pub use candle::Candle;
 pub use cpu::Cpu;

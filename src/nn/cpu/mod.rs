@@ -1,19 +1,23 @@
-//! The operations on the CPU: one thread, activations in reused buffers, matrix products by the `gemm` crate.
+//! The operations on the CPU: one thread, activations in reused buffers, linear layers over packed weights ([`gemm`]).
 //!
 //! Each encoder thread has a [`Cpu`] of its own and works through whole batches; the cores are kept busy by having
 //! several of them. The loops between the matrix products are written so that the compiler turns them into vector
 //! instructions, and are compiled for several instruction sets, of which the best is chosen when the program runs.
 
 mod buffers;
+pub mod gemm;
+mod instructions;
 mod math;
 
 use std::sync::Arc;
 
-use gemm::Parallelism;
+use ::gemm::Parallelism;
 use pulp::Arch;
 
 use self::buffers::{Buffer, Buffers};
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
+use self::gemm::{Finish, PackedLinear};
+pub use self::instructions::Instructions;
+use super::{Attention, Backend, Epilogue, Matrix, NnError, Pooling};
 use crate::domain::PackedBatch;
 
 /// Query rows whose scores are computed at once: their scores stay in the cache of one core, and the memory for scores
@@ -24,6 +28,7 @@ const QUERY_BLOCK: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Cpu {
     arch: Arch,
+    instructions: Instructions,
     buffers: Arc<Buffers>,
 }
 
@@ -34,12 +39,9 @@ pub struct Activations {
     values: Buffer,
 }
 
-/// Weight of [outputs, inputs] and bias of [outputs].
+/// Weight of [outputs, inputs], packed, and bias of [outputs].
 #[derive(Debug)]
-pub struct Linear {
-    weight: Matrix,
-    bias: Vec<f32>,
-}
+pub struct Linear(PackedLinear);
 
 /// Weight, bias and epsilon of a layer normalisation.
 #[derive(Debug)]
@@ -50,9 +52,14 @@ pub struct LayerNorm {
 }
 
 impl Cpu {
-    /// Operations for one thread.
+    /// Operations for one thread, with the best instructions that the processor has.
     pub fn new() -> Self {
-        Self { arch: Arch::new(), buffers: Arc::default() }
+        Self::with_instructions(Instructions::detect())
+    }
+
+    /// The same with instructions no better than `most`; and no better than the processor has.
+    pub fn with_instructions(most: Instructions) -> Self {
+        Self { arch: Arch::new(), instructions: most.min(Instructions::detect()), buffers: Arc::default() }
     }
 
     fn activations(&self, tokens: usize, width: usize) -> Activations {
@@ -113,7 +120,7 @@ fn product(
     // SAFETY: the assertions above keep every element that the strides reach inside its slice, and `out` is borrowed
     // mutably, so that it overlaps neither operand.
     unsafe {
-        gemm::gemm(
+        ::gemm::gemm(
             rows,
             columns,
             inner,
@@ -148,7 +155,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, weight: Matrix, bias: Vec<f32>) -> Result<Linear, NnError> {
-        Ok(Linear { weight, bias })
+        Ok(Linear(PackedLinear::new(self.instructions, &weight, bias)))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
@@ -179,28 +186,15 @@ impl Backend for Cpu {
         input: &Activations,
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
-        let Matrix { rows: outputs, columns: inputs, values: weight } = &layer.weight;
+        let Linear(layer) = layer;
         let tokens = input.values.len() / input.width;
-        let mut out = self.activations(tokens, *outputs);
-        // What is added at the end anyway is where the sum begins.
-        match &epilogue {
-            Epilogue::Residual(residual) => out.values.copy_from_slice(&residual.values),
-            Epilogue::Bias | Epilogue::Activation(_) => out.values.fill(0.0),
-        }
-        for row in out.values.chunks_exact_mut(*outputs) {
-            row.iter_mut().zip(&layer.bias).for_each(|(value, bias)| *value += bias);
-        }
-        let left = Rows { values: &input.values, stride: input.width };
-        let right = Rows { values: weight, stride: *inputs };
-        product((tokens, *outputs, *inputs), 1.0, left, right, Right::Transposed, true, &mut out.values, *outputs);
-        if let Epilogue::Activation(activation) = epilogue {
-            self.arch.dispatch(|| match activation {
-                Activation::Gelu => out.values.iter_mut().for_each(|x| *x = math::gelu(*x)),
-                Activation::GeluTanh => out.values.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
-                Activation::Relu => out.values.iter_mut().for_each(|x| *x = x.max(0.0)),
-                Activation::Silu => out.values.iter_mut().for_each(|x| *x = math::silu(*x)),
-            });
-        }
+        let mut out = self.activations(tokens, layer.outputs());
+        let finish = match epilogue {
+            Epilogue::Bias => Finish::Bias,
+            Epilogue::Activation(activation) => Finish::Activation(activation),
+            Epilogue::Residual(residual) => Finish::Residual(&residual.values),
+        };
+        layer.apply(&input.values, finish, &mut out.values);
         Ok(out)
     }
 

@@ -1,0 +1,52 @@
+//! That the processor has some instructions, as a value: `pulp` makes one after a successful look only, and nothing here
+//! reaches a vector instruction without.
+
+use pulp::Scalar;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+
+use crate::nn::cpu::Instructions;
+
+/// Instructions that there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Proof {
+    /// Nothing special.
+    Portable(Scalar),
+    /// x86-64-v3.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(V3),
+    /// x86-64-v4.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(V4),
+}
+
+impl Proof {
+    /// The best that there is, but no better than `most`.
+    pub(super) fn at_most(most: Instructions) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if most >= Instructions::Avx512
+                && let Some(proof) = V4::try_new()
+            {
+                return Self::Avx512(proof);
+            }
+            if most >= Instructions::Avx2
+                && let Some(proof) = V3::try_new()
+            {
+                return Self::Avx2(proof);
+            }
+        }
+        Self::Portable(Scalar::new())
+    }
+
+    /// Which they are.
+    pub(super) fn instructions(self) -> Instructions {
+        match self {
+            Self::Portable(_) => Instructions::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => Instructions::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Instructions::Avx512,
+        }
+    }
+}
