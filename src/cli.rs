@@ -12,7 +12,9 @@ use serde::Serialize;
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeaseRun};
 
-use crate::config::{CommandLine, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy};
+use crate::config::{
+    CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -196,6 +198,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", help_heading = "Machine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
+
+    /// Best vector instructions to use on the processor
+    #[arg(long, value_name = "SET", hide = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_instructions: Option<CpuInstructions>,
 
     /// Devices to use, in this order: cuda:1,cuda:0 or cpu or cpu:0,cpu:1 (slots that share the cores) or the beginning
     /// of a UUID (GPU-…) [default: the best that this build has an encoder for]

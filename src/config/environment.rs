@@ -66,6 +66,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_WARM_UP", "warm_up", Kind::Switch),
     variable("EMBEDDER_BATCH_TOKENS", "batch_tokens", Kind::Number),
     variable("EMBEDDER_THREADS", "threads", Kind::Number),
+    variable("EMBEDDER_CPU_INSTRUCTIONS", "cpu_instructions", Kind::Text),
     variable("EMBEDDER_SEQUENTIAL_DEVICES", "devices", Kind::List),
     variable("EMBEDDER_NVML_LIBRARY", "nvml_library", Kind::Text),
     variable("EMBEDDER_FORCE_CPU", "force_cpu", Kind::Switch),

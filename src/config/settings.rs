@@ -62,6 +62,8 @@ pub struct Settings {
     pub batch_tokens: usize,
     /// Encoder threads; the cores available if absent.
     pub threads: Option<usize>,
+    /// Best vector instructions to use on the processor, for tests and comparisons.
+    pub cpu_instructions: CpuInstructions,
     /// Devices to use, in order; the best that can be used if empty.
     pub devices: Vec<String>,
     /// The library of the NVIDIA driver, where it is not in its place.
@@ -141,6 +143,7 @@ impl Default for Settings {
             // Activations of a few hundred tokens stay in the cache of one core.
             batch_tokens: 1024,
             threads: None,
+            cpu_instructions: CpuInstructions::Auto,
             devices: Vec::new(),
             nvml_library: None,
             force_cpu: false,
@@ -232,6 +235,20 @@ pub enum Dtype {
     Auto,
     /// 32-bit floating point.
     F32,
+}
+
+/// Vector instructions of the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuInstructions {
+    /// The best that it has.
+    Auto,
+    /// At most AVX-512.
+    Avx512,
+    /// At most AVX2 with FMA.
+    Avx2,
+    /// What every processor has.
+    Portable,
 }
 
 /// An output format.

@@ -15,9 +15,11 @@ use super::staged::Staged;
 use super::watch::{LostFlags, Watched, watch};
 use crate::batch::{BatchLimits, Controller};
 use crate::collection::Collection;
+use crate::config::CpuInstructions;
 use crate::domain::PackedBatch;
 use crate::encoder::{self, Encoder};
 use crate::lease::{Lease, LeasedDevice};
+use crate::nn::Instructions;
 use crate::pipeline::{PassError, StageClock, Worker};
 use crate::telemetry::event::{Event, PassInfo, StageSeconds};
 
@@ -173,7 +175,8 @@ impl<'lease> Stage<'_, 'lease> {
         }
         let start = Instant::now();
         let devices: Vec<_> = self.seats.iter().map(|seat| (seat.device, 1)).collect();
-        let mut encoders = encoder::load(&staged.spec, &staged.weights, staged.finish, &devices)?;
+        let instructions = instructions(self.turns.job.settings.cpu_instructions);
+        let mut encoders = encoder::load(&staged.spec, &staged.weights, staged.finish, &devices, instructions)?;
         let load_seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::ModelLoaded { model: model.clone(), load_seconds, warm: false });
         if self.turns.job.settings.warm_up {
@@ -247,6 +250,15 @@ impl<'lease> Stage<'_, 'lease> {
                 observer.observe(&Event::ModelEvicted { model: name });
             }
         }
+    }
+}
+
+fn instructions(wanted: CpuInstructions) -> Instructions {
+    match wanted {
+        CpuInstructions::Auto => Instructions::detect(),
+        CpuInstructions::Avx512 => Instructions::Avx512,
+        CpuInstructions::Avx2 => Instructions::Avx2,
+        CpuInstructions::Portable => Instructions::Portable,
     }
 }
 

@@ -9,7 +9,7 @@ mod candle;
 pub mod cpu;
 
 pub use candle::Candle;
-pub use cpu::Cpu;
+pub use cpu::{Cpu, Instructions};
 
 use crate::domain::PackedBatch;
 
