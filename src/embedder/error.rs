@@ -1,14 +1,14 @@
 //! Why collections could not be embedded, and the exit code that stands for it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::arch::LoadError;
 use crate::collection::DiscoverError;
 use crate::config::{ConfigError, Resolved};
 use crate::device::ChoiceError;
 use crate::exit;
-use crate::fusion::{FuseError, ShapeError};
+use crate::fusion::{FUSED, FuseError, ShapeError};
 use crate::lease::{DeviceKeyError, DirectoryError, LeaseError, PolicyError};
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
@@ -72,6 +72,16 @@ pub enum EmbedError {
     /// The models cannot be fused as asked for.
     #[error(transparent)]
     Shape(ShapeError),
+    /// Fused vectors are there that were made in another way.
+    #[error(
+        "{} holds vectors that were fused in another way: other members, weights, method, formats or shards; remove the \
+         directory {FUSED} of each collection to have them made anew from the members, which stay as they are",
+        directory.display()
+    )]
+    FusedOtherwise {
+        /// Where they are.
+        directory: PathBuf,
+    },
     /// A collection cannot be fused; the members' own vectors are there.
     #[error(transparent)]
     Fuse(Box<FuseError>),
@@ -151,7 +161,12 @@ pub enum ModelFault {
 
 impl From<FuseError> for EmbedError {
     fn from(error: FuseError) -> Self {
-        Self::Fuse(Box::new(error))
+        match error {
+            FuseError::Open(OpenError::Mismatch { path, .. }) => {
+                Self::FusedOtherwise { directory: path.parent().map(Path::to_owned).unwrap_or_default() }
+            }
+            error => Self::Fuse(Box::new(error)),
+        }
     }
 }
 
@@ -177,7 +192,7 @@ impl EmbedError {
             | Self::Summary(_)
             | Self::Lease(LeaseError::File(_))
             | Self::LeaseDirectory(_) => exit::OUTPUT,
-            Self::Open(_) => exit::RESUME_MISMATCH,
+            Self::Open(_) | Self::FusedOtherwise { .. } => exit::RESUME_MISMATCH,
             Self::Lease(_) => exit::LEASE,
             Self::Pass(error) => pass_exit_code(error),
             Self::Thread(_) => exit::INTERNAL,

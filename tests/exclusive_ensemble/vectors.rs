@@ -128,6 +128,26 @@ fn a_second_run_keeps_members_and_fused_vectors() {
 }
 
 #[test]
+fn other_weights_need_no_second_embedding() {
+    let rig = Rig::cpu();
+    rig.run(Mode::Exclusive, "out", &Observers::default()).unwrap();
+    let heavier = || {
+        let weights = MODELS.iter().zip([1.0, 2.0, 3.0]).map(|(model, weight)| ((*model).to_owned(), weight)).collect();
+        let config = EnsembleConfig { weights, ..ensemble(Mode::Exclusive) };
+        embedder(&rig, config, "out", |_| {}).run(&StopSwitch::default(), &Observers::default())
+    };
+    let error = heavier().unwrap_err();
+    assert_eq!(error.exit_code(), 8);
+    assert!(error.to_string().contains("remove the directory fused"), "{error}");
+    for collection in collections() {
+        std::fs::remove_dir_all(rig.path("out").join(collection).join("fused")).unwrap();
+    }
+    let finished = heavier().unwrap();
+    assert_eq!((finished.exit_code, finished.summary.total_embeddings_generated), (0, 0));
+    assert!(finished.summary.fusion.unwrap().collections.iter().all(|collection| collection.complete));
+}
+
+#[test]
 fn concatenated_and_cut_vectors() {
     let rig = Rig::cpu();
     let two = EnsembleConfig {
