@@ -8,6 +8,11 @@
 //! `cargo bench --bench gemm -- avx2`
 
 #![allow(clippy::print_stdout, missing_docs, reason = "a benchmark reports to the terminal")]
+#![allow(
+    clippy::inline_always,
+    reason = "code is compiled for the instructions of the function that it is inlined into"
+)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of repetitions are small")]
 
 use std::hint::black_box;
 use std::time::Instant;

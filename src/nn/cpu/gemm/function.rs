@@ -1,6 +1,8 @@
 //! Activations on vectors: the same polynomials on every instruction set, so that sets agree to rounding.
 //!
-//! What is not a number stays so: each activation multiplies or divides its argument itself.
+//! What is not a number stays so: each activation multiplies or divides its argument itself. Bounds of errors are measured
+//! on grids of 400,001 arguments against f64, and held by the tests; the first is with fused multiply-adds, the second
+//! without.
 
 use pulp::Simd;
 
@@ -20,7 +22,7 @@ fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
 }
 
 /// e^x for x in [-87, 88], beyond which it stays at the value there. Range reduction by powers of two and a polynomial on
-/// [-ln 2 / 2, ln 2 / 2] (Cephes, `expf`).
+/// [-ln 2 / 2, ln 2 / 2] (Cephes, `expf`). Relative error 8.3e-8, 8.3e-8.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // ln 2 in two parts, the first with few digits, so that its product with a small integer is exact.
@@ -44,7 +46,7 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 }
 
 /// The error function: a rational approximation, odd in x, on [-4, 4], beyond which it is 1 to the last digit (as in
-/// Eigen and XLA).
+/// Eigen and XLA). Relative error 3.4e-7, 4.5e-7, the largest of it where the function is flat.
 #[inline(always)]
 pub(super) fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let x = clamp(simd, x, -4.0, 4.0);
@@ -63,7 +65,7 @@ pub(super) fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(numerator, polynomial(simd, square, denominator))
 }
 
-/// x Φ(x).
+/// x Φ(x). Error relative to x 1.9e-7, 2.5e-7.
 #[inline(always)]
 pub(super) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let half = simd.mul_f32s(x, simd.splat_f32s(0.5));
@@ -71,17 +73,18 @@ pub(super) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_add_e_f32s(half, erf, half)
 }
 
-/// x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), by way of (1 + tanh y) / 2 = 1 / (1 + e^-2y).
+/// x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), by way of (1 + tanh y) / 2 = 1 / (1 + e^-2y). Error
+/// relative to x 1.2e-7.
 #[inline(always)]
 pub(super) fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_1;
+    const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769;
     let square = simd.mul_f32s(x, x);
     let slope = simd.splat_f32s(MINUS_2_SQRT_2_OVER_PI * 0.044_715);
     let slope = simd.mul_add_e_f32s(square, slope, simd.splat_f32s(MINUS_2_SQRT_2_OVER_PI));
     sigmoid_weighted(simd, x, simd.mul_f32s(x, slope))
 }
 
-/// x / (1 + e^-x).
+/// x / (1 + e^-x). Error relative to x 1.2e-7.
 #[inline(always)]
 pub(super) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     sigmoid_weighted(simd, x, simd.sub_f32s(simd.splat_f32s(0.0), x))

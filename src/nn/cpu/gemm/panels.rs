@@ -43,11 +43,16 @@ impl Panels {
         // A vector that straddles two lines costs two reads.
         let offset = values.as_ptr().align_offset(ALIGNMENT_BYTES).min(values.len() - length);
         let mut packed = Self { inputs, padded_outputs, width, offset, values };
-        if inputs > 0 {
-            for (output, row) in weight.values.chunks_exact(inputs).enumerate() {
-                let (start, width) = packed.place(output / width);
-                let panel = &mut packed.values[start + output % packed.width..];
-                panel.iter_mut().step_by(width).zip(row).for_each(|(place, &value)| *place = value);
+        for first in (0..outputs).step_by(width) {
+            let (start, panel_width) = packed.place(first / width);
+            let panel = &mut packed.values[start..start + panel_width * inputs];
+            let rows = first..(first + width).min(outputs);
+            // Written in order and read from some rows at once: the other way round, each value written is a cache line
+            // of its own.
+            for (input, places) in panel.chunks_exact_mut(panel_width).enumerate() {
+                for (place, output) in places.iter_mut().zip(rows.clone()) {
+                    *place = weight.values[output * inputs + input];
+                }
             }
         }
         packed

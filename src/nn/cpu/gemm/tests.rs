@@ -139,22 +139,33 @@ proptest! {
         first in any::<prop::sample::Index>(),
         count in any::<prop::sample::Index>(),
     ) {
-        let case = Case::new(rows, outputs, inputs);
         let first = first.index(rows);
-        let count = count.index(rows - first) + 1;
-        for set in instructions() {
-            for finish in case.finishes() {
-                let together = case.apply(set, finish);
-                let values = first * outputs..(first + count) * outputs;
-                let finish = match finish {
-                    Finish::Residual(residual) => Finish::Residual(&residual[values.clone()]),
-                    finish => finish,
-                };
-                let mut alone = vec![f32::NAN; values.len()];
-                case.packed(set).apply(&case.input[first * inputs..(first + count) * inputs], finish, &mut alone);
-                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
-                prop_assert_eq!(bits(&together[values]), bits(&alone), "{:?}, {:.20?}", set, finish);
-            }
+        check_company(&Case::new(rows, outputs, inputs), first..first + count.index(rows - first) + 1);
+    }
+}
+
+#[test]
+fn a_row_is_the_same_bits_in_any_block() {
+    // More rows than pass under one panel after the other at this width.
+    check_company(&Case::new(150, 50, 4100), 70..80);
+}
+
+/// Some rows on their own are what they are among the others.
+#[track_caller]
+fn check_company(case: &Case, rows: std::ops::Range<usize>) {
+    let (outputs, inputs) = (case.weight.rows, case.weight.columns);
+    let values = rows.start * outputs..rows.end * outputs;
+    for set in instructions() {
+        for finish in case.finishes() {
+            let together = case.apply(set, finish);
+            let finish = match finish {
+                Finish::Residual(residual) => Finish::Residual(&residual[values.clone()]),
+                finish => finish,
+            };
+            let mut alone = vec![f32::NAN; values.len()];
+            case.packed(set).apply(&case.input[rows.start * inputs..rows.end * inputs], finish, &mut alone);
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(&together[values.clone()]), bits(&alone), "{set:?}, {finish:.20?}, rows {rows:?}");
         }
     }
 }
@@ -239,11 +250,11 @@ fn check(
 fn functions_are_exact_to_single_precision() {
     let relative = |_: f64, value: f64| value.abs();
     let of_argument = |x: f64, _: f64| x.abs().max(f64::MIN_POSITIVE);
-    check(Exp, -87.0..=88.0, 2e-7, f64::exp, relative);
+    check(Exp, -87.0..=88.0, 1e-7, f64::exp, relative);
     check(Erf, -6.0..=6.0, 5e-7, libm::erf, |x, value| if x == 0.0 { 1.0 } else { value.abs() });
-    check(Gelu, -12.0..=12.0, 3e-7, |x| plain_activation(Activation::Gelu, x), of_argument);
-    check(GeluTanh, -12.0..=12.0, 2e-7, |x| plain_activation(Activation::GeluTanh, x), of_argument);
-    check(Silu, -80.0..=80.0, 2e-7, |x| plain_activation(Activation::Silu, x), of_argument);
+    check(Gelu, -12.0..=12.0, 2.6e-7, |x| plain_activation(Activation::Gelu, x), of_argument);
+    check(GeluTanh, -12.0..=12.0, 1.3e-7, |x| plain_activation(Activation::GeluTanh, x), of_argument);
+    check(Silu, -80.0..=80.0, 1.3e-7, |x| plain_activation(Activation::Silu, x), of_argument);
     check(Relu, -9.0..=9.0, 1e-9, |x| x.max(0.0), of_argument);
 }
 

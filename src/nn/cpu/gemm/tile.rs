@@ -115,7 +115,7 @@ impl<const ROWS: usize, const VECTORS: usize> WithSimd for Kernel<'_, ROWS, VECT
         }
         let (places, _) = S::as_mut_simd_f32s(self.sums).0.as_chunks_mut::<VECTORS>();
         assert_eq!(places.len(), ROWS);
-        // Row by row: a copy of all at once would need the sums in memory all along.
+        #[expect(clippy::manual_memcpy, reason = "a copy of all at once would need the sums in memory all along")]
         for row in 0..ROWS {
             places[row] = sums[row];
         }
