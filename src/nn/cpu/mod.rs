@@ -1,30 +1,38 @@
 //! The operations on the CPU: one thread, activations in reused buffers, matrix products by the `gemm` crate.
 //!
 //! Each encoder thread has a [`Cpu`] of its own and works through whole batches; the cores are kept busy by having
-//! several of them. The loops between the matrix products are written so that the compiler turns them into vector
-//! instructions, and are compiled for several instruction sets, of which the best is chosen when the program runs.
+//! several of them. Everything is compiled for several sets of vector [`Instructions`], of which the best is chosen when
+//! the program runs: attention is written in vectors, the loops between the products so that the compiler makes them so.
 
+mod attention;
 mod buffers;
+mod instructions;
 mod math;
+mod norm;
+mod pool;
+mod rotation;
+mod tile;
+mod vector;
+
+pub use instructions::Instructions;
+pub use norm::Norm;
 
 use std::sync::Arc;
 
 use gemm::Parallelism;
-use pulp::Arch;
 
 use self::buffers::{Buffer, Buffers};
+use self::instructions::Supported;
+use self::rotation::Rotations;
 use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
 use crate::domain::PackedBatch;
-
-/// Query rows whose scores are computed at once: their scores stay in the cache of one core, and the memory for scores
-/// grows with the length of a sequence, not with its square.
-const QUERY_BLOCK: usize = 64;
 
 /// Operations of one thread.
 #[derive(Debug, Clone)]
 pub struct Cpu {
-    arch: Arch,
+    instructions: Supported,
     buffers: Arc<Buffers>,
+    rotations: Arc<Rotations>,
 }
 
 /// [tokens, width], row by row.
@@ -34,6 +42,12 @@ pub struct Activations {
     values: Buffer,
 }
 
+impl Activations {
+    fn tokens(&self) -> usize {
+        self.values.len().checked_div(self.width).unwrap_or(0)
+    }
+}
+
 /// Weight of [outputs, inputs] and bias of [outputs].
 #[derive(Debug)]
 pub struct Linear {
@@ -41,18 +55,20 @@ pub struct Linear {
     bias: Vec<f32>,
 }
 
-/// Weight, bias and epsilon of a layer normalisation.
-#[derive(Debug)]
-pub struct LayerNorm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    epsilon: f32,
-}
-
 impl Cpu {
-    /// Operations for one thread.
+    /// Operations for one thread, with the best instructions that the processor has.
     pub fn new() -> Self {
-        Self { arch: Arch::new(), buffers: Arc::default() }
+        Self::with_instructions(Instructions::detect())
+    }
+
+    /// The same with instructions no better than `most`; and no better than the processor has.
+    pub fn with_instructions(most: Instructions) -> Self {
+        Self { instructions: Supported::at_most(most), buffers: Arc::default(), rotations: Arc::default() }
+    }
+
+    /// The instructions in use.
+    pub fn instructions(&self) -> Instructions {
+        self.instructions.instructions()
     }
 
     fn activations(&self, tokens: usize, width: usize) -> Activations {
@@ -141,7 +157,8 @@ impl Backend for Cpu {
     type Activations = Activations;
     type Embedding = Matrix;
     type Linear = Linear;
-    type LayerNorm = LayerNorm;
+    type Norm = Norm;
+    type Attention = Attention;
 
     fn embedding(&self, table: Matrix) -> Result<Matrix, NnError> {
         Ok(table)
@@ -152,22 +169,37 @@ impl Backend for Cpu {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
-    fn layer_norm(&self, weight: Vec<f32>, bias: Vec<f32>, epsilon: f64) -> Result<LayerNorm, NnError> {
-        Ok(LayerNorm { weight, bias, epsilon: epsilon as f32 })
+    fn layer_norm(&self, weight: Vec<f32>, bias: Option<Vec<f32>>, epsilon: f64) -> Result<Norm, NnError> {
+        Ok(Norm::Layer { weight, bias, epsilon: epsilon as f32 })
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
+    fn rms_norm(&self, weight: Vec<f32>, epsilon: f64) -> Result<Norm, NnError> {
+        Ok(Norm::Rms { weight, epsilon: epsilon as f32 })
+    }
+
+    fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
+        attention.assert_consistent();
+        Ok(attention)
     }
 
     fn embed(&self, lookups: &[(&Matrix, &[u32])]) -> Result<Activations, NnError> {
         let (width, tokens) = lookups.first().map_or((0, 0), |(table, indices)| (table.columns, indices.len()));
         let mut out = self.activations(tokens, width);
-        out.values.fill(0.0);
-        for (table, indices) in lookups {
-            for (sum, &index) in out.values.chunks_exact_mut(width).zip(*indices) {
+        for token in 0..tokens {
+            let sum = &mut out.values[token * width..][..width];
+            for (place, (table, indices)) in lookups.iter().enumerate() {
+                let index = indices[token];
                 let entry = index as usize * width;
                 let row = table
                     .values
                     .get(entry..entry + width)
                     .ok_or(NnError::IndexOutOfRange { index, entries: table.rows })?;
-                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                if place == 0 {
+                    sum.copy_from_slice(row);
+                } else {
+                    sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
             }
         }
         Ok(out)
@@ -180,7 +212,7 @@ impl Backend for Cpu {
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
         let Matrix { rows: outputs, columns: inputs, values: weight } = &layer.weight;
-        let tokens = input.values.len() / input.width;
+        let tokens = input.tokens();
         let mut out = self.activations(tokens, *outputs);
         // What is added at the end anyway is where the sum begins.
         match &epilogue {
@@ -194,54 +226,72 @@ impl Backend for Cpu {
         let right = Rows { values: weight, stride: *inputs };
         product((tokens, *outputs, *inputs), 1.0, left, right, Right::Transposed, true, &mut out.values, *outputs);
         if let Epilogue::Activation(activation) = epilogue {
-            self.arch.dispatch(|| match activation {
-                Activation::Gelu => out.values.iter_mut().for_each(|x| *x = math::gelu(*x)),
-                Activation::GeluTanh => out.values.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
-                Activation::Relu => out.values.iter_mut().for_each(|x| *x = x.max(0.0)),
-                Activation::Silu => out.values.iter_mut().for_each(|x| *x = math::silu(*x)),
+            let values = &mut out.values[..];
+            self.instructions.run_plain(|| match activation {
+                Activation::Gelu => values.iter_mut().for_each(|x| *x = math::gelu(*x)),
+                Activation::GeluTanh => values.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
+                Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
+                Activation::Silu => values.iter_mut().for_each(|x| *x = math::silu(*x)),
             });
         }
         Ok(out)
     }
 
-    fn apply_layer_norm(&self, layer: &LayerNorm, input: &Activations) -> Result<Activations, NnError> {
-        let mut out = self.activations(input.values.len() / input.width, input.width);
-        self.arch.dispatch(|| {
-            for (row, out) in input.values.chunks_exact(input.width).zip(out.values.chunks_exact_mut(input.width)) {
-                math::layer_norm(row, &layer.weight, &layer.bias, layer.epsilon, out);
+    fn apply_norm(&self, norm: &Norm, input: &Activations) -> Result<Activations, NnError> {
+        let width = input.width;
+        let mut out = self.activations(input.tokens(), width);
+        let (rows, out_rows) = (&input.values[..], &mut out.values[..]);
+        self.instructions.run_plain(|| {
+            for (row, out) in rows.chunks_exact(width).zip(out_rows.chunks_exact_mut(width)) {
+                norm.apply(row, out);
             }
         });
         Ok(out)
     }
 
-    fn attention(&self, attention: Attention, qkv: &Activations, batch: &PackedBatch) -> Result<Activations, NnError> {
-        let Attention { heads, head_size } = attention;
-        let (hidden, stride) = (heads * head_size, qkv.width);
-        #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
-        let scale = 1.0 / (head_size as f32).sqrt();
-        let mut out = self.activations(batch.tokens(), hidden);
-        let mut scores = Buffers::take(&self.buffers, QUERY_BLOCK * batch.longest());
-        for bounds in batch.cu_seqlens().windows(2) {
-            let (start, length) = (bounds[0], bounds[1] - bounds[0]);
-            for head in 0..heads {
-                let part = |which: usize, row: usize| Rows {
-                    values: &qkv.values[row * stride + which * hidden + head * head_size..],
-                    stride,
-                };
-                for first in (0..length).step_by(QUERY_BLOCK) {
-                    let block = QUERY_BLOCK.min(length - first);
-                    let scores = &mut scores[..block * length];
-                    let shape = (block, length, head_size);
-                    let (query, key) = (part(0, start + first), part(1, start));
-                    product(shape, scale, query, key, Right::Transposed, false, scores, length);
-                    self.arch.dispatch(|| scores.chunks_exact_mut(length).for_each(math::softmax));
-                    let weights = Rows { values: scores, stride: length };
-                    let context = &mut out.values[(start + first) * hidden + head * head_size..];
-                    let shape = (block, head_size, length);
-                    product(shape, 1.0, weights, part(2, start), Right::Plain, false, context, hidden);
+    fn apply_attention(
+        &self,
+        attention: &Attention,
+        qkv: &Activations,
+        batch: &PackedBatch,
+    ) -> Result<Activations, NnError> {
+        let mut out = self.activations(batch.tokens(), attention.output_width());
+        let rotation = attention.rotary.as_ref().map(|rotary| self.rotations.get(rotary, batch.longest()));
+        let (qkv, buffers) = (&qkv.values[..], &self.buffers);
+        self.instructions.run(attention::Layer { attention, rotation, qkv, batch, out: &mut out.values, buffers });
+        Ok(out)
+    }
+
+    fn apply_gate(&self, activation: Activation, gate_up: &Activations) -> Result<Activations, NnError> {
+        let width = gate_up.width / 2;
+        let mut out = self.activations(gate_up.tokens(), width);
+        let (rows, out_rows) = (&gate_up.values[..], &mut out.values[..]);
+        self.instructions.run_plain(|| {
+            for (row, out) in rows.chunks_exact(2 * width).zip(out_rows.chunks_exact_mut(width)) {
+                let (gate, up) = row.split_at(width);
+                let points = out.iter_mut().zip(gate.iter().zip(up));
+                match activation {
+                    Activation::Gelu => points.for_each(|(out, (gate, up))| *out = math::gelu(*gate) * up),
+                    Activation::GeluTanh => points.for_each(|(out, (gate, up))| *out = math::gelu_tanh(*gate) * up),
+                    Activation::Relu => points.for_each(|(out, (gate, up))| *out = gate.max(0.0) * up),
+                    Activation::Silu => points.for_each(|(out, (gate, up))| *out = math::silu(*gate) * up),
                 }
             }
-        }
+        });
+        Ok(out)
+    }
+
+    fn add(&self, one: &Activations, other: &Activations) -> Result<Activations, NnError> {
+        assert_eq!((one.width, one.values.len()), (other.width, other.values.len()), "shapes differ");
+        let mut out = self.activations(one.tokens(), one.width);
+        out.values.copy_from_slice(&one.values);
+        out.values.iter_mut().zip(&other.values[..]).for_each(|(sum, x)| *sum += x);
+        Ok(out)
+    }
+
+    fn scale(&self, input: &Activations, factor: f32) -> Result<Activations, NnError> {
+        let mut out = self.activations(input.tokens(), input.width);
+        out.values.iter_mut().zip(&input.values[..]).for_each(|(out, x)| *out = x * factor);
         Ok(out)
     }
 
@@ -249,11 +299,7 @@ impl Backend for Cpu {
         let width = hidden.width;
         let mut pooled = Vec::with_capacity(batch.sequences() * width);
         for bounds in batch.cu_seqlens().windows(2) {
-            let tokens = &hidden.values[bounds[0] * width..bounds[1] * width];
-            match pooling {
-                Pooling::Cls => pooled.extend_from_slice(&tokens[..width]),
-                Pooling::Mean => pooled.extend(math::mean_of_rows(tokens, width)),
-            }
+            pooled.extend(pool::pool(pooling, &hidden.values[bounds[0] * width..bounds[1] * width], width));
         }
         Ok(pooled)
     }
