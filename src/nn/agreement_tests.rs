@@ -272,7 +272,7 @@ fn attentions() -> impl Strategy<Value = Attention> {
                 Rotary::new(10_000.0, rotated, pairing(interleaved))
             });
             let position_bias = match bias {
-                0 => Some(PositionBias::Slopes(noise(seed, 0.5, heads))),
+                0 => Some(PositionBias::Slopes(noise(seed, 0.5, heads).into_iter().map(f32::abs).collect())),
                 1 => Some(PositionBias::Buckets { table: noise_matrix(seed, 2.0, 32, heads), max_distance: 128 }),
                 _ => None,
             };

@@ -445,12 +445,11 @@ impl Sequence<'_> {
 unsafe fn exponentiate<V: Vector>(panels: usize, largest: &[f32], scores: *mut f32) -> [f32; ROW_GROUP] {
     // SAFETY: `scores` has `ROW_GROUP` rows of `panels` vectors.
     unsafe {
-        let largest: [V; ROW_GROUP] = std::array::from_fn(|row| V::splat(largest[row]));
         let mut sums = [V::splat(0.0); ROW_GROUP];
         for panel in 0..panels {
             for row in 0..ROW_GROUP {
                 let place = scores.add(row * SCORE_STRIDE + panel * V::LANES);
-                let weight = V::load(place).sub(largest[row]).exp2();
+                let weight = V::load(place).sub(V::splat(largest[row])).exp2();
                 weight.store(place);
                 sums[row] = sums[row].add(weight);
             }

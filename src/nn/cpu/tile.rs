@@ -123,20 +123,24 @@ impl<const ROWS: usize, const PANELS: usize> Work for Tile<ROWS, PANELS> {
             let mut sums = [[V::splat(0.0); PANELS]; ROWS];
             let (mut left, mut right) = (product.left, product.right);
             for _ in 0..product.inner {
-                let columns: [V; PANELS] =
-                    std::array::from_fn(|panel| V::load(right.add(panel * product.panel_stride)));
-                for (row, sums) in sums.iter_mut().enumerate() {
+                // Loops over indices: what a library's iterator calls may be compiled without the instructions.
+                let mut columns = [V::splat(0.0); PANELS];
+                for panel in 0..PANELS {
+                    columns[panel] = V::load(right.add(panel * product.panel_stride));
+                }
+                for row in 0..ROWS {
                     let factor = V::splat(*left.add(row * product.left_stride));
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = factor.mul_add(column, *sum);
+                    for panel in 0..PANELS {
+                        sums[row][panel] = factor.mul_add(columns[panel], sums[row][panel]);
                     }
                 }
                 left = left.add(1);
                 right = right.add(V::LANES);
             }
-            for (row, sums) in sums.into_iter().enumerate() {
+            for row in 0..ROWS {
                 let out = product.out.add(row * product.out_stride);
-                for (panel, mut sum) in sums.into_iter().enumerate() {
+                for panel in 0..PANELS {
+                    let mut sum = sums[row][panel];
                     let out = out.add(panel * V::LANES);
                     let lanes = if panel + 1 == PANELS { product.last_lanes } else { V::LANES };
                     if let Some(before) = product.before {

@@ -11,7 +11,11 @@ pub(in super::super) struct Portable([f32; LANES]);
 impl Portable {
     #[inline(always)]
     fn zip(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|lane| operation(self.0[lane], other.0[lane])))
+        let mut lanes = self.0;
+        for lane in 0..LANES {
+            lanes[lane] = operation(lanes[lane], other.0[lane]);
+        }
+        Self(lanes)
     }
 
     /// The two halves, then quarters, then eighths together.
@@ -96,7 +100,8 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, summand: Self) -> Self {
         // Rounded twice: without an instruction for it, a single rounding is a call for each number.
-        Self(std::array::from_fn(|lane| self.0[lane] * factor.0[lane] + summand.0[lane]))
+        // SAFETY: plain code.
+        unsafe { self.mul(factor).add(summand) }
     }
 
     #[inline(always)]
@@ -113,13 +118,19 @@ impl Vector for Portable {
     unsafe fn exp2(self) -> Self {
         // Adding this rounds to an integer, which then stands in the lowest bits.
         const ROUND: f32 = 12_582_912.0;
-        Self(self.0.map(|x| {
+        let mut lanes = self.0;
+        for lane in &mut lanes {
+            let x = *lane;
             let shifted = x + ROUND;
             let rest = x - (shifted - ROUND);
             let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-            let value = EXP2[1..].iter().fold(EXP2[0], |sum, factor| sum * rest + factor) * power;
-            if x < EXP2_LEAST { 0.0 } else { value }
-        }))
+            let mut value = EXP2[0];
+            for factor in &EXP2[1..] {
+                value = value * rest + factor;
+            }
+            *lane = if x < EXP2_LEAST { 0.0 } else { value * power };
+        }
+        Self(lanes)
     }
 
     #[inline(always)]
