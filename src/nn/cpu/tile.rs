@@ -4,10 +4,11 @@
 //! the tile: it does not depend on how many rows there are, nor on which of them it is in.
 #![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
 
+use std::ops::Range;
+
 use super::vector::{Vector, Work};
 
 /// `out` = (`out` · `before` + `left` · `right`) · `after`, row by row.
-#[derive(Clone, Copy)]
 pub(super) struct Product {
     /// Rows of the result.
     pub(super) rows: usize,
@@ -33,63 +34,47 @@ pub(super) struct Product {
 }
 
 impl Product {
-    /// The part of the product from a row and a panel on.
-    #[inline(always)]
-    unsafe fn part<V: Vector>(&self, row: usize, rows: usize, panel: usize, panels: usize) -> Self {
-        // SAFETY: rows and panels are within those of the product, which the caller has for all operands.
-        unsafe {
-            Self {
-                rows,
-                panels,
-                left: self.left.add(row * self.left_stride),
-                right: self.right.add(panel * self.panel_stride),
-                out: self.out.add(row * self.out_stride + panel * V::LANES),
-                last_lanes: if panel + panels == self.panels { self.last_lanes } else { V::LANES },
-                before: self.before.map(|factors| factors.add(row)),
-                after: self.after.map(|factors| factors.add(row)),
-                ..*self
-            }
-        }
-    }
-
     /// Computes it.
     ///
     /// # Safety
     /// The processor has the instructions of `V`, and all operands reach as far as their shapes say.
     #[inline(always)]
-    pub(super) unsafe fn compute<V: Vector>(self) {
+    pub(super) unsafe fn compute<V: Vector>(&self) {
         let mut panel = 0;
         while panel < self.panels {
-            let (most_rows, panels) = tile_size::<V>(self.panels - panel);
-            let mut row = 0;
-            while row < self.rows {
-                let rows = most_rows.min(self.rows - row);
-                // SAFETY: the part is inside; the caller has the instructions.
-                unsafe { self.part::<V>(row, rows, panel, panels).compute_tile::<V>() };
-                row += rows;
+            let (rows, panels) = tile_size::<V>(self.panels - panel);
+            let rest = self.rows % rows;
+            // SAFETY: the tiles are inside the product; otherwise as the caller says.
+            unsafe {
+                if rest < self.rows {
+                    self.compute_tiles::<V>(rows, panels, 0..self.rows - rest, panel);
+                }
+                if rest > 0 {
+                    self.compute_tiles::<V>(rest, panels, self.rows - rest..self.rows, panel);
+                }
             }
             panel += panels;
         }
     }
 
-    /// Computes a product that is one tile.
+    /// Computes tiles of [rows, panels] one below the other.
     #[inline(always)]
-    unsafe fn compute_tile<V: Vector>(self) {
+    unsafe fn compute_tiles<V: Vector>(&self, tile_rows: usize, panels: usize, rows: Range<usize>, panel: usize) {
         /// One arm for every number of rows.
-        macro_rules! tile {
+        macro_rules! tiles {
             ($panels:literal: $($rows:literal)*) => {
-                match self.rows {
+                match tile_rows {
                     // SAFETY: as the caller says; the number of rows and panels is that of the type.
-                    $($rows => unsafe { V::call(Tile::<$rows, $panels>(self)) },)*
-                    rows => unreachable!("tiles of {rows} rows and {} panels", self.panels),
+                    $($rows => unsafe { V::call(Tiles::<$rows, $panels> { product: self, rows, panel }) },)*
+                    rows => unreachable!("tiles of {rows} rows and {panels} panels"),
                 }
             };
         }
-        match self.panels {
-            1 => tile!(1: 1 2 3 4 5 6 7 8),
-            2 => tile!(2: 1 2 3 4 5 6 7 8),
-            3 => tile!(3: 1 2 3 4 5 6 7 8),
-            4 => tile!(4: 1 2 3 4 5 6),
+        match panels {
+            1 => tiles!(1: 1 2 3 4 5 6 7 8),
+            2 => tiles!(2: 1 2 3 4 5 6 7 8),
+            3 => tiles!(3: 1 2 3 4 5 6 7 8),
+            4 => tiles!(4: 1 2 3 4 5 6),
             panels => unreachable!("tiles of {panels} panels"),
         }
     }
@@ -109,53 +94,67 @@ fn tile_size<V: Vector>(panels: usize) -> (usize, usize) {
     }
 }
 
-/// A product of a fixed number of rows and panels.
-struct Tile<const ROWS: usize, const PANELS: usize>(Product);
+/// Tiles of a fixed size one below the other.
+struct Tiles<'a, const ROWS: usize, const PANELS: usize> {
+    product: &'a Product,
+    /// A multiple of the tile's rows.
+    rows: Range<usize>,
+    /// The first panel.
+    panel: usize,
+}
 
-impl<const ROWS: usize, const PANELS: usize> Work for Tile<ROWS, PANELS> {
+impl<const ROWS: usize, const PANELS: usize> Work for Tiles<'_, ROWS, PANELS> {
     type Output = ();
 
+    // Loops over indices: what a library's iterators call may be compiled without the instructions.
     #[inline(always)]
     unsafe fn on<V: Vector>(self) {
-        let product = self.0;
-        // SAFETY: the operands reach as far as rows, panels and the inner dimension say, and the instructions are there.
-        unsafe {
-            let mut sums = [[V::splat(0.0); PANELS]; ROWS];
-            let (mut left, mut right) = (product.left, product.right);
-            for _ in 0..product.inner {
-                // Loops over indices: what a library's iterator calls may be compiled without the instructions.
-                let mut columns = [V::splat(0.0); PANELS];
-                for panel in 0..PANELS {
-                    columns[panel] = V::load(right.add(panel * product.panel_stride));
+        let Product { inner, left_stride, panel_stride, out_stride, .. } = *self.product;
+        let product = self.product;
+        let last_lanes = if self.panel + PANELS == product.panels { product.last_lanes } else { V::LANES };
+        let mut first_row = self.rows.start;
+        while first_row < self.rows.end {
+            // SAFETY: the operands reach as far as rows, panels and the inner dimension say, and the instructions are
+            // there.
+            unsafe {
+                let mut sums = [[V::splat(0.0); PANELS]; ROWS];
+                let mut left = product.left.add(first_row * left_stride);
+                let mut right = product.right.add(self.panel * panel_stride);
+                for _ in 0..inner {
+                    let mut columns = [V::splat(0.0); PANELS];
+                    for panel in 0..PANELS {
+                        columns[panel] = V::load(right.add(panel * panel_stride));
+                    }
+                    for row in 0..ROWS {
+                        let factor = V::splat(*left.add(row * left_stride));
+                        for panel in 0..PANELS {
+                            sums[row][panel] = factor.mul_add(columns[panel], sums[row][panel]);
+                        }
+                    }
+                    left = left.add(1);
+                    right = right.add(V::LANES);
                 }
                 for row in 0..ROWS {
-                    let factor = V::splat(*left.add(row * product.left_stride));
+                    let out = product.out.add((first_row + row) * out_stride + self.panel * V::LANES);
                     for panel in 0..PANELS {
-                        sums[row][panel] = factor.mul_add(columns[panel], sums[row][panel]);
-                    }
-                }
-                left = left.add(1);
-                right = right.add(V::LANES);
-            }
-            for row in 0..ROWS {
-                let out = product.out.add(row * product.out_stride);
-                for panel in 0..PANELS {
-                    let mut sum = sums[row][panel];
-                    let out = out.add(panel * V::LANES);
-                    let lanes = if panel + 1 == PANELS { product.last_lanes } else { V::LANES };
-                    if let Some(before) = product.before {
-                        sum = V::load_first(out, lanes).mul_add(V::splat(*before.add(row)), sum);
-                    }
-                    if let Some(after) = product.after {
-                        sum = sum.mul(V::splat(*after.add(row)));
-                    }
-                    if lanes == V::LANES {
-                        sum.store(out);
-                    } else {
-                        sum.store_first(out, lanes);
+                        let mut sum = sums[row][panel];
+                        let out = out.add(panel * V::LANES);
+                        let lanes = if panel + 1 == PANELS { last_lanes } else { V::LANES };
+                        if let Some(before) = product.before {
+                            sum = V::load_first(out, lanes).mul_add(V::splat(*before.add(first_row + row)), sum);
+                        }
+                        if let Some(after) = product.after {
+                            sum = sum.mul(V::splat(*after.add(first_row + row)));
+                        }
+                        if lanes == V::LANES {
+                            sum.store(out);
+                        } else {
+                            sum.store_first(out, lanes);
+                        }
                     }
                 }
             }
+            first_row += ROWS;
         }
     }
 }
