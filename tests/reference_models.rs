@@ -12,6 +12,7 @@ use embed_collections::encoder::{self, Encoder, Finish};
 use embed_collections::lease::{DeviceKey, Lease};
 use embed_collections::model::spec::{ModelSpec, PromptChoice};
 use embed_collections::model::weights::Weights;
+use embed_collections::nn::cpu::Instructions;
 use embed_collections::nn::{Backend, Candle, Cpu};
 use embed_collections::tokenize::Tokenizer;
 use serde::Deserialize;
@@ -57,7 +58,10 @@ fn encode(encoder: &mut dyn Encoder, sequences: &[TokenSeq]) -> Vec<Vec<f32>> {
 
 #[track_caller]
 fn check(model: &str) {
-    check_on(model, Cpu::new);
+    // Those that the processor does not have are replaced by less.
+    check_on(model, || Cpu::with_instructions(Instructions::Avx512));
+    check_on(model, || Cpu::with_instructions(Instructions::Avx2));
+    check_on(model, || Cpu::with_instructions(Instructions::Portable));
     check_on(model, Candle::cpu);
 }
 

@@ -8,6 +8,9 @@ use super::*;
 
 const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
 
+const ALL_POOLINGS: [Pooling; 6] =
+    [Pooling::Cls, Pooling::Max, Pooling::Mean, Pooling::MeanSqrtLen, Pooling::WeightedMean, Pooling::LastToken];
+
 /// Operations from host to host.
 trait OnHost {
     fn name(&self) -> String;
@@ -281,7 +284,7 @@ fn attentions() -> impl Strategy<Value = Attention> {
                 key: noise(seed + 1, 2.0, head_size),
                 epsilon: 1e-6,
             });
-            Attention { key_value_heads, mask, rotary, position_bias, head_norm, ..Attention::new(heads, head_size) }
+            Attention { key_value_heads, mask, head_norm, rotary, position_bias, ..Attention::new(heads, head_size) }
         },
     )
 }
@@ -346,8 +349,7 @@ proptest! {
                 check(cpu.gate(activation, &gate_up), truth.gate(activation, &gate_up));
             }
             check(cpu.scaled_sum(&input, &input, 0.3), truth.scaled_sum(&input, &input, 0.3));
-            use Pooling::{Cls, LastToken, Max, Mean, MeanSqrtLen, WeightedMean};
-            for pooling in [Cls, LastToken, Max, Mean, MeanSqrtLen, WeightedMean] {
+            for pooling in ALL_POOLINGS {
                 check(cpu.pooled(pooling, &input, &batch), truth.pooled(pooling, &input, &batch));
             }
         }

@@ -136,7 +136,7 @@ pub enum Pairing {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
     /// Radians a position, one for each pair; the first 2 · pairs numbers of a head are turned. Scaled variants (linear,
-    /// Llama 3, YaRN) differ in these alone.
+    /// Llama 3, `YaRN`) differ in these alone.
     pub inverse_frequencies: Vec<f32>,
     /// How pairs are formed.
     pub pairing: Pairing,

@@ -76,6 +76,7 @@ struct Plain<F>(F);
 impl<T, F: FnOnce() -> T> Work for Plain<F> {
     type Output = T;
 
+    #[expect(clippy::inline_always, reason = "inlined, it is compiled for the instructions of its caller")]
     #[inline(always)]
     unsafe fn on<V: Vector>(self) -> T {
         (self.0)()

@@ -44,6 +44,7 @@ impl Rotation {
     ///
     /// # Panics
     /// When the table ends before the position.
+    #[expect(clippy::inline_always, reason = "inlined, it is compiled for the instructions of its caller")]
     #[inline(always)]
     pub(super) fn turn(&self, head: &mut [f32], position: usize) {
         let pairs = self.rotary.inverse_frequencies.len();
@@ -69,6 +70,7 @@ impl Rotation {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "what is not turned stays as it is")]
 mod tests {
     use super::*;
 

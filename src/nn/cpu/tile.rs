@@ -3,6 +3,7 @@
 //! Each number of the result is one chain of multiplications and additions in the order of the inner dimension, whatever
 //! the tile: it does not depend on how many rows there are, nor on which of them it is in.
 #![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
+#![expect(clippy::needless_range_loop, reason = "what a library's iterators call may be compiled without them")]
 
 use std::ops::Range;
 
@@ -106,7 +107,6 @@ struct Tiles<'a, const ROWS: usize, const PANELS: usize> {
 impl<const ROWS: usize, const PANELS: usize> Work for Tiles<'_, ROWS, PANELS> {
     type Output = ();
 
-    // Loops over indices: what a library's iterators call may be compiled without the instructions.
     #[inline(always)]
     unsafe fn on<V: Vector>(self) {
         let Product { inner, left_stride, panel_stride, out_stride, .. } = *self.product;

@@ -61,6 +61,7 @@ impl Vector for Avx2 {
     const LANES: usize = 8;
     const TILES: [(usize, usize); 2] = [(6, 2), (6, 2)];
 
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn call<W: Work>(work: W) -> W::Output {
         unsafe { work.on::<Self>() }

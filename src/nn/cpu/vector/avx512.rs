@@ -21,7 +21,9 @@ pub(in super::super) struct Avx512(__m512);
 /// The lowest `count` ≤ 16 bits.
 #[inline(always)]
 fn first_lanes(count: usize) -> u16 {
-    ((1_u32 << count) - 1) as u16
+    #[expect(clippy::cast_possible_truncation, reason = "no more than 16 bits are set")]
+    let lanes = ((1_u32 << count) - 1) as u16;
+    lanes
 }
 
 /// In each quarter of the registers: the two results of unpacking single numbers of two vectors.
@@ -61,6 +63,7 @@ impl Vector for Avx512 {
     const LANES: usize = 16;
     const TILES: [(usize, usize); 2] = [(8, 3), (6, 4)];
 
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn call<W: Work>(work: W) -> W::Output {
         unsafe { work.on::<Self>() }

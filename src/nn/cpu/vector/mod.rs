@@ -75,7 +75,7 @@ pub(super) trait Vector: Copy {
 }
 
 /// 2^x on [-1/2, 1/2], by interpolation at Chebyshev's points, within 8e-8: factors of x^6, x^5, … x^0.
-const EXP2: [f32; 7] = [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265_1e-1, 6.931_472e-1, 1.0];
+const EXP2: [f32; 7] = [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
 
 /// Below this, 2^x is not a normal number.
 const EXP2_LEAST: f32 = -126.0;

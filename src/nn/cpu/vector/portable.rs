@@ -1,5 +1,7 @@
 //! Vectors as arrays: plain loops, for processors without anything better, and the twin that the others are checked with.
 
+#![expect(clippy::needless_range_loop, reason = "what a library's iterators call may be compiled without vectors")]
+
 use super::{EXP2, EXP2_LEAST, Vector, Work};
 
 const LANES: usize = 8;
@@ -42,6 +44,7 @@ impl Vector for Portable {
     const LANES: usize = LANES;
     const TILES: [(usize, usize); 2] = [(4, 1), (4, 1)];
 
+    #[inline(never)]
     unsafe fn call<W: Work>(work: W) -> W::Output {
         // SAFETY: every processor has what plain code needs.
         unsafe { work.on::<Self>() }

@@ -1,5 +1,7 @@
 //! Each vector against plain numbers, on every set of instructions that this processor has.
 
+#![expect(clippy::float_cmp, reason = "small whole numbers are exact, and what is moved stays as it is")]
+
 use super::super::instructions::{Instructions, Supported};
 use super::*;
 
