@@ -31,9 +31,9 @@ pub(super) struct Bert<B: Backend> {
     words: B::Embedding,
     positions: B::Embedding,
     types: B::Embedding,
-    norm: B::LayerNorm,
+    norm: B::Norm,
     layers: Vec<Layer<B>>,
-    attention: Attention,
+    attention: B::Attention,
     activation: Activation,
     hidden_size: usize,
     max_positions: usize,
@@ -43,10 +43,10 @@ struct Layer<B: Backend> {
     /// Query, key and value in one.
     qkv: B::Linear,
     attention_output: B::Linear,
-    attention_norm: B::LayerNorm,
+    attention_norm: B::Norm,
     intermediate: B::Linear,
     output: B::Linear,
-    output_norm: B::LayerNorm,
+    output_norm: B::Norm,
 }
 
 impl<B: Backend> Bert<B> {
@@ -69,7 +69,7 @@ impl<B: Backend> Bert<B> {
                 supported: "divisors of hidden_size",
             });
         }
-        let hidden = config.hidden_size;
+        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let load = Load { weights, backend, epsilon: config.layer_norm_eps };
         let layers = (0..config.num_hidden_layers)
             .map(|index| {
@@ -96,7 +96,7 @@ impl<B: Backend> Bert<B> {
             types: table("token_type", config.type_vocab_size)?,
             norm: load.norm("embeddings.LayerNorm", hidden)?,
             layers,
-            attention: Attention { heads: config.num_attention_heads, head_size: hidden / config.num_attention_heads },
+            attention: backend.attention(Attention::new(heads, hidden / heads))?,
             activation,
             hidden_size: hidden,
             max_positions: config.max_position_embeddings,
@@ -112,15 +112,15 @@ impl<B: Backend> Architecture<B> for Bert<B> {
             (&self.types, &types),
             (&self.positions, &batch.positions()),
         ])?;
-        let mut hidden = backend.apply_layer_norm(&self.norm, &embedded)?;
+        let mut hidden = backend.apply_norm(&self.norm, &embedded)?;
         for layer in &self.layers {
             let qkv = backend.apply_linear(&layer.qkv, &hidden, Epilogue::Bias)?;
-            let context = backend.attention(self.attention, &qkv, batch)?;
+            let context = backend.apply_attention(&self.attention, &qkv, batch)?;
             let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
-            let attended = backend.apply_layer_norm(&layer.attention_norm, &attended)?;
+            let attended = backend.apply_norm(&layer.attention_norm, &attended)?;
             let inner = backend.apply_linear(&layer.intermediate, &attended, Epilogue::Activation(self.activation))?;
             let output = backend.apply_linear(&layer.output, &inner, Epilogue::Residual(&attended))?;
-            hidden = backend.apply_layer_norm(&layer.output_norm, &output)?;
+            hidden = backend.apply_norm(&layer.output_norm, &output)?;
         }
         Ok(hidden)
     }
@@ -162,9 +162,9 @@ impl<B: Backend> Load<'_, B> {
         Ok(self.backend.linear(Matrix::stack(weights), biases)?)
     }
 
-    fn norm(&self, name: &str, width: usize) -> Result<B::LayerNorm, LoadError> {
+    fn norm(&self, name: &str, width: usize) -> Result<B::Norm, LoadError> {
         let weight = tensor(self.weights, &[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
         let bias = tensor(self.weights, &[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?;
-        Ok(self.backend.layer_norm(weight, bias, self.epsilon)?)
+        Ok(self.backend.layer_norm(weight, Some(bias), self.epsilon)?)
     }
 }

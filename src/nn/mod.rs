@@ -5,9 +5,14 @@
 //! checked, and the way to other devices. A backend decides how weights are laid out (its associated types), how sequences
 //! of different lengths are brought together, and in what precision layers compute. Pooling is in f32 in any case.
 
+mod attention;
 mod candle;
 pub mod cpu;
 
+#[cfg(test)]
+mod agreement_tests;
+
+pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
 pub use cpu::{Cpu, Instructions};
 
@@ -80,23 +85,23 @@ pub enum Epilogue<'a, A> {
     Residual(&'a A),
 }
 
-/// Shape of multi-head attention. Every token attends to every token of its own sequence.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Attention {
-    /// Number of heads.
-    pub heads: usize,
-    /// Width of one head; scores are scaled by its inverse square root.
-    pub head_size: usize,
-}
-
 /// How the token vectors of a sequence become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// The first token's vector.
     Cls,
+    /// The largest of each component over all tokens.
+    Max,
     /// The mean over all tokens.
     Mean,
+    /// The sum over all tokens divided by the square root of their number.
+    #[serde(rename = "mean_sqrt_len_tokens")]
+    MeanSqrtLen,
+    /// The mean weighted by position, counted from 1.
+    WeightedMean,
+    /// The last token's vector.
+    LastToken,
 }
 
 /// An operation that a backend could not carry out.
@@ -127,8 +132,10 @@ pub trait Backend: Send + Sync + 'static {
     type Embedding: Send + Sync;
     /// A linear layer.
     type Linear: Send + Sync;
-    /// A layer normalisation.
-    type LayerNorm: Send + Sync;
+    /// A normalisation of token vectors.
+    type Norm: Send + Sync;
+    /// An attention layer.
+    type Attention: Send + Sync;
 
     /// Takes a table of vectors.
     fn embedding(&self, table: Matrix) -> Result<Self::Embedding, NnError>;
@@ -137,7 +144,14 @@ pub trait Backend: Send + Sync + 'static {
     fn linear(&self, weight: Matrix, bias: Vec<f32>) -> Result<Self::Linear, NnError>;
 
     /// Takes y = (x - mean) / √(variance + epsilon) · weight + bias over the width.
-    fn layer_norm(&self, weight: Vec<f32>, bias: Vec<f32>, epsilon: f64) -> Result<Self::LayerNorm, NnError>;
+    fn layer_norm(&self, weight: Vec<f32>, bias: Option<Vec<f32>>, epsilon: f64) -> Result<Self::Norm, NnError>;
+
+    /// Takes y = x / √(mean of squares + epsilon) · weight over the width. Gemma's norms multiply by 1 + what its
+    /// checkpoints hold: add it before.
+    fn rms_norm(&self, weight: Vec<f32>, epsilon: f64) -> Result<Self::Norm, NnError>;
+
+    /// Takes an attention layer.
+    fn attention(&self, attention: Attention) -> Result<Self::Attention, NnError>;
 
     /// Sum of the looked-up vectors: each table with `[tokens]` indices into it.
     fn embed(&self, lookups: &[(&Self::Embedding, &[u32])]) -> Result<Self::Activations, NnError>;
@@ -151,20 +165,26 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<Self::Activations, NnError>;
 
     /// [tokens, width] to the same shape.
-    fn apply_layer_norm(
-        &self,
-        layer: &Self::LayerNorm,
-        input: &Self::Activations,
-    ) -> Result<Self::Activations, NnError>;
+    fn apply_norm(&self, norm: &Self::Norm, input: &Self::Activations) -> Result<Self::Activations, NnError>;
 
-    /// Softmax(q kᵀ / √`head_size`) v within each sequence. `qkv` is [tokens, 3 · heads · `head_size`]: all heads of
-    /// q, then of k, then of v. Gives [tokens, heads · `head_size`].
-    fn attention(
+    /// Attention within each sequence. `qkv` is [tokens, (heads + 2 · `key_value_heads`) · `head_size`]: all heads of q,
+    /// then of k, then of v. Gives [tokens, heads · `head_size`].
+    fn apply_attention(
         &self,
-        attention: Attention,
+        attention: &Self::Attention,
         qkv: &Self::Activations,
         batch: &PackedBatch,
     ) -> Result<Self::Activations, NnError>;
+
+    /// activation(gate) · up, point by point, of [tokens, 2 · width] with the gate in the first half of each row: what
+    /// gated feed-forward layers do between their linear ones. Gives [tokens, width].
+    fn apply_gate(&self, activation: Activation, gate_up: &Self::Activations) -> Result<Self::Activations, NnError>;
+
+    /// The sum of two of the same shape.
+    fn add(&self, one: &Self::Activations, other: &Self::Activations) -> Result<Self::Activations, NnError>;
+
+    /// Every number times `factor`.
+    fn scale(&self, input: &Self::Activations, factor: f32) -> Result<Self::Activations, NnError>;
 
     /// [sequences, width] on the host, in f32. Sequences must not be empty.
     fn pool(&self, pooling: Pooling, hidden: &Self::Activations, batch: &PackedBatch) -> Result<Vec<f32>, NnError>;

@@ -14,6 +14,7 @@
 
 mod finish;
 mod function;
+mod gate;
 mod panels;
 mod proof;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tile;
 
 pub use self::finish::Finish;
 use self::finish::FinishTile;
+pub use self::gate::Gate;
 use self::panels::Panels;
 use self::proof::Proof;
 use self::tile::{Tile, Tiles};

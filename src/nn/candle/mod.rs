@@ -3,6 +3,8 @@
 //! Sequences of one length are computed together, sequences of different lengths one group after the other, so that
 //! nothing is padded. Batches come sorted by length, which makes the groups large.
 
+mod attention;
+
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
 
@@ -38,12 +40,25 @@ pub struct Linear {
     bias: Tensor,
 }
 
-/// Weight, bias and epsilon of a layer normalisation.
+/// A normalisation of token vectors.
 #[derive(Debug)]
-pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f32,
+pub enum Norm {
+    /// To mean 0 and variance 1, then weight and bias.
+    Layer {
+        /// `[width]`.
+        weight: Tensor,
+        /// `[width]`.
+        bias: Tensor,
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// To mean square 1, then weight.
+    Rms {
+        /// `[width]`.
+        weight: Tensor,
+        /// Added to the mean square.
+        epsilon: f32,
+    },
 }
 
 /// Consecutive sequences of one length.
@@ -71,7 +86,8 @@ impl Backend for Candle {
     type Activations = Tensor;
     type Embedding = Tensor;
     type Linear = Linear;
-    type LayerNorm = LayerNorm;
+    type Norm = Norm;
+    type Attention = Attention;
 
     fn embedding(&self, table: Matrix) -> Result<Tensor, NnError> {
         self.matrix(table)
@@ -82,8 +98,19 @@ impl Backend for Candle {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
-    fn layer_norm(&self, weight: Vec<f32>, bias: Vec<f32>, epsilon: f64) -> Result<LayerNorm, NnError> {
-        Ok(LayerNorm { weight: self.vector(weight)?, bias: self.vector(bias)?, epsilon: epsilon as f32 })
+    fn layer_norm(&self, weight: Vec<f32>, bias: Option<Vec<f32>>, epsilon: f64) -> Result<Norm, NnError> {
+        let bias = bias.unwrap_or_else(|| vec![0.0; weight.len()]);
+        Ok(Norm::Layer { weight: self.vector(weight)?, bias: self.vector(bias)?, epsilon: epsilon as f32 })
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
+    fn rms_norm(&self, weight: Vec<f32>, epsilon: f64) -> Result<Norm, NnError> {
+        Ok(Norm::Rms { weight: self.vector(weight)?, epsilon: epsilon as f32 })
+    }
+
+    fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
+        attention.assert_consistent();
+        Ok(attention)
     }
 
     fn embed(&self, lookups: &[(&Tensor, &[u32])]) -> Result<Tensor, NnError> {
@@ -103,34 +130,41 @@ impl Backend for Candle {
         Ok(match epilogue {
             Epilogue::Bias => sum,
             Epilogue::Residual(residual) => (sum + residual)?,
-            Epilogue::Activation(Activation::Gelu) => sum.gelu_erf()?,
-            Epilogue::Activation(Activation::GeluTanh) => sum.gelu()?,
-            Epilogue::Activation(Activation::Relu) => sum.relu()?,
-            Epilogue::Activation(Activation::Silu) => sum.silu()?,
+            Epilogue::Activation(activation) => activated(activation, &sum)?,
         })
     }
 
-    fn apply_layer_norm(&self, layer: &LayerNorm, input: &Tensor) -> Result<Tensor, NnError> {
-        Ok(ops::layer_norm(input, &layer.weight, &layer.bias, layer.epsilon)?)
+    fn apply_norm(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
+        Ok(match norm {
+            Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
+            Norm::Rms { weight, epsilon } => ops::rms_norm(input, weight, *epsilon)?,
+        })
     }
 
-    fn attention(&self, attention: Attention, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let Attention { heads, head_size } = attention;
-        let scale = 1.0 / (head_size as f64).sqrt();
+    fn apply_attention(&self, attention: &Attention, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
         let mut contexts = Vec::new();
         for Group { first_token, sequences, length } in groups_of_one_length(batch) {
-            // [tokens, 3 · heads · size] → three of [sequences, heads, length, size].
-            let parts = qkv
-                .narrow(0, first_token, sequences * length)?
-                .reshape((sequences, length, 3, heads, head_size))?
-                .permute((2, 0, 3, 1, 4))?
-                .contiguous()?;
-            let (query, key, value) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
-            let scores = (query * scale)?.matmul(&key.transpose(2, 3)?)?;
-            let context = ops::softmax_last_dim(&scores)?.matmul(&value)?;
-            contexts.push(context.transpose(1, 2)?.reshape((sequences * length, heads * head_size))?);
+            let group = qkv.narrow(0, first_token, sequences * length)?;
+            contexts.push(attention::apply(attention, &group, sequences, length)?);
+        }
+        if contexts.is_empty() {
+            return Ok(Tensor::zeros((0, attention.output_width()), qkv.dtype(), qkv.device())?);
         }
         Ok(Tensor::cat(&contexts, 0)?)
+    }
+
+    fn apply_gate(&self, activation: Activation, gate_up: &Tensor) -> Result<Tensor, NnError> {
+        let width = gate_up.dim(1)? / 2;
+        let (gate, up) = (gate_up.narrow(1, 0, width)?.contiguous()?, gate_up.narrow(1, width, width)?);
+        Ok((activated(activation, &gate)? * up)?)
+    }
+
+    fn add(&self, one: &Tensor, other: &Tensor) -> Result<Tensor, NnError> {
+        Ok((one + other)?)
+    }
+
+    fn scale(&self, input: &Tensor, factor: f32) -> Result<Tensor, NnError> {
+        Ok((input * f64::from(factor))?)
     }
 
     fn pool(&self, pooling: Pooling, hidden: &Tensor, batch: &PackedBatch) -> Result<Vec<f32>, NnError> {
@@ -138,12 +172,31 @@ impl Backend for Candle {
         let mut rows = Vec::with_capacity(batch.sequences());
         for bounds in batch.cu_seqlens().windows(2) {
             let (start, length) = (bounds[0], bounds[1] - bounds[0]);
+            let tokens = hidden.narrow(0, start, length)?;
             rows.push(match pooling {
-                Pooling::Cls => hidden.get(start)?,
-                Pooling::Mean => hidden.narrow(0, start, length)?.mean(0)?,
+                Pooling::Cls => tokens.get(0)?,
+                Pooling::Max => tokens.max(0)?,
+                Pooling::Mean => tokens.mean(0)?,
+                Pooling::MeanSqrtLen => (tokens.sum(0)? / (length as f64).sqrt())?,
+                Pooling::WeightedMean => {
+                    let weights = Tensor::arange(1, u32::try_from(length).unwrap_or(u32::MAX - 1) + 1, &self.device)?;
+                    let weights = weights.to_dtype(DType::F32)?;
+                    let weighted = tokens.broadcast_mul(&weights.unsqueeze(1)?)?;
+                    weighted.sum(0)?.broadcast_div(&weights.sum_all()?)?
+                }
+                Pooling::LastToken => tokens.get(length - 1)?,
             });
         }
         let width = hidden.dim(D::Minus1)?;
         Ok(Tensor::cat(&rows, 0)?.reshape(rows.len() * width)?.to_vec1()?)
     }
+}
+
+fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
+    Ok(match activation {
+        Activation::Gelu => input.gelu_erf()?,
+        Activation::GeluTanh => input.gelu()?,
+        Activation::Relu => input.relu()?,
+        Activation::Silu => input.silu()?,
+    })
 }

@@ -1,0 +1,372 @@
+//! The backends against sums by hand, against each other over random shapes, and against themselves: a sequence alone and
+//! among others.
+
+use proptest::prelude::*;
+
+use super::cpu::Instructions;
+use super::*;
+
+const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
+
+const ALL_POOLINGS: [Pooling; 6] =
+    [Pooling::Cls, Pooling::Max, Pooling::Mean, Pooling::MeanSqrtLen, Pooling::WeightedMean, Pooling::LastToken];
+
+/// Operations from host to host.
+trait OnHost {
+    fn name(&self) -> String;
+    fn attend(&self, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+    fn norm(&self, norm: &TestNorm, input: &Matrix) -> Vec<f32>;
+    fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32>;
+    fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
+    fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+}
+
+#[derive(Debug, Clone)]
+enum TestNorm {
+    Layer(Vec<f32>, Option<Vec<f32>>),
+    Rms(Vec<f32>),
+}
+
+/// A backend by name.
+struct Named<B>(String, B);
+
+impl<B: Backend> Named<B> {
+    fn up(&self, matrix: &Matrix) -> B::Activations {
+        let indices: Vec<u32> = (0..u32::try_from(matrix.rows).unwrap()).collect();
+        let table = self.1.embedding(matrix.clone()).unwrap();
+        self.1.embed(&[(&table, &indices)]).unwrap()
+    }
+
+    fn down(&self, activations: &B::Activations, rows: usize) -> Vec<f32> {
+        self.1.pool(Pooling::Cls, activations, &batch_of(&vec![1; rows])).unwrap()
+    }
+}
+
+impl<B: Backend> OnHost for Named<B> {
+    fn name(&self) -> String {
+        self.0.clone()
+    }
+
+    fn attend(&self, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32> {
+        let layer = self.1.attention(attention.clone()).unwrap();
+        self.down(&self.1.apply_attention(&layer, &self.up(qkv), batch).unwrap(), qkv.rows)
+    }
+
+    fn norm(&self, norm: &TestNorm, input: &Matrix) -> Vec<f32> {
+        let norm = match norm.clone() {
+            TestNorm::Layer(weight, bias) => self.1.layer_norm(weight, bias, 1e-6).unwrap(),
+            TestNorm::Rms(weight) => self.1.rms_norm(weight, 1e-6).unwrap(),
+        };
+        self.down(&self.1.apply_norm(&norm, &self.up(input)).unwrap(), input.rows)
+    }
+
+    fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32> {
+        self.down(&self.1.apply_gate(activation, &self.up(input)).unwrap(), input.rows)
+    }
+
+    fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32> {
+        let sum = self.1.add(&self.up(one), &self.up(other)).unwrap();
+        self.down(&self.1.scale(&sum, factor).unwrap(), one.rows)
+    }
+
+    fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
+        self.1.pool(pooling, &self.up(input), batch).unwrap()
+    }
+}
+
+fn cpus() -> impl Iterator<Item = Box<dyn OnHost>> {
+    ALL_INSTRUCTIONS
+        .map(Cpu::with_instructions)
+        .into_iter()
+        .map(|cpu| -> Box<dyn OnHost> { Box::new(Named(format!("{:?}", cpu.instructions()), cpu)) })
+}
+
+fn candle() -> Box<dyn OnHost> {
+    Box::new(Named("candle".to_owned(), Candle::cpu()))
+}
+
+fn batch_of(lengths: &[usize]) -> PackedBatch {
+    let sequences: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![0; length]).collect();
+    PackedBatch::new(sequences.iter().map(Vec::as_slice))
+}
+
+/// Numbers in [-size, size) that follow from the seed.
+fn noise(seed: u64, size: f32, count: usize) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        // Numerical Recipes' generator; the upper bits are good enough here.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0) * size
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn noise_matrix(seed: u64, size: f32, rows: usize, columns: usize) -> Matrix {
+    Matrix { rows, columns, values: noise(seed, size, rows * columns) }
+}
+
+#[track_caller]
+fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    // Of the number's own size where it is large.
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs();
+        assert!(
+            difference <= tolerance * expected.abs().max(1.0),
+            "{name}: number {index} is {found} and should be {expected}"
+        );
+    }
+}
+
+mod by_hand {
+    use super::*;
+
+    /// Each row is what a token has for q, then k, then v.
+    #[track_caller]
+    fn check(attention: &Attention, rows: &[&[f32]], expected: &[f32]) {
+        let width = attention.input_width();
+        let qkv = Matrix { rows: rows.len(), columns: width, values: rows.concat() };
+        for backend in cpus().chain([candle()]) {
+            let found = backend.attend(attention, &qkv, &batch_of(&[rows.len()]));
+            assert_close(&backend.name(), &found, expected, 2e-6);
+        }
+    }
+
+    const LN_3: f32 = 1.098_612_3;
+
+    /// One head of one number, whose scores are q · k.
+    fn simple() -> Attention {
+        Attention { scale: 1.0, ..Attention::new(1, 1) }
+    }
+
+    #[test]
+    fn values_are_weighted_by_the_exponentials_of_their_scores() {
+        // Scores of the first query are 0 and 0, of the second 0 and ln 3.
+        check(&simple(), &[&[0.0, 0.0, 4.0], &[1.0, LN_3, 8.0]], &[6.0, 7.0]);
+        // Scores of 2 and 2 numbers are divided by √4.
+        let wide = Attention::new(1, 4);
+        let (zero, one) = ([0.0; 4], [1.0, 1.0, LN_3, LN_3]);
+        let rows = [[zero, zero, [4.0; 4]].concat(), [one, [0.0, 0.0, 1.0, 1.0], [8.0; 4]].concat()];
+        check(&wide, &[&rows[0], &rows[1]], &[6.0, 6.0, 6.0, 6.0, 7.0, 7.0, 7.0, 7.0]);
+    }
+
+    #[test]
+    fn the_scale_is_the_one_given() {
+        let attention = Attention { scale: 0.5, ..simple() };
+        check(&attention, &[&[0.0, 0.0, 4.0], &[2.0, LN_3, 8.0]], &[6.0, 7.0]);
+    }
+
+    #[test]
+    fn masked_keys_do_not_count() {
+        let rows: [&[f32]; 4] = [&[0.0, 9.0, 1.0], &[0.0, -9.0, 2.0], &[0.0, 5.0, 6.0], &[0.0, 1.0, 7.0]];
+        check(&Attention { mask: Mask::CAUSAL, ..simple() }, &rows, &[1.0, 1.5, 3.0, 4.0]);
+        check(&Attention { mask: Mask::window(0), ..simple() }, &rows, &[1.0, 2.0, 6.0, 7.0]);
+        check(&Attention { mask: Mask::window(1), ..simple() }, &rows, &[1.5, 3.0, 5.0, 6.5]);
+        check(&Attention { mask: Mask::causal_window(2), ..simple() }, &rows, &[1.0, 1.5, 4.0, 6.5]);
+    }
+
+    #[test]
+    fn heads_of_a_group_share_keys_and_values() {
+        let attention = Attention { key_value_heads: 2, scale: 1.0, ..Attention::new(4, 1) };
+        // Four queries, two keys, two values: heads 0 and 1 have the first key and value.
+        let rows: [&[f32]; 2] =
+            [&[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 4.0, 40.0], &[0.0, 1.0, 0.0, 1.0, LN_3, -LN_3, 8.0, 80.0]];
+        check(&attention, &rows, &[6.0, 7.0, 60.0, 50.0, 6.0, 7.0, 60.0, 50.0]);
+    }
+
+    #[test]
+    fn slopes_make_far_keys_weigh_less() {
+        let bias = PositionBias::Slopes(vec![std::f32::consts::LN_2]);
+        let attention = Attention { position_bias: Some(bias), ..simple() };
+        let rows: [&[f32]; 3] = [&[0.0, 0.0, 7.0], &[0.0, 0.0, 14.0], &[0.0, 0.0, 28.0]];
+        // Weights 4 : 2 : 1, 1 : 2 : 1, 1 : 2 : 4.
+        check(&attention, &rows, &[12.0, 15.75, 21.0]);
+    }
+
+    #[test]
+    fn buckets_tell_before_from_after() {
+        let table = Matrix { rows: 4, columns: 1, values: vec![0.0, LN_3, 0.0, f32::NEG_INFINITY] };
+        let bias = PositionBias::Buckets { table, max_distance: 8 };
+        let attention = Attention { position_bias: Some(bias), ..simple() };
+        // What comes before weighs three times as much as the query itself, what comes after nothing.
+        check(&attention, &[&[0.0, 0.0, 4.0], &[0.0, 0.0, 8.0]], &[4.0, 5.0]);
+    }
+
+    #[test]
+    fn rotary_positions_turn_queries_and_keys_alike() {
+        // A quarter turn a token, the same queries and keys: scores ln 3 · cos(quarters between). The numbers of a head
+        // that are not turned add nothing.
+        let rotary = |pairing| Rotary { inverse_frequencies: vec![std::f32::consts::FRAC_PI_2], pairing };
+        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+            let attention = Attention { scale: 1.0, rotary: Some(rotary(pairing)), ..Attention::new(1, 3) };
+            let row = |value: f32| [LN_3, 0.0, 0.0, 1.0, 0.0, 0.0, value, value, 0.0];
+            // Scores of the first query: ln 3, 0, -ln 3.
+            let rows = [row(13.0), row(26.0), row(39.0)];
+            let first = (3.0 * 13.0 + 26.0 + 39.0 / 3.0) / (3.0 + 1.0 + 1.0 / 3.0);
+            let second = (13.0 + 3.0 * 26.0 + 39.0) / 5.0;
+            let third = (13.0 / 3.0 + 26.0 + 3.0 * 39.0) / (3.0 + 1.0 + 1.0 / 3.0);
+            let expected = [first, first, 0.0, second, second, 0.0, third, third, 0.0];
+            check(&attention, &[&rows[0], &rows[1], &rows[2]], &expected);
+        }
+    }
+
+    #[test]
+    fn norms_of_heads_take_away_the_length_of_queries_and_keys() {
+        let norm = HeadNorm { query: vec![1.0, 0.0], key: vec![LN_3 / 2.0, 5.0], epsilon: 0.0 };
+        let attention = Attention { scale: 1.0, head_norm: Some(norm), ..Attention::new(1, 2) };
+        // Normalised, queries are (√2, 0), and keys (0, √2) and (√2, 0), before weights.
+        let rows: [&[f32]; 2] = [&[7.0, 0.0, 0.0, 3.0, 4.0, 4.0], &[0.1, 0.0, 90.0, 0.0, 8.0, 8.0]];
+        check(&attention, &rows, &[7.0; 4]);
+    }
+
+    #[test]
+    fn norms_gates_and_sums_are_their_formulas() {
+        let input = Matrix { rows: 1, columns: 2, values: vec![1.0, 7.0] };
+        let (weight, bias) = (vec![2.0, 10.0], vec![0.5, 1.0]);
+        for backend in cpus().chain([candle()]) {
+            let check = |found: Vec<f32>, expected: [f32; 2]| assert_close(&backend.name(), &found, &expected, 5e-6);
+            // Mean 4, standard deviation 3; mean of squares 25.
+            check(backend.norm(&TestNorm::Layer(weight.clone(), Some(bias.clone())), &input), [-1.5, 11.0]);
+            check(backend.norm(&TestNorm::Layer(weight.clone(), None), &input), [-2.0, 10.0]);
+            check(backend.norm(&TestNorm::Rms(weight.clone()), &input), [0.4, 14.0]);
+            check(backend.scaled_sum(&input, &input, 0.25), [0.5, 3.5]);
+            let gate_up = Matrix { rows: 1, columns: 4, values: vec![-3.0, 2.0, 5.0, 0.5] };
+            check(backend.gate(Activation::Relu, &gate_up), [0.0, 1.0]);
+            check(backend.gate(Activation::Silu, &gate_up), [-3.0 * 0.047_425_87 * 5.0, 2.0 * 0.880_797_1 * 0.5]);
+        }
+    }
+}
+
+/// A random attention layer: shape and what it is made of.
+#[derive(Debug, Clone)]
+struct Case {
+    attention: Attention,
+    lengths: Vec<usize>,
+    seed: u64,
+}
+
+impl Case {
+    fn qkv(&self) -> Matrix {
+        noise_matrix(self.seed, 1.5, self.lengths.iter().sum(), self.attention.input_width())
+    }
+}
+
+fn masks() -> impl Strategy<Value = Mask> {
+    prop_oneof![
+        2 => Just(Mask::FULL),
+        1 => Just(Mask::CAUSAL),
+        1 => (0_usize..80).prop_map(Mask::window),
+        1 => (1_usize..80).prop_map(Mask::causal_window),
+        1 => (0_usize..80, 0_usize..80).prop_map(|(before, after)| Mask { before, after }),
+    ]
+}
+
+fn attentions() -> impl Strategy<Value = Attention> {
+    let head_sizes =
+        prop_oneof![Just(16_usize), Just(20), Just(32), Just(64), Just(96), Just(128), Just(256), 1..70_usize];
+    let rotaries = proptest::option::of((1_usize..=4, any::<bool>()));
+    let biases = 0..4_usize;
+    (1..=2_usize, 1..=3_usize, head_sizes, masks(), rotaries, biases, any::<bool>(), any::<u64>()).prop_map(
+        |(key_value_heads, group, head_size, mask, rotary, bias, norms, seed)| {
+            let heads = key_value_heads * group;
+            let pairing = |interleaved| if interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
+            let rotary = rotary.map(|(quarters, interleaved)| {
+                let rotated = (head_size * quarters / 4) / 2 * 2;
+                Rotary::new(10_000.0, rotated, pairing(interleaved))
+            });
+            let position_bias = match bias {
+                0 => Some(PositionBias::Slopes(noise(seed, 0.5, heads).into_iter().map(f32::abs).collect())),
+                1 => Some(PositionBias::Buckets { table: noise_matrix(seed, 2.0, 32, heads), max_distance: 128 }),
+                _ => None,
+            };
+            let head_norm = norms.then(|| HeadNorm {
+                query: noise(seed, 2.0, head_size),
+                key: noise(seed + 1, 2.0, head_size),
+                epsilon: 1e-6,
+            });
+            Attention { key_value_heads, mask, head_norm, rotary, position_bias, ..Attention::new(heads, head_size) }
+        },
+    )
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let lengths = prop_oneof![
+        6 => proptest::collection::vec(0_usize..70, 1..5),
+        1 => Just(vec![3, 300, 17]),
+        1 => Just(vec![600]),
+    ];
+    (attentions(), lengths, any::<u64>()).prop_map(|(attention, lengths, seed)| Case { attention, lengths, seed })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn attention_is_the_same_on_all_backends(case in cases()) {
+        let (qkv, batch) = (case.qkv(), batch_of(&case.lengths));
+        let expected = candle().attend(&case.attention, &qkv, &batch);
+        for cpu in cpus() {
+            assert_close(&cpu.name(), &cpu.attend(&case.attention, &qkv, &batch), &expected, 5e-6);
+        }
+    }
+
+    #[test]
+    fn attention_of_a_sequence_does_not_depend_on_its_batch(case in cases()) {
+        let (qkv, batch) = (case.qkv(), batch_of(&case.lengths));
+        for cpu in cpus() {
+            let together = cpu.attend(&case.attention, &qkv, &batch);
+            for (bounds, &length) in batch.cu_seqlens().windows(2).zip(&case.lengths) {
+                let own = bounds[0] * qkv.columns..bounds[1] * qkv.columns;
+                let alone = Matrix { rows: length, columns: qkv.columns, values: qkv.values[own].to_vec() };
+                let alone = cpu.attend(&case.attention, &alone, &batch_of(&[length]));
+                let width = case.attention.output_width();
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&alone), bits(&together[bounds[0] * width..bounds[1] * width]));
+            }
+        }
+    }
+
+    #[test]
+    fn norms_gates_and_poolings_are_the_same_on_all_backends(
+        lengths in proptest::collection::vec(1_usize..20, 1..4),
+        width in 1_usize..150,
+        seed in any::<u64>(),
+    ) {
+        let batch = batch_of(&lengths);
+        let input = noise_matrix(seed, 4.0, batch.tokens(), width);
+        let gate_up = noise_matrix(seed, 4.0, batch.tokens(), 2 * width);
+        let (weight, bias) = (noise(seed + 1, 1.0, width), noise(seed + 2, 1.0, width));
+        let truth = candle();
+        for cpu in cpus() {
+            let check = |found: Vec<f32>, expected: Vec<f32>| assert_close(&cpu.name(), &found, &expected, 2e-5);
+            let layer = TestNorm::Layer(weight.clone(), Some(bias.clone()));
+            // Of a few numbers that happen to lie close together, no norm has more digits than their differences.
+            if width >= 16 {
+                for norm in [layer, TestNorm::Layer(weight.clone(), None), TestNorm::Rms(weight.clone())] {
+                    check(cpu.norm(&norm, &input), truth.norm(&norm, &input));
+                }
+            }
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
+                check(cpu.gate(activation, &gate_up), truth.gate(activation, &gate_up));
+            }
+            check(cpu.scaled_sum(&input, &input, 0.3), truth.scaled_sum(&input, &input, 0.3));
+            for pooling in ALL_POOLINGS {
+                check(cpu.pooled(pooling, &input, &batch), truth.pooled(pooling, &input, &batch));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_so_and_stays_in_its_sequence() {
+    let attention = Attention::new(1, 16);
+    for poisoned in [0, 16, 32] {
+        for cpu in cpus() {
+            let mut qkv = noise_matrix(1, 1.0, 40, 48);
+            qkv.values[25 * 48 + poisoned] = f32::NAN;
+            let result = cpu.attend(&attention, &qkv, &batch_of(&[20, 20]));
+            assert!(result[..20 * 16].iter().all(|x| x.is_finite()), "{}: {poisoned}", cpu.name());
+            assert!(result[25 * 16..26 * 16].iter().any(|x| x.is_nan()), "{}: {poisoned}", cpu.name());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A vector register as a type, so that a kernel is written once and compiled for every set of instructions.
+//!
+//! [`Portable`] is the plain twin of the others. A kernel is a [`Work`] whose body is inlined into a function that may
+//! use the instructions; nothing else makes the compiler emit them.
+#![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
+pub(super) use portable::Portable;
+
+/// Something to do with vectors.
+pub(super) trait Work {
+    /// What comes out.
+    type Output;
+
+    /// Does it. Implementations are `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    unsafe fn on<V: Vector>(self) -> Self::Output;
+}
+
+/// Some f32 numbers on which the processor works at once.
+///
+/// # Safety
+/// Of every function: the processor has the instructions, and pointers reach as many numbers as the function says.
+pub(super) trait Vector: Copy {
+    /// How many numbers.
+    const LANES: usize;
+    /// Largest tile of a matrix product that stays in registers, in rows and vectors: first with as many rows, then with
+    /// as many vectors as are of use.
+    const TILES: [(usize, usize); 2];
+
+    /// Does work where these instructions may be used; a call, not inlined.
+    unsafe fn call<W: Work>(work: W) -> W::Output;
+
+    /// The same number in all lanes.
+    unsafe fn splat(value: f32) -> Self;
+    /// `LANES` numbers.
+    unsafe fn load(from: *const f32) -> Self;
+    /// The first `count` ≤ `LANES` numbers and zeros.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// All numbers.
+    unsafe fn store(self, to: *mut f32);
+    /// The first `count` ≤ `LANES` numbers.
+    unsafe fn store_first(self, to: *mut f32, count: usize);
+    /// self + other.
+    unsafe fn add(self, other: Self) -> Self;
+    /// self - other.
+    unsafe fn sub(self, other: Self) -> Self;
+    /// self · other.
+    unsafe fn mul(self, other: Self) -> Self;
+    /// self · factor + summand, rounded once where there is an instruction for it.
+    unsafe fn mul_add(self, factor: Self, summand: Self) -> Self;
+    /// The larger; `other` where one is not a number.
+    unsafe fn max(self, other: Self) -> Self;
+    /// Minus infinity outside of lanes `first..end`, both ≤ `LANES`.
+    unsafe fn only(self, first: usize, end: usize) -> Self;
+    /// 2^x within 2e-7 for x ≤ 0, and 0 below -126, so that no slow denormal numbers arise.
+    unsafe fn exp2(self) -> Self;
+    /// The sum of each vector's lanes, all in one order.
+    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4];
+    /// The largest of each vector's lanes.
+    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4];
+    /// Writes a block of [rows ≤ `LANES`, columns ≤ `LANES`] at a stride as [columns, `LANES`] with zeros for missing rows.
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32);
+}
+
+/// 2^x on [-1/2, 1/2], by interpolation at Chebyshev's points, within 8e-8: factors of x^6, x^5, … x^0.
+const EXP2: [f32; 7] = [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
+
+/// Below this, 2^x is not a normal number.
+const EXP2_LEAST: f32 = -126.0;
+
+#[cfg(test)]
+mod tests;
