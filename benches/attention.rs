@@ -1,10 +1,12 @@
 //! Attention on the CPU against the way it was computed before: whole rows of scores by general matrix products.
 //!
 //! Each line takes turns between the implementations and quotes the best of several, since other programs may be running.
-//! `cargo bench --bench attention [-- LENGTH…]`.
+//! `cargo bench --bench attention [-- LENGTH…]`; a profile with debug assertions measures those.
 
 #![allow(
     missing_docs,
+    clippy::cast_possible_truncation,
+    clippy::inline_always,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a benchmark prints, and panics when it fails"

@@ -358,6 +358,21 @@ proptest! {
 }
 
 #[test]
+fn a_batch_without_tokens_has_no_result() {
+    let attention = Attention {
+        position_bias: Some(PositionBias::Slopes(vec![1.0])),
+        rotary: Some(Rotary::new(10_000.0, 16, Pairing::HalfSplit)),
+        ..Attention::new(1, 16)
+    };
+    let none = Matrix { rows: 0, columns: 48, values: Vec::new() };
+    for backend in cpus().chain([candle()]) {
+        for lengths in [&[][..], &[0], &[0, 0]] {
+            assert!(backend.attend(&attention, &none, &batch_of(lengths)).is_empty(), "{}", backend.name());
+        }
+    }
+}
+
+#[test]
 fn what_is_not_a_number_stays_so_and_stays_in_its_sequence() {
     let attention = Attention::new(1, 16);
     for poisoned in [0, 16, 32] {

@@ -168,6 +168,9 @@ impl Backend for Candle {
     }
 
     fn pool(&self, pooling: Pooling, hidden: &Tensor, batch: &PackedBatch) -> Result<Vec<f32>, NnError> {
+        if batch.sequences() == 0 {
+            return Ok(Vec::new());
+        }
         let hidden = hidden.to_dtype(DType::F32)?;
         let mut rows = Vec::with_capacity(batch.sequences());
         for bounds in batch.cu_seqlens().windows(2) {
