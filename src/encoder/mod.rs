@@ -70,4 +70,8 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
         let pooled = self.backend.pool(self.pooling, &hidden, batch)?;
         Ok(self.finish.apply(pooled, self.architecture.hidden_size()))
     }
+
+    fn use_cores(&mut self, cores: usize) {
+        self.backend.use_cores(cores);
+    }
 }

@@ -137,6 +137,9 @@ pub trait Backend: Send + Sync + 'static {
     /// An attention layer.
     type Attention: Send + Sync;
 
+    /// How many cores the following operations may use, where that is for the backend to decide.
+    fn use_cores(&mut self, _cores: usize) {}
+
     /// Takes a table of vectors.
     fn embedding(&self, table: Matrix) -> Result<Self::Embedding, NnError>;
 

@@ -26,10 +26,11 @@ use self::rotation::Rotations;
 use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
 use crate::domain::PackedBatch;
 
-/// Operations of one thread.
+/// Operations of one thread, which other cores may help for a while.
 #[derive(Debug, Clone)]
 pub struct Cpu {
     instructions: Supported,
+    cores: usize,
     buffers: Arc<Buffers>,
     rotations: Arc<Rotations>,
 }
@@ -59,7 +60,8 @@ impl Cpu {
 
     /// The same with instructions no better than `most`; and no better than the processor has.
     pub fn with_instructions(most: Instructions) -> Self {
-        Self { instructions: Supported::at_most(most), buffers: Arc::default(), rotations: Arc::default() }
+        let (buffers, rotations) = (Arc::default(), Arc::default());
+        Self { instructions: Supported::at_most(most), cores: 1, buffers, rotations }
     }
 
     /// The instructions in use.
@@ -78,12 +80,19 @@ impl Default for Cpu {
     }
 }
 
+/// Fewest rows of a linear layer that are worth a core of their own: a thousand times the cost of asking it.
+const ROWS_OF_A_CORE: usize = 128;
+
 impl Backend for Cpu {
     type Activations = Activations;
     type Embedding = Matrix;
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+
+    fn use_cores(&mut self, cores: usize) {
+        self.cores = cores.max(1);
+    }
 
     fn embedding(&self, table: Matrix) -> Result<Matrix, NnError> {
         Ok(table)
@@ -143,7 +152,12 @@ impl Backend for Cpu {
             Epilogue::Activation(activation) => Finish::Activation(activation),
             Epilogue::Residual(residual) => Finish::Residual(&residual.values),
         };
-        layer.apply(&input.values, finish, &mut out.values);
+        let parts = self.cores.min(input.tokens() / ROWS_OF_A_CORE);
+        if parts > 1 {
+            gemm::apply_in_parts(layer, parts, &input.values, finish, &mut out.values);
+        } else {
+            layer.apply(&input.values, finish, &mut out.values);
+        }
         Ok(out)
     }
 
@@ -151,11 +165,15 @@ impl Backend for Cpu {
         let width = input.width;
         let mut out = self.activations(input.tokens(), width);
         let (rows, out_rows) = (&input.values[..], &mut out.values[..]);
-        self.instructions.run_plain(|| {
-            for (row, out) in rows.chunks_exact(width).zip(out_rows.chunks_exact_mut(width)) {
-                norm.apply(row, out);
-            }
-        });
+        // Inlined, or it would be compiled for what every processor has.
+        self.instructions.run_plain(
+            #[inline(always)]
+            || {
+                for (row, out) in rows.chunks_exact(width).zip(out_rows.chunks_exact_mut(width)) {
+                    norm.apply(row, out);
+                }
+            },
+        );
         Ok(out)
     }
 

@@ -127,6 +127,28 @@ impl PackedLinear {
     }
 }
 
+/// The same as [`PackedLinear::apply`], bit for bit, with the rows divided among so many threads.
+///
+/// # Panics
+/// When the sizes do not fit each other.
+pub fn apply_in_parts(layer: &PackedLinear, parts: usize, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
+    let rows = out.len().checked_div(layer.outputs()).unwrap_or(0).div_ceil(parts.max(1)).max(1);
+    let (inputs, outputs) = (rows * layer.inputs(), rows * layer.outputs());
+    std::thread::scope(|scope| {
+        let mut parts = out.chunks_mut(outputs.max(1)).enumerate().map(|(part, out)| {
+            let input = &input[part * inputs..][..out.len() / layer.outputs() * layer.inputs()];
+            let finish = match finish {
+                Finish::Residual(residual) => Finish::Residual(&residual[part * outputs..][..out.len()]),
+                other => other,
+            };
+            move || layer.apply(input, finish, out)
+        });
+        let own = parts.next();
+        parts.for_each(|mut part| drop(scope.spawn(move || part())));
+        own.into_iter().for_each(|mut part| part());
+    });
+}
+
 fn shape_of<S: Tiles>(_proof: S) -> (usize, usize) {
     (S::GRANULE, S::WIDTH)
 }

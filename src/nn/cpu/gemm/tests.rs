@@ -145,6 +145,22 @@ proptest! {
 }
 
 #[test]
+fn rows_divided_among_threads_are_the_same_bits() {
+    let case = Case::new(301, 70, 40);
+    for set in instructions() {
+        for finish in case.finishes() {
+            let whole = case.apply(set, finish);
+            for parts in [1, 2, 3, 7, 400] {
+                let mut divided = vec![f32::NAN; whole.len()];
+                apply_in_parts(&case.packed(set), parts, &case.input, finish, &mut divided);
+                assert!(whole.iter().zip(&divided).all(|(one, other)| one.to_bits() == other.to_bits()), "{parts}");
+            }
+        }
+    }
+    apply_in_parts(&Case::new(0, 5, 4).packed(Instructions::Portable), 3, &[], Finish::Bias, &mut []);
+}
+
+#[test]
 fn a_row_is_the_same_bits_in_any_block() {
     // More rows than pass under one panel after the other at this width.
     check_company(&Case::new(150, 50, 4100), 70..80);
