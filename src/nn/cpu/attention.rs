@@ -60,7 +60,6 @@ impl Work for Layer<'_> {
         for bounds in self.batch.cu_seqlens().windows(2) {
             let length = bounds[1] - bounds[0];
             for key_value_head in 0..attention.key_value_heads {
-                scratch.begin(group * length);
                 for first_key in (0..length).step_by(KEY_BLOCK) {
                     let keys = first_key..(first_key + KEY_BLOCK).min(length);
                     // SAFETY: the shapes were checked above, and the sequence is inside the batch; the scratch memory
@@ -137,15 +136,6 @@ impl Scratch {
             largest: Aligned::take(buffers, rows),
             sums: Aligned::take(buffers, rows),
         }
-    }
-
-    /// Forgets the rows of the head before.
-    fn begin(&mut self, rows: usize) {
-        // Finite, so that a row that sees no key of its first block has weights of 0 there.
-        let first = self.largest.first;
-        self.largest.buffer[first..first + rows].fill(f32::MIN);
-        let first = self.sums.first;
-        self.sums.buffer[first..first + rows].fill(0.0);
     }
 }
 
@@ -331,7 +321,7 @@ impl Sequence<'_> {
     ) {
         let head_size = self.attention.head_size;
         let rows = block.rows.len();
-        let mut largest = [f32::MIN; ROW_BLOCK];
+        let mut largest = [0.0; ROW_BLOCK];
         let mut before = [0.0; ROW_BLOCK];
         let mut sums = [0.0; ROW_BLOCK];
         // SAFETY: `scores` has a row for each of a block, `largest` and `sums` one number for each row of the sequence and
@@ -416,6 +406,7 @@ impl Sequence<'_> {
         // SAFETY: `scores` has `ROW_GROUP` rows of `panels` vectors; biases reach beyond the last key by a vector.
         unsafe {
             let scale = V::splat(self.attention.scale * std::f32::consts::LOG2_E);
+            // Finite, so that a row that sees no key of its first block has weights of 0 there.
             let mut largest = [V::splat(f32::MIN); ROW_GROUP];
             for panel in 0..block.panels {
                 let lanes = panel * V::LANES..(panel + 1) * V::LANES;
