@@ -48,7 +48,7 @@ impl Activations {
     }
 }
 
-/// Weight of [outputs, inputs], packed, and bias of [outputs].
+/// Weight of [outputs, inputs], packed, and bias of `[outputs]`.
 #[derive(Debug)]
 pub struct Linear(PackedLinear);
 

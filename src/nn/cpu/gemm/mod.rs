@@ -1,8 +1,8 @@
 //! Linear layers over packed weights: y = x Wᵀ + b and what follows it, in one pass.
 //!
-//! Weights are laid out once, at load, in the order in which the kernel reads them ([`panels`]). The kernel keeps a
-//! tile of the result in registers while it goes along the inner dimension ([`tile`]); bias, activation or residual are
-//! applied to the tile before it is stored ([`finish`]). A panel of weights stays in the nearest caches while the rows of
+//! Weights are laid out once, at load, in the order in which the kernel reads them (`panels`). The kernel keeps a
+//! tile of the result in registers while it goes along the inner dimension (`tile`); bias, activation or residual are
+//! applied to the tile before it is stored (`finish`). A panel of weights stays in the nearest caches while the rows of
 //! a block pass under it, and a block of rows in the second-level cache while all panels pass over it.
 //!
 //! Every element is one sum along the inner dimension, from the first product to the last, whatever tile it falls into:
@@ -144,7 +144,7 @@ pub fn apply_in_parts(layer: &PackedLinear, parts: usize, input: &[f32], finish:
             move || layer.apply(input, finish, out)
         });
         let own = parts.next();
-        parts.for_each(|mut part| drop(scope.spawn(move || part())));
+        parts.for_each(|part| drop(scope.spawn(part)));
         own.into_iter().for_each(|mut part| part());
     });
 }
