@@ -23,6 +23,8 @@ pub(super) enum Message {
     Failed { lane: usize, error: LaneError },
     /// No worker is left.
     WorkersLost,
+    /// A worker is gone, and its batch with it.
+    WorkerPanicked,
 }
 
 /// Fills drafts with vectors and commits those that are complete.
@@ -90,6 +92,7 @@ impl Collector<'_> {
                     lane
                 }
                 Message::WorkersLost => return Err(PassError::DevicesLost),
+                Message::WorkerPanicked => return Err(PassError::Panicked { stage: "encoding" }),
             };
             while let Some(first) = open[lane].first_entry().filter(|first| first.get().awaited == 0) {
                 let shard = first.remove().shard;

@@ -29,6 +29,7 @@ mod tests;
 pub use lane::Lane;
 pub use stages::{Stage, StageClock};
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -204,11 +205,15 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
             .map(|(number, worker)| {
                 let (queue, results, seat) = (&queue, message_sender.clone(), queue.seat());
                 scope.spawn(move || {
-                    let gave_up = encode::encode(number, worker, &seat, &results, shop);
+                    let work = || encode::encode(number, worker, &seat, &results, shop);
+                    let ended = catch_unwind(AssertUnwindSafe(work));
                     drop(seat);
-                    // What the last worker gives back will never be done.
-                    if gave_up && queue.is_abandoned() {
-                        let _ = results.send(Message::WorkersLost);
+                    match ended {
+                        // What the last worker gives back will never be done.
+                        Ok(gave_up) if gave_up && queue.is_abandoned() => drop(results.send(Message::WorkersLost)),
+                        Ok(_) => {}
+                        // Its batch is gone, and the collector would wait for it for ever.
+                        Err(_) => drop(results.send(Message::WorkerPanicked)),
                     }
                 })
             })

@@ -4,6 +4,7 @@
 //! nothing waits and nothing is under way.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::assemble::Batch;
@@ -27,8 +28,11 @@ struct State {
 /// No worker is left.
 pub(super) struct Abandoned;
 
-/// A worker's place at the queue; given up when it is dropped.
-pub(super) struct Seat<'queue>(&'queue BatchQueue);
+/// A worker's place at the queue; given up when it is dropped, also by a panic with a batch in hand.
+pub(super) struct Seat<'queue> {
+    queue: &'queue BatchQueue,
+    has_batch: AtomicBool,
+}
 
 /// Closes the queue when it is dropped: nothing will be put in any more.
 pub(super) struct Inlet<'queue>(pub(super) &'queue BatchQueue);
@@ -42,7 +46,7 @@ impl BatchQueue {
 
     /// The place of one of the workers.
     pub(super) fn seat(&self) -> Seat<'_> {
-        Seat(self)
+        Seat { queue: self, has_batch: AtomicBool::new(false) }
     }
 
     /// Whether no worker is left.
@@ -87,11 +91,12 @@ impl Seat<'_> {
     /// The next batch, which is under way from now on, and how many workers have nothing to do meanwhile; `None` when
     /// there will be no more.
     pub(super) fn take(&self) -> Option<(Batch, usize)> {
-        let mut state = self.0.lock();
+        let mut state = self.queue.lock();
         loop {
             if let Some(batch) = state.waiting.pop_front() {
                 state.under_way += 1;
-                self.0.changed.notify_all();
+                self.has_batch.store(true, Ordering::Relaxed);
+                self.queue.changed.notify_all();
                 let idle = if state.waiting.is_empty() { state.idle } else { 0 };
                 return Some((batch, idle));
             }
@@ -99,36 +104,37 @@ impl Seat<'_> {
                 return None;
             }
             state.idle += 1;
-            state = self.0.wait(state);
+            state = self.queue.wait(state);
             state.idle -= 1;
         }
     }
 
     /// A batch that was taken needs nobody any more.
     pub(super) fn done(&self) {
-        self.0.lock().under_way -= 1;
-        self.0.changed.notify_all();
+        if self.has_batch.swap(false, Ordering::Relaxed) {
+            self.queue.lock().under_way -= 1;
+            self.queue.changed.notify_all();
+        }
     }
 
     /// A batch that was taken is for somebody else.
     pub(super) fn give_back(&self, batch: Batch) {
-        let mut state = self.0.lock();
-        state.under_way -= 1;
-        state.waiting.push_front(batch);
-        self.0.changed.notify_all();
+        self.queue.lock().waiting.push_front(batch);
+        self.done();
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.0.lock().workers -= 1;
-        self.0.changed.notify_all();
+        self.done();
+        self.queue.lock().workers -= 1;
+        self.queue.changed.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::domain::PackedBatch;
@@ -153,6 +159,24 @@ mod tests {
         });
         second.done();
         assert!(second.take().is_none() && first.take().is_none());
+    }
+
+    #[test]
+    fn a_worker_that_panics_with_a_batch_keeps_nobody_waiting() {
+        let queue = BatchQueue::new(2, 4);
+        let inlet = Inlet(&queue);
+        assert!(inlet.push(batch(0)).is_ok());
+        drop(inlet);
+        std::thread::scope(|scope| {
+            let (first, second) = (queue.seat(), queue.seat());
+            let panicked = scope.spawn(move || {
+                let _batch = first.take();
+                panic!("on purpose");
+            });
+            assert!(panicked.join().is_err());
+            assert!(scope.spawn(move || second.take().is_none()).join().unwrap());
+        });
+        assert!(queue.is_abandoned());
     }
 
     #[test]

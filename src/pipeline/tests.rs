@@ -26,6 +26,8 @@ enum Behaviour {
     Zero,
     Fail,
     Panic,
+    /// The encoder is sound; who is told of its batches is not.
+    PanicOutside,
 }
 
 impl Encoder for Fake {
@@ -42,6 +44,7 @@ impl Encoder for Fake {
                         return Err(NnError::Candle(error).into());
                     }
                     Behaviour::Panic => panic!("the encoder panics"),
+                    Behaviour::PanicOutside => [1.0, 1.0],
                 }
             } else {
                 [ids.len() as f32, 1.0]
@@ -70,10 +73,12 @@ impl Commit for Memory {
 }
 
 #[derive(Default)]
-struct Events(Mutex<Vec<Event>>);
+struct Events(Mutex<Vec<Event>>, bool);
 
 impl Observer for Events {
     fn observe(&self, event: &Event) {
+        // Told by the workers, outside of what they guard against panics of the model.
+        assert!(!(self.1 && matches!(event, Event::BatchEncoded { .. })), "the observer panics");
         self.0.lock().unwrap().push(event.clone());
     }
 }
@@ -110,7 +115,8 @@ fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> O
             encoders: vec![Box::new(Fake { trigger, behaviour })],
         })
         .collect();
-    let (events, mut memory) = (Events::default(), Memory { shards: Vec::new(), room });
+    let (events, mut memory) =
+        (Events(Mutex::default(), matches!(behaviour, Behaviour::PanicOutside)), Memory { shards: Vec::new(), room });
     let controller = Mutex::new(Controller::new(BatchLimits { tokens: 30, sequences: 4 }, true));
     let lane = Lane {
         model: "fake",
@@ -183,6 +189,12 @@ fn a_failing_encoder_ends_the_pass() {
 fn a_panicking_encoder_ends_the_pass() {
     check_failure(Behaviour::Panic, 1, usize::MAX, "panicked");
     check_failure(Behaviour::Panic, 4, usize::MAX, "panicked");
+}
+
+#[test]
+fn a_worker_that_panics_outside_its_encoder_ends_the_pass() {
+    check_failure(Behaviour::PanicOutside, 1, usize::MAX, "panicked");
+    check_failure(Behaviour::PanicOutside, 4, usize::MAX, "panicked");
 }
 
 #[test]
