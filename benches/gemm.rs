@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use embed_collections::nn::cpu::Instructions;
-use embed_collections::nn::cpu::gemm::{Finish, PackedLinear};
+use embed_collections::nn::cpu::gemm::{Finish, Kernel, PackedLinear};
 use embed_collections::nn::{Activation, Matrix};
 use pulp::{Arch, Simd, WithSimd};
 
@@ -153,7 +153,7 @@ fn products(limit: Instructions) {
         for tokens in TOKENS {
             let (weight, input) = (numbers(inputs * outputs), numbers(tokens * inputs));
             let matrix = Matrix { rows: outputs, columns: inputs, values: weight.clone() };
-            let layer = PackedLinear::new(limit, &matrix, vec![0.5; outputs]);
+            let layer = PackedLinear::new(Kernel::single(limit), &matrix, Some(vec![0.5; outputs]));
             let (mut out, mut other) = (vec![0.0; tokens * outputs], vec![0.0; tokens * outputs]);
             let flop = 2.0 * (tokens * inputs * outputs) as f64;
             let steps = flop as usize / 2 / lanes / SUMS;
@@ -181,7 +181,7 @@ fn finishes(limit: Instructions) {
         let tokens = 512;
         let input = numbers(tokens * inputs);
         let matrix = Matrix { rows: outputs, columns: inputs, values: numbers(inputs * outputs) };
-        let layer = PackedLinear::new(limit, &matrix, vec![0.5; outputs]);
+        let layer = PackedLinear::new(Kernel::single(limit), &matrix, Some(vec![0.5; outputs]));
         let (mut out, residual) = (vec![0.0; tokens * outputs], numbers(tokens * outputs));
         let flop = 2.0 * (tokens * inputs * outputs) as f64;
         let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu];

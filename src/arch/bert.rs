@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Architecture, LoadError, tensor};
 use crate::domain::PackedBatch;
 use crate::model::weights::Weights;
-use crate::nn::{Activation, Attention, Backend, Epilogue, Matrix, NnError};
+use crate::nn::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, Middle, NnError};
 
 /// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,7 +34,6 @@ pub(super) struct Bert<B: Backend> {
     norm: B::Norm,
     layers: Vec<Layer<B>>,
     attention: B::Attention,
-    activation: Activation,
     hidden_size: usize,
     max_positions: usize,
 }
@@ -44,8 +43,7 @@ struct Layer<B: Backend> {
     qkv: B::Linear,
     attention_output: B::Linear,
     attention_norm: B::Norm,
-    intermediate: B::Linear,
-    output: B::Linear,
+    feed_forward: FeedForward<B::Linear>,
     output_norm: B::Norm,
 }
 
@@ -83,8 +81,11 @@ impl<B: Backend> Bert<B> {
                     )?,
                     attention_output: load.linear(&name("attention.output.dense"), hidden, hidden)?,
                     attention_norm: load.norm(&name("attention.output.LayerNorm"), hidden)?,
-                    intermediate: load.linear(&name("intermediate.dense"), inner, hidden)?,
-                    output: load.linear(&name("output.dense"), hidden, inner)?,
+                    feed_forward: FeedForward {
+                        up: load.linear(&name("intermediate.dense"), inner, hidden)?,
+                        middle: Middle::Activation(activation),
+                        down: load.linear(&name("output.dense"), hidden, inner)?,
+                    },
                     output_norm: load.norm(&name("output.LayerNorm"), hidden)?,
                 })
             })
@@ -97,7 +98,6 @@ impl<B: Backend> Bert<B> {
             norm: load.norm("embeddings.LayerNorm", hidden)?,
             layers,
             attention: backend.attention(Attention::new(heads, hidden / heads))?,
-            activation,
             hidden_size: hidden,
             max_positions: config.max_position_embeddings,
         }))
@@ -118,8 +118,7 @@ impl<B: Backend> Architecture<B> for Bert<B> {
             let context = backend.apply_attention(&self.attention, &qkv, batch)?;
             let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
             let attended = backend.apply_norm(&layer.attention_norm, &attended)?;
-            let inner = backend.apply_linear(&layer.intermediate, &attended, Epilogue::Activation(self.activation))?;
-            let output = backend.apply_linear(&layer.output, &inner, Epilogue::Residual(&attended))?;
+            let output = backend.apply_feed_forward(&layer.feed_forward, &attended, Epilogue::Residual(&attended))?;
             hidden = backend.apply_norm(&layer.output_norm, &output)?;
         }
         Ok(hidden)
@@ -159,7 +158,7 @@ impl<B: Backend> Load<'_, B> {
             weights.push(Matrix { rows: outputs, columns: inputs, values });
             biases.extend(tensor(self.weights, &[&format!("{name}.bias")], &[outputs])?);
         }
-        Ok(self.backend.linear(Matrix::stack(weights), biases)?)
+        Ok(self.backend.linear(Matrix::stack(weights), Some(biases))?)
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<B::Norm, LoadError> {

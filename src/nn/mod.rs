@@ -14,7 +14,7 @@ mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
-pub use cpu::{Cpu, Instructions};
+pub use cpu::{Arithmetic, Cpu, Instructions};
 
 use crate::domain::PackedBatch;
 
@@ -85,6 +85,29 @@ pub enum Epilogue<'a, A> {
     Residual(&'a A),
 }
 
+/// The feed-forward half of a transformer layer: down(middle(up(x))).
+///
+/// The backend has it as a whole because what lies in the middle is the widest that an encoder computes, and need not
+/// exist for all tokens at once.
+#[derive(Debug)]
+pub struct FeedForward<L> {
+    /// [hidden] to [inner], or to [2 · inner] with a gate, whose half comes first.
+    pub up: L,
+    /// From there to [inner].
+    pub middle: Middle,
+    /// [inner] to [hidden].
+    pub down: L,
+}
+
+/// What a feed-forward layer does between its linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Middle {
+    /// An activation.
+    Activation(Activation),
+    /// activation(gate) · up; `SwiGLU` and its kin (Shazeer 2020, <https://arxiv.org/abs/2002.05202>).
+    Gate(Activation),
+}
+
 /// How the token vectors of a sequence become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,8 +166,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes a table of vectors.
     fn embedding(&self, table: Matrix) -> Result<Self::Embedding, NnError>;
 
-    /// Takes y = x Wᵀ + b with W of [outputs, inputs] and b of `[outputs]`.
-    fn linear(&self, weight: Matrix, bias: Vec<f32>) -> Result<Self::Linear, NnError>;
+    /// Takes y = x Wᵀ + b with W of [outputs, inputs] and b of `[outputs]`, or without b.
+    fn linear(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Self::Linear, NnError>;
 
     /// Takes y = (x - mean) / √(variance + epsilon) · weight + bias over the width.
     fn layer_norm(&self, weight: Vec<f32>, bias: Option<Vec<f32>>, epsilon: f64) -> Result<Self::Norm, NnError>;
@@ -166,6 +189,24 @@ pub trait Backend: Send + Sync + 'static {
         input: &Self::Activations,
         epilogue: Epilogue<'_, Self::Activations>,
     ) -> Result<Self::Activations, NnError>;
+
+    /// [tokens, hidden] to the same shape, row by row.
+    fn apply_feed_forward(
+        &self,
+        layer: &FeedForward<Self::Linear>,
+        input: &Self::Activations,
+        epilogue: Epilogue<'_, Self::Activations>,
+    ) -> Result<Self::Activations, NnError> {
+        let inner = match layer.middle {
+            Middle::Activation(activation) => {
+                self.apply_linear(&layer.up, input, Epilogue::Activation(activation))?
+            }
+            Middle::Gate(activation) => {
+                self.apply_gate(activation, &self.apply_linear(&layer.up, input, Epilogue::Bias)?)?
+            }
+        };
+        self.apply_linear(&layer.down, &inner, epilogue)
+    }
 
     /// [tokens, width] to the same shape.
     fn apply_norm(&self, norm: &Self::Norm, input: &Self::Activations) -> Result<Self::Activations, NnError>;

@@ -37,7 +37,7 @@ impl Candle {
 #[derive(Debug)]
 pub struct Linear {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
 }
 
 /// A normalisation of token vectors.
@@ -93,8 +93,9 @@ impl Backend for Candle {
         self.matrix(table)
     }
 
-    fn linear(&self, weight: Matrix, bias: Vec<f32>) -> Result<Linear, NnError> {
-        Ok(Linear { weight: self.matrix(weight)?.t()?, bias: self.vector(bias)? })
+    fn linear(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Linear, NnError> {
+        let bias = bias.map(|bias| self.vector(bias)).transpose()?;
+        Ok(Linear { weight: self.matrix(weight)?.t()?, bias })
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
@@ -126,7 +127,10 @@ impl Backend for Candle {
     }
 
     fn apply_linear(&self, layer: &Linear, input: &Tensor, epilogue: Epilogue<'_, Tensor>) -> Result<Tensor, NnError> {
-        let sum = input.matmul(&layer.weight)?.broadcast_add(&layer.bias)?;
+        let mut sum = input.matmul(&layer.weight)?;
+        if let Some(bias) = &layer.bias {
+            sum = sum.broadcast_add(bias)?;
+        }
         Ok(match epilogue {
             Epilogue::Bias => sum,
             Epilogue::Residual(residual) => (sum + residual)?,

@@ -8,28 +8,33 @@ mod attention;
 mod buffers;
 pub mod gemm;
 mod instructions;
+mod linear;
 mod norm;
 mod pool;
 mod rotation;
 mod tile;
 mod vector;
 
+pub use gemm::{Arithmetic, Lacking};
 pub use instructions::Instructions;
+pub use linear::Linear;
 pub use norm::Norm;
 
 use std::sync::Arc;
 
 use self::buffers::{Buffer, Buffers};
-use self::gemm::{Finish, Gate, PackedLinear};
+use self::gemm::{Finish, Gate, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
+use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling};
 use crate::domain::PackedBatch;
 
 /// Operations of one thread, which other cores may help for a while.
 #[derive(Debug, Clone)]
 pub struct Cpu {
     instructions: Supported,
+    /// Of the linear layers.
+    kernel: Kernel,
     cores: usize,
     buffers: Arc<Buffers>,
     rotations: Arc<Rotations>,
@@ -48,10 +53,6 @@ impl Activations {
     }
 }
 
-/// Weight of [outputs, inputs], packed, and bias of `[outputs]`.
-#[derive(Debug)]
-pub struct Linear(PackedLinear);
-
 impl Cpu {
     /// Operations for one thread, with the best instructions that the processor has.
     pub fn new() -> Self {
@@ -60,8 +61,20 @@ impl Cpu {
 
     /// The same with instructions no better than `most`; and no better than the processor has.
     pub fn with_instructions(most: Instructions) -> Self {
+        Self::with_kernel(Kernel::single(most), most)
+    }
+
+    /// The same with linear layers in some arithmetic.
+    ///
+    /// # Errors
+    /// [`Lacking`] if the processor, or the instructions that may be used, cannot do it.
+    pub fn with_arithmetic(arithmetic: Arithmetic, most: Instructions) -> Result<Self, Lacking> {
+        Kernel::new(arithmetic, most).map(|kernel| Self::with_kernel(kernel, most))
+    }
+
+    fn with_kernel(kernel: Kernel, most: Instructions) -> Self {
         let (buffers, rotations) = (Arc::default(), Arc::default());
-        Self { instructions: Supported::at_most(most), cores: 1, buffers, rotations }
+        Self { instructions: Supported::at_most(most), kernel, cores: 1, buffers, rotations }
     }
 
     /// The instructions in use.
@@ -80,8 +93,14 @@ impl Default for Cpu {
     }
 }
 
-/// Fewest rows of a linear layer that are worth a core of their own: a thousand times the cost of asking it.
-const ROWS_OF_A_CORE: usize = 128;
+/// An epilogue on the host.
+fn finish(epilogue: Epilogue<'_, Activations>) -> Finish<'_> {
+    match epilogue {
+        Epilogue::Bias => Finish::Bias,
+        Epilogue::Activation(activation) => Finish::Activation(activation),
+        Epilogue::Residual(residual) => Finish::Residual(&residual.values),
+    }
+}
 
 impl Backend for Cpu {
     type Activations = Activations;
@@ -98,8 +117,8 @@ impl Backend for Cpu {
         Ok(table)
     }
 
-    fn linear(&self, weight: Matrix, bias: Vec<f32>) -> Result<Linear, NnError> {
-        Ok(Linear(PackedLinear::new(self.instructions(), &weight, bias)))
+    fn linear(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Linear, NnError> {
+        Ok(Linear(PackedLinear::new(self.kernel, &weight, bias)))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
@@ -145,19 +164,19 @@ impl Backend for Cpu {
         input: &Activations,
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
-        let Linear(layer) = layer;
-        let mut out = self.activations(input.tokens(), layer.outputs());
-        let finish = match epilogue {
-            Epilogue::Bias => Finish::Bias,
-            Epilogue::Activation(activation) => Finish::Activation(activation),
-            Epilogue::Residual(residual) => Finish::Residual(&residual.values),
-        };
-        let parts = self.cores.min(input.tokens() / ROWS_OF_A_CORE);
-        if parts > 1 {
-            gemm::apply_in_parts(layer, parts, &input.values, finish, &mut out.values);
-        } else {
-            layer.apply(&input.values, finish, &mut out.values);
-        }
+        let mut out = self.activations(input.tokens(), layer.0.outputs());
+        layer.apply(self.cores, &input.values, finish(epilogue), &mut out.values);
+        Ok(out)
+    }
+
+    fn apply_feed_forward(
+        &self,
+        layer: &FeedForward<Linear>,
+        input: &Activations,
+        epilogue: Epilogue<'_, Activations>,
+    ) -> Result<Activations, NnError> {
+        let mut out = self.activations(input.tokens(), layer.down.0.outputs());
+        layer.apply(self.cores, &self.buffers, &input.values, finish(epilogue), &mut out.values);
         Ok(out)
     }
 

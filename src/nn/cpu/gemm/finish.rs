@@ -18,6 +18,16 @@ pub enum Finish<'a> {
     Residual(&'a [f32]),
 }
 
+impl Finish<'_> {
+    /// What follows some of the values.
+    pub(in crate::nn::cpu) fn of(&self, values: Range<usize>) -> Finish<'_> {
+        match self {
+            Self::Residual(residual) => Finish::Residual(&residual[values]),
+            other => *other,
+        }
+    }
+}
+
 /// Finishes a tile and puts it in its place.
 pub(super) struct FinishTile<'a> {
     /// [rows, width].

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::function;
-use super::proof::Proof;
+use super::vectors::Vectors;
 use crate::nn::Activation;
 use crate::nn::cpu::Instructions;
 
@@ -23,13 +23,7 @@ pub struct Gate<'a> {
 impl Gate<'_> {
     /// Does it, with instructions no better than `most`.
     pub fn apply(self, most: Instructions) {
-        match Proof::at_most(most) {
-            #[cfg(target_arch = "x86_64")]
-            Proof::Avx512(proof) => Simd::vectorize(proof, self),
-            #[cfg(target_arch = "x86_64")]
-            Proof::Avx2(proof) => Simd::vectorize(proof, self),
-            Proof::Portable(proof) => Simd::vectorize(proof, self),
-        }
+        Vectors::at_most(most).run(self);
     }
 
     #[inline(always)]

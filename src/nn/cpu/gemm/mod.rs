@@ -5,6 +5,8 @@
 //! applied to the tile before it is stored (`finish`). A panel of weights stays in the nearest caches while the rows of
 //! a block pass under it, and a block of rows in the second-level cache while all panels pass over it.
 //!
+//! Numbers are f32, or on request rounded to bf16 (`bf16`) or to eight-bit integers (`int8`) before they are multiplied.
+//!
 //! Every element is one sum along the inner dimension, from the first product to the last, whatever tile it falls into:
 //! a row's result does not depend on the rows beside it. Instruction sets differ by rounding alone.
 #![expect(
@@ -12,22 +14,33 @@
     reason = "code is compiled for the instructions of the function that it is inlined into"
 )]
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod finish;
 mod function;
 mod gate;
+#[cfg(target_arch = "x86_64")]
+mod int8;
+mod kernel;
 mod panels;
-mod proof;
+#[cfg(test)]
+mod reduced_tests;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod vectors;
+
+use std::cell::Cell;
+use std::ops::Range;
 
 pub use self::finish::Finish;
 use self::finish::FinishTile;
 pub use self::gate::Gate;
-use self::panels::Panels;
-use self::proof::Proof;
+use self::kernel::Proof;
+pub use self::kernel::{Arithmetic, Kernel, Lacking};
+use self::panels::{Cut, Panels};
 use self::tile::{Tile, Tiles};
-use super::Instructions;
+use self::vectors::Vectors;
 use crate::nn::Matrix;
 
 /// Bytes of activations that pass under one panel after the other, and so stay in the second-level cache: half of the
@@ -38,39 +51,59 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// With 4096 inputs, 128 rows measured a few hundredths above 64.
 const BLOCK_ROWS: usize = 128;
 
-/// A linear layer in the layout of one instruction set.
+/// A linear layer in the layout of one kernel.
 #[derive(Debug)]
 pub struct PackedLinear {
-    proof: Proof,
+    kernel: Kernel,
     inputs: usize,
     outputs: usize,
-    weight: Panels,
+    weight: Weight,
     bias: Vec<f32>,
 }
 
+/// A weight in the words of its kernel.
+#[derive(Debug)]
+enum Weight {
+    Numbers(Panels<f32>),
+    #[cfg(target_arch = "x86_64")]
+    Words(Panels<u32>),
+}
+
+thread_local! {
+    /// Activations in the words of a kernel, kept from one layer to the next so that none costs an allocation.
+    static WORDS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
 impl PackedLinear {
-    /// Lays out a weight of [outputs, inputs] with a bias of `[outputs]` for the best instructions that the processor has,
-    /// but none better than `most`.
+    /// Lays out a weight of [outputs, inputs] with a bias of `[outputs]`, or none.
     ///
     /// # Panics
     /// When the sizes do not fit each other.
-    pub fn new(most: Instructions, weight: &Matrix, bias: Vec<f32>) -> Self {
-        assert_eq!(bias.len(), weight.rows, "a bias has one value for each output");
-        let proof = Proof::at_most(most);
-        let (granule, width) = match proof {
-            #[cfg(target_arch = "x86_64")]
-            Proof::Avx512(proof) => shape_of(proof),
-            #[cfg(target_arch = "x86_64")]
-            Proof::Avx2(proof) => shape_of(proof),
-            Proof::Portable(proof) => shape_of(proof),
-        };
+    pub fn new(kernel: Kernel, weight: &Matrix, bias: Option<Vec<f32>>) -> Self {
         let (inputs, outputs) = (weight.columns, weight.rows);
-        Self { proof, inputs, outputs, weight: Panels::pack(weight, granule, width), bias }
+        assert_eq!(weight.values.len(), outputs * inputs, "a matrix has as many values as its shape says");
+        let bias = bias.unwrap_or_else(|| vec![0.0; outputs]);
+        assert_eq!(bias.len(), outputs, "a bias has one value for each output");
+        let numbers = |cut: Cut| {
+            Weight::Numbers(Panels::pack(outputs, inputs, cut, |output, input| weight.values[output * inputs + input]))
+        };
+        let weight = match kernel.0 {
+            Proof::Single(Vectors::Portable(proof)) => numbers(cut_of(proof)),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Single(Vectors::Avx2(proof)) => numbers(cut_of(proof)),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Single(Vectors::Avx512(proof)) => numbers(cut_of(proof)),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Bf16(_) => Weight::Words(bf16::Bf16::pack(weight)),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Int8(_) => Weight::Words(int8::Int8::pack(weight)),
+        };
+        Self { kernel, inputs, outputs, weight, bias }
     }
 
-    /// The instructions in use.
-    pub fn instructions(&self) -> Instructions {
-        self.proof.instructions()
+    /// The kernel in use.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     /// Width of what goes in.
@@ -97,51 +130,104 @@ impl PackedLinear {
         if let Finish::Residual(residual) = finish {
             assert_eq!(residual.len(), out.len(), "a residual has the shape of the result");
         }
-        match self.proof {
-            #[cfg(target_arch = "x86_64")]
-            Proof::Avx512(proof) => self.multiply(proof, rows, input, finish, out),
-            #[cfg(target_arch = "x86_64")]
-            Proof::Avx2(proof) => self.multiply(proof, rows, input, finish, out),
-            Proof::Portable(proof) => self.multiply(proof, rows, input, finish, out),
+        for rows in blocks(rows, self.inputs) {
+            let input = &input[rows.start * self.inputs..rows.end * self.inputs];
+            match (self.kernel.0, &self.weight) {
+                (Proof::Single(Vectors::Portable(proof)), Weight::Numbers(weight)) => self.multiply(proof, weight, rows, input, finish, out),
+                #[cfg(target_arch = "x86_64")]
+                (Proof::Single(Vectors::Avx2(proof)), Weight::Numbers(weight)) => self.multiply(proof, weight, rows, input, finish, out),
+                #[cfg(target_arch = "x86_64")]
+                (Proof::Single(Vectors::Avx512(proof)), Weight::Numbers(weight)) => self.multiply(proof, weight, rows, input, finish, out),
+                #[cfg(target_arch = "x86_64")]
+                (Proof::Bf16(proof), Weight::Words(weight)) => {
+                    let words = |words: &mut [u32]| proof.convert(self.inputs, input, words);
+                    self.multiply_words(proof, weight, rows, words, finish, out);
+                }
+                #[cfg(target_arch = "x86_64")]
+                (Proof::Int8(proof), Weight::Words(weight)) => {
+                    let words = |words: &mut [u32]| proof.convert(self.inputs, input, words);
+                    self.multiply_words(proof, weight, rows, words, finish, out);
+                }
+                #[cfg(target_arch = "x86_64")]
+                (proof, _) => unreachable!("a weight is packed for its kernel {proof:?}"),
+            }
         }
     }
 
-    fn multiply<S: Tiles>(&self, simd: S, rows: usize, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-        let tiles = rows.div_ceil(S::ROWS);
-        let tiles_in_block = (BLOCK_BYTES / size_of::<f32>() / self.inputs.max(1)).max(BLOCK_ROWS) / S::ROWS;
-        let blocks = tiles.div_ceil(tiles_in_block);
+    /// Some rows whose words have yet to be made.
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_words<T: Tiles<Word = u32>>(
+        &self,
+        tiles: T,
+        weight: &Panels<u32>,
+        rows: Range<usize>,
+        convert: impl FnOnce(&mut [u32]),
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
+        let mut words = WORDS.take();
+        let length = rows.len() * weight.words();
+        if words.len() < length {
+            words.resize(length, 0);
+        }
+        convert(&mut words[..length]);
+        self.multiply(tiles, weight, rows, &words[..length], finish, out);
+        WORDS.set(words);
+    }
+
+    /// Some rows of the result, from as many of the input.
+    fn multiply<T: Tiles>(
+        &self,
+        tiles: T,
+        weight: &Panels<T::Word>,
+        rows: Range<usize>,
+        input: &[T::Word],
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
+        use pulp::Simd;
+        let (words, outputs) = (weight.words(), self.outputs);
+        let count = rows.len().div_ceil(T::ROWS);
         let mut tile = Tile::default();
-        for block in 0..blocks {
-            for panel in self.weight.panels() {
-                for index in part(block, blocks, tiles) {
-                    let rows = part(index, tiles, rows);
-                    let sums = tile.of(rows.len() * panel.width);
-                    simd.sum(rows.len(), &input[rows.start * self.inputs..rows.end * self.inputs], panel.weight, sums);
-                    let columns = panel.first..(panel.first + panel.width).min(self.outputs);
-                    let bias = &self.bias[columns.clone()];
-                    let outputs = self.outputs;
-                    simd.vectorize(FinishTile { sums, rows, columns, width: panel.width, bias, finish, out, outputs });
-                }
+        for panel in weight.panels() {
+            let columns = panel.first..(panel.first + panel.width).min(outputs);
+            let bias = &self.bias[columns.clone()];
+            for index in 0..count {
+                let own = part(index, count, rows.len());
+                let sums = tile.of(own.len() * panel.width);
+                tiles.sum(own.len(), &input[own.start * words..own.end * words], panel.weight, sums);
+                let (rows, columns) = (rows.start + own.start..rows.start + own.end, columns.clone());
+                let finish = FinishTile { sums, rows, columns, width: panel.width, bias, finish, out, outputs };
+                tiles.simd().vectorize(finish);
             }
         }
     }
 }
 
-/// The same as [`PackedLinear::apply`], bit for bit, with the rows divided among so many threads.
-///
-/// # Panics
-/// When the sizes do not fit each other.
-pub fn apply_in_parts(layer: &PackedLinear, parts: usize, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-    let rows = out.len().checked_div(layer.outputs()).unwrap_or(0).div_ceil(parts.max(1)).max(1);
-    let (inputs, outputs) = (rows * layer.inputs(), rows * layer.outputs());
+/// The rows that pass under all panels together.
+fn blocks(rows: usize, inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = (BLOCK_BYTES / size_of::<f32>() / inputs.max(1)).max(BLOCK_ROWS);
+    let blocks = rows.div_ceil(most);
+    (0..blocks).map(move |block| part(block, blocks, rows))
+}
+
+/// Work from [rows, inputs] to [rows, outputs], the rows divided among so many threads. No row depends on another, and so
+/// none on their number.
+pub(super) fn in_parts(
+    parts: usize,
+    (inputs, outputs): (usize, usize),
+    input: &[f32],
+    finish: Finish<'_>,
+    out: &mut [f32],
+    work: impl Fn(&[f32], Finish<'_>, &mut [f32]) + Sync,
+) {
+    let rows = out.len().checked_div(outputs).unwrap_or(0).div_ceil(parts.max(1)).max(1);
+    let work = &work;
     std::thread::scope(|scope| {
-        let mut parts = out.chunks_mut(outputs.max(1)).enumerate().map(|(part, out)| {
-            let input = &input[part * inputs..][..out.len() / layer.outputs() * layer.inputs()];
-            let finish = match finish {
-                Finish::Residual(residual) => Finish::Residual(&residual[part * outputs..][..out.len()]),
-                other => other,
-            };
-            move || layer.apply(input, finish, out)
+        let mut parts = out.chunks_mut((rows * outputs).max(1)).enumerate().map(|(part, out)| {
+            let input = &input[part * rows * inputs..][..out.len() / outputs * inputs];
+            let finish = finish.of(part * rows * outputs..part * rows * outputs + out.len());
+            move || work(input, finish, out)
         });
         let own = parts.next();
         parts.for_each(|part| drop(scope.spawn(part)));
@@ -149,11 +235,11 @@ pub fn apply_in_parts(layer: &PackedLinear, parts: usize, input: &[f32], finish:
     });
 }
 
-fn shape_of<S: Tiles>(_proof: S) -> (usize, usize) {
-    (S::GRANULE, S::WIDTH)
+fn cut_of<T: Tiles>(_tiles: T) -> Cut {
+    Cut { width: T::WIDTH, granule: T::GRANULE }
 }
 
 /// The bounds of one of several parts of `0..total`, which are as equal as can be.
-fn part(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
+fn part(index: usize, parts: usize, total: usize) -> Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }

@@ -4,16 +4,16 @@ use proptest::prelude::*;
 use pulp::{Simd, WithSimd};
 
 use super::*;
-use crate::nn::Activation;
+use crate::nn::{Activation, Instructions};
 
 fn instructions() -> impl Iterator<Item = Instructions> {
     [Instructions::Avx512, Instructions::Avx2, Instructions::Portable]
         .into_iter()
-        .filter(|&set| Proof::at_most(set).instructions() == set)
+        .filter(|&set| Vectors::at_most(set).instructions() == set)
 }
 
 /// Numbers in [-1, 1) that look random.
-fn numbers(length: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(length: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let next = |_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -22,15 +22,15 @@ fn numbers(length: usize, seed: u64) -> Vec<f32> {
     (0..length).map(next).collect()
 }
 
-struct Case {
-    weight: Matrix,
-    bias: Vec<f32>,
-    input: Vec<f32>,
-    residual: Vec<f32>,
+pub(super) struct Case {
+    pub(super) weight: Matrix,
+    pub(super) bias: Vec<f32>,
+    pub(super) input: Vec<f32>,
+    pub(super) residual: Vec<f32>,
 }
 
 impl Case {
-    fn new(rows: usize, outputs: usize, inputs: usize) -> Self {
+    pub(super) fn new(rows: usize, outputs: usize, inputs: usize) -> Self {
         Self {
             weight: Matrix { rows: outputs, columns: inputs, values: numbers(outputs * inputs, 1) },
             bias: numbers(outputs, 2),
@@ -39,20 +39,30 @@ impl Case {
         }
     }
 
-    fn finishes(&self) -> [Finish<'_>; 6] {
+    pub(super) fn finishes(&self) -> [Finish<'_>; 6] {
         let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu];
         let [gelu, gelu_tanh, relu, silu] = activations.map(Finish::Activation);
         [Finish::Bias, gelu, gelu_tanh, relu, silu, Finish::Residual(&self.residual)]
     }
 
     fn packed(&self, set: Instructions) -> PackedLinear {
-        PackedLinear::new(set, &self.weight, self.bias.clone())
+        PackedLinear::new(Kernel::single(set), &self.weight, Some(self.bias.clone()))
     }
 
     fn apply(&self, set: Instructions, finish: Finish<'_>) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.residual.len()];
         self.packed(set).apply(&self.input, finish, &mut out);
         out
+    }
+
+    /// What follows a sum.
+    pub(super) fn finished(&self, index: usize, sum: f64, finish: Finish<'_>) -> f64 {
+        let sum = sum + f64::from(self.bias[index % self.weight.rows]);
+        match finish {
+            Finish::Bias => sum,
+            Finish::Activation(activation) => plain_activation(activation, sum),
+            Finish::Residual(residual) => sum + f64::from(residual[index]),
+        }
     }
 
     /// Value and the sum of the magnitudes that it came from.
@@ -62,14 +72,8 @@ impl Case {
             let (row, column) = (index / outputs, index % outputs);
             let terms = (0..inputs)
                 .map(|k| f64::from(self.input[row * inputs + k]) * f64::from(self.weight.values[column * inputs + k]));
-            let bias = f64::from(self.bias[column]);
-            let magnitude = terms.clone().map(f64::abs).sum::<f64>() + bias.abs();
-            let sum = terms.sum::<f64>() + bias;
-            match finish {
-                Finish::Bias => (sum, magnitude),
-                Finish::Activation(activation) => (plain_activation(activation, sum), magnitude),
-                Finish::Residual(residual) => (sum + f64::from(residual[index]), magnitude + 1.0),
-            }
+            let magnitude = terms.clone().map(f64::abs).sum::<f64>() + 2.0;
+            (self.finished(index, terms.sum::<f64>(), finish), magnitude)
         };
         (0..self.residual.len()).map(element).collect()
     }
@@ -92,7 +96,7 @@ impl Case {
     }
 }
 
-fn plain_activation(activation: Activation, x: f64) -> f64 {
+pub(super) fn plain_activation(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
@@ -146,18 +150,22 @@ proptest! {
 
 #[test]
 fn rows_divided_among_threads_are_the_same_bits() {
+    let divide = |layer: &PackedLinear, parts, input: &[f32], finish: Finish<'_>, out: &mut [f32]| {
+        let shape = (layer.inputs(), layer.outputs());
+        in_parts(parts, shape, input, finish, out, |input, finish, out| layer.apply(input, finish, out));
+    };
     let case = Case::new(301, 70, 40);
     for set in instructions() {
         for finish in case.finishes() {
             let whole = case.apply(set, finish);
             for parts in [1, 2, 3, 7, 400] {
                 let mut divided = vec![f32::NAN; whole.len()];
-                apply_in_parts(&case.packed(set), parts, &case.input, finish, &mut divided);
+                divide(&case.packed(set), parts, &case.input, finish, &mut divided);
                 assert!(whole.iter().zip(&divided).all(|(one, other)| one.to_bits() == other.to_bits()), "{parts}");
             }
         }
     }
-    apply_in_parts(&Case::new(0, 5, 4).packed(Instructions::Portable), 3, &[], Finish::Bias, &mut []);
+    divide(&Case::new(0, 5, 4).packed(Instructions::Portable), 3, &[], Finish::Bias, &mut []);
 }
 
 #[test]
@@ -223,13 +231,7 @@ impl<F: Function> WithSimd for Map<'_, F> {
 
 fn map(set: Instructions, function: impl Function, values: &mut [f32]) {
     let map = Map(function, values);
-    match Proof::at_most(set) {
-        #[cfg(target_arch = "x86_64")]
-        Proof::Avx512(proof) => Simd::vectorize(proof, map),
-        #[cfg(target_arch = "x86_64")]
-        Proof::Avx2(proof) => Simd::vectorize(proof, map),
-        Proof::Portable(proof) => Simd::vectorize(proof, map),
-    }
+    Vectors::at_most(set).run(map);
 }
 
 /// The largest error of a function on a grid, against f64 and in units of what `scale` says for argument and value.

@@ -1,5 +1,8 @@
 //! The innermost loop: some rows of activations by one panel of weights, the sums in registers.
 //!
+//! Both are made of words of 32 bits, of which a kernel takes one an output and step: a number of f32, two of bf16, four
+//! of int8. What else a kernel wants to know stands in words of its own among them.
+//!
 //! The sizes of a tile are those that fill the registers of an instruction set and leave room for one row of the panel
 //! and one activation. Per input, a panel's weights are read once and used for every row of the tile. It is safe code:
 //! slices of known length let the compiler leave out every bound check.
@@ -30,8 +33,12 @@ impl Tile {
     }
 }
 
-/// Tiles of an instruction set.
-pub(super) trait Tiles: Simd {
+/// Tiles of a kernel.
+pub(super) trait Tiles: Copy {
+    /// What rows and panels are made of.
+    type Word: Copy + Default;
+    /// The instructions for what follows a product.
+    type Simd: Simd;
     /// Most rows of a tile.
     const ROWS: usize;
     /// Width of a whole panel.
@@ -39,17 +46,27 @@ pub(super) trait Tiles: Simd {
     /// The width of a panel is a multiple of this.
     const GRANULE: usize;
 
-    /// [rows, inputs] · [inputs, width] to [rows, width]; at most [`Tiles::ROWS`] and at least one row.
-    fn sum(self, rows: usize, input: &[f32], panel: &[f32], sums: &mut [f32]);
+    /// The instructions for what follows a product.
+    fn simd(self) -> Self::Simd;
+
+    /// [rows, words] · [words, width] to [rows, width]; at most [`Tiles::ROWS`] and at least one row.
+    fn sum(self, rows: usize, input: &[Self::Word], panel: &[Self::Word], sums: &mut [f32]);
 }
 
-/// Implements [`Tiles`] with a kernel for each number of rows and each width, in vectors.
+/// Implements [`Tiles`] in f32 with a kernel for each number of rows and each width, in vectors.
 macro_rules! tiles {
     ($simd:ty, rows: $most_rows:literal, width: $vectors:literal, granule: $granule:literal, $kernels:tt) => {
         impl Tiles for $simd {
+            type Word = f32;
+            type Simd = Self;
+
             const ROWS: usize = $most_rows;
             const WIDTH: usize = $vectors * <$simd as Simd>::F32_LANES;
             const GRANULE: usize = $granule * <$simd as Simd>::F32_LANES;
+
+            fn simd(self) -> Self {
+                self
+            }
 
             fn sum(self, rows: usize, input: &[f32], panel: &[f32], sums: &mut [f32]) {
                 let vectors = sums.len() / rows / <$simd as Simd>::F32_LANES;
@@ -67,6 +84,24 @@ macro_rules! tiles {
         }
     };
 }
+
+/// Calls the instance of a kernel in words for a number of rows and the vectors of a panel.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tile_of_words {
+    ($kernel:ident($rows:expr, $input:expr, $panel:expr, $sums:expr)) => {
+        tile_of_words!(@match $kernel, $rows, $sums.len() / $rows / 16, $input, $panel, $sums, [1 2 3 4 5 6 7 8])
+    };
+    (@match $kernel:ident, $rows:expr, $vectors:expr, $input:expr, $panel:expr, $sums:expr, [$($row:literal)*]) => {
+        match ($vectors, $rows) {
+            $((1, $row) => $kernel::<$row, 1>($input, $panel, $sums),)*
+            $((2, $row) => $kernel::<$row, 2>($input, $panel, $sums),)*
+            $((3, $row) => $kernel::<$row, 3>($input, $panel, $sums),)*
+            (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use tile_of_words;
 
 // 24 of 32 registers are sums, three the panel's, one the activation's.
 #[cfg(target_arch = "x86_64")]
@@ -122,9 +157,9 @@ impl<const ROWS: usize, const VECTORS: usize> WithSimd for Kernel<'_, ROWS, VECT
     }
 }
 
-/// Asks for the weights of a later input.
+/// Asks for the weights of a later step.
 #[inline(always)]
-fn prefetch<V, const VECTORS: usize>(weights: &[V; VECTORS]) {
+pub(super) fn prefetch<V, const VECTORS: usize>(weights: &[V; VECTORS]) {
     #[cfg(target_arch = "x86_64")]
     for vector in 0..VECTORS {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,15 +1,15 @@
 //! That the processor has some instructions, as a value: `pulp` makes one after a successful look only, and nothing here
 //! reaches a vector instruction without.
 
-use pulp::Scalar;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
+use pulp::{Scalar, Simd, WithSimd};
 
 use crate::nn::cpu::Instructions;
 
 /// Instructions that there are.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Proof {
+pub(super) enum Vectors {
     /// Nothing special.
     Portable(Scalar),
     /// x86-64-v3.
@@ -20,8 +20,8 @@ pub(super) enum Proof {
     Avx512(V4),
 }
 
-impl Proof {
-    /// The best that there is, but no better than `most`.
+impl Vectors {
+    /// The best that there are, but no better than `most`.
     pub(super) fn at_most(most: Instructions) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -47,6 +47,17 @@ impl Proof {
             Self::Avx2(_) => Instructions::Avx2,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => Instructions::Avx512,
+        }
+    }
+
+    /// Does work with them.
+    pub(super) fn run<W: WithSimd>(self, work: W) -> W::Output {
+        match self {
+            Self::Portable(proof) => proof.vectorize(work),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(proof) => Simd::vectorize(proof, work),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(proof) => Simd::vectorize(proof, work),
         }
     }
 }

@@ -1,0 +1,155 @@
+//! Linear layers in bf16: a word is a pair of numbers, and one instruction adds both products of a pair to a sum in f32.
+//!
+//! Rounding to bf16 keeps eight bits of each factor, an error of 2⁻⁹ at most. Sums are not rounded to it.
+
+use std::arch::x86_64::{
+    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
+};
+
+use half::bf16;
+use pulp::x86::V4;
+
+use super::panels::{Cut, Panels};
+use super::tile::{Tiles, prefetch, tile_of_words};
+use crate::nn::Matrix;
+
+/// That the processor has AVX-512 with BF16.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bf16(V4);
+
+/// Numbers in a word.
+const PAIR: usize = 2;
+
+/// Numbers that are rounded at once.
+const ROUNDED: usize = 32;
+
+impl Bf16 {
+    /// If it has.
+    pub(super) fn try_new() -> Option<Self> {
+        V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16")).map(Self)
+    }
+
+    /// Words of a row of so many numbers.
+    pub(super) fn words(inputs: usize) -> usize {
+        inputs.div_ceil(PAIR)
+    }
+
+    /// A weight of [outputs, inputs], rounded to the nearest, the even one of two.
+    pub(super) fn pack(weight: &Matrix) -> Panels<u32> {
+        let (outputs, inputs) = (weight.rows, weight.columns);
+        let rounded = |output: usize, input: usize| -> u32 {
+            let value = if input < inputs { weight.values[output * inputs + input] } else { 0.0 };
+            bf16::from_f32(value).to_bits().into()
+        };
+        Panels::pack(outputs, Self::words(inputs), Cut { width: Self::WIDTH, granule: Self::GRANULE }, |output, word| {
+            rounded(output, PAIR * word) | rounded(output, PAIR * word + 1) << 16
+        })
+    }
+
+    /// [rows, inputs] rounded to [rows, words]; denormal numbers become zeros.
+    pub(super) fn convert(self, inputs: usize, rows: &[f32], words: &mut [u32]) {
+        if inputs > 0 {
+            for (row, words) in rows.chunks_exact(inputs).zip(words.chunks_exact_mut(Self::words(inputs))) {
+                // SAFETY: a value of this type exists only where the processor has the instructions.
+                unsafe { round(row, words) };
+            }
+        }
+    }
+}
+
+impl Tiles for Bf16 {
+    type Word = u32;
+    type Simd = V4;
+
+    const ROWS: usize = 8;
+    const WIDTH: usize = 48;
+    const GRANULE: usize = 16;
+
+    fn simd(self) -> V4 {
+        self.0
+    }
+
+    fn sum(self, rows: usize, input: &[u32], panel: &[u32], sums: &mut [f32]) {
+        // SAFETY: a value of this type exists only where the processor has the instructions.
+        unsafe { tile_of_words!(sum(rows, input, panel, sums)) }
+    }
+}
+
+/// `ROWS` rows of [ROWS, words] by a panel of [words, VECTORS].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], sums: &mut [f32]) {
+    let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
+    let words = panel.len();
+    assert_eq!(input.len(), ROWS * words);
+    let rows: [&[u32]; ROWS] = std::array::from_fn(|row| &input[row * words..(row + 1) * words]);
+    let mut totals = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    for (index, weights) in panel.iter().enumerate() {
+        prefetch(weights);
+        let mut pairs = [_mm512_set1_epi32(0); VECTORS];
+        for vector in 0..VECTORS {
+            pairs[vector] = load(&weights[vector]);
+        }
+        for row in 0..ROWS {
+            let activations = as_pairs(_mm512_set1_epi32(rows[row][index].cast_signed()));
+            for vector in 0..VECTORS {
+                totals[row][vector] = _mm512_dpbf16_ps(totals[row][vector], activations, as_pairs(pairs[vector]));
+            }
+        }
+    }
+    let (places, _) = sums.as_chunks_mut::<16>().0.as_chunks_mut::<VECTORS>();
+    assert_eq!(places.len(), ROWS);
+    for row in 0..ROWS {
+        for vector in 0..VECTORS {
+            // SAFETY: the place has sixteen numbers.
+            unsafe { _mm512_storeu_ps(places[row][vector].as_mut_ptr(), totals[row][vector]) };
+        }
+    }
+}
+
+/// A row of numbers to words.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn round(row: &[f32], words: &mut [u32]) {
+    let (blocks, rest) = row.as_chunks::<ROUNDED>();
+    let (places, places_rest) = words.split_at_mut(blocks.len() * ROUNDED / PAIR);
+    for (block, place) in blocks.iter().zip(places.as_chunks_mut::<{ ROUNDED / PAIR }>().0) {
+        round_block(block, place);
+    }
+    if !rest.is_empty() {
+        let (mut block, mut place) = ([0.0; ROUNDED], [0; ROUNDED / PAIR]);
+        block[..rest.len()].copy_from_slice(rest);
+        round_block(&block, &mut place);
+        places_rest.copy_from_slice(&place[..places_rest.len()]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn round_block(block: &[f32; ROUNDED], place: &mut [u32; ROUNDED / PAIR]) {
+    // SAFETY: block and place are as long as two vectors and one.
+    unsafe {
+        let (low, high) = (_mm512_loadu_ps(block.as_ptr()), _mm512_loadu_ps(block.as_ptr().add(16)));
+        _mm512_storeu_si512(place.as_mut_ptr().cast(), as_integers(_mm512_cvtne2ps_pbh(high, low)));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(words: &[u32; 16]) -> __m512i {
+    // SAFETY: sixteen words are a vector.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn as_pairs(words: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without meaning of their own.
+    unsafe { std::mem::transmute(words) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn as_integers(pairs: __m512bh) -> __m512i {
+    // SAFETY: both are 512 bits without meaning of their own.
+    unsafe { std::mem::transmute(pairs) }
+}
