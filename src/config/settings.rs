@@ -235,6 +235,12 @@ pub enum Dtype {
     Auto,
     /// 32-bit floating point.
     F32,
+    /// 16-bit floating point; GPUs only.
+    F16,
+    /// 16-bit floating point with the range of f32: sums in f32 of products of numbers with eight bits of mantissa.
+    Bf16,
+    /// Eight-bit integers with scales; processors only.
+    Int8,
 }
 
 /// Vector instructions of the processor.

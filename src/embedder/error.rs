@@ -63,6 +63,14 @@ pub enum EmbedError {
         /// What there is.
         dimension: usize,
     },
+    /// The layers cannot be computed in these numbers.
+    #[error("--dtype {wanted} cannot be had here: {reason}; --dtype f32 always can")]
+    Dtype {
+        /// What was asked for.
+        wanted: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The output directory is not to be had.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -178,6 +186,7 @@ impl EmbedError {
             Self::Config(_)
             | Self::TooLong { .. }
             | Self::TooWide { .. }
+            | Self::Dtype { .. }
             | Self::SameName { .. }
             | Self::Devices(_)
             | Self::DeviceName(_)

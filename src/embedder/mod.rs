@@ -37,6 +37,7 @@
 //! # }
 //! ```
 
+mod arithmetic;
 mod collection;
 mod devices;
 mod error;

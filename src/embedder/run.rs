@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
+use super::arithmetic;
 use super::collection::{Faults, Job as Shared};
 use super::error::{EmbedError, ModelError};
 use super::fitting::{all_fit, predict};
@@ -182,12 +183,13 @@ impl Session<'_> {
 
     /// Finds the models that are not there yet; returns those that cannot be had.
     fn stage(&mut self, resolved: &Resolved, report: &Report<'_>) -> Result<Vec<ModelError>, EmbedError> {
+        let kernel = arithmetic::kernel(&resolved.settings)?;
         let mut failed = Vec::new();
         for (asked, place) in resolved.ensemble.models.iter().zip(&mut self.staged) {
             if place.is_some() {
                 continue;
             }
-            match Staged::new(asked, resolved, report) {
+            match Staged::new(asked, resolved, kernel, report) {
                 Ok(staged) => *place = Some(staged),
                 Err(Unstaged::Usage(error)) => return Err(error),
                 Err(Unstaged::Fault(error)) => {

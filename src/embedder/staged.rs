@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{EmbedError, ModelError, ModelFault};
+use super::{EmbedError, ModelError, ModelFault, arithmetic};
 use crate::config::{Resolved, Settings};
 use crate::encoder::Finish;
 use crate::model::Footprint;
@@ -10,8 +10,9 @@ use crate::model::source::{
     self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice};
-use crate::model::vector_space::{self, DtypeClass, vector_space};
+use crate::model::vector_space::{self, vector_space};
 use crate::model::weights::Weights;
+use crate::nn::cpu::gemm::Kernel;
 use crate::output::{Existing, Plan, directory_name};
 use crate::telemetry::event::{Event, Fetching, Observer, PassInfo};
 use crate::tokenize::Tokenizer;
@@ -25,6 +26,8 @@ pub(super) struct Staged {
     pub footprint: Footprint,
     /// Most sequences in a batch, if that was asked for.
     pub batch_size: Option<usize>,
+    /// How its layers are computed.
+    pub kernel: Kernel,
     /// What is known of its passes; devices and batches are those of a turn.
     pub info: PassInfo,
 }
@@ -39,7 +42,12 @@ pub(super) enum Unstaged {
 
 impl Staged {
     /// Finds, reads and maps a model, fetching its files if need be.
-    pub(super) fn new(asked: &str, resolved: &Resolved, observer: &dyn Observer) -> Result<Self, Unstaged> {
+    pub(super) fn new(
+        asked: &str,
+        resolved: &Resolved,
+        kernel: Kernel,
+        observer: &dyn Observer,
+    ) -> Result<Self, Unstaged> {
         let start = Instant::now();
         let fault = |fault: ModelFault| Unstaged::Fault(ModelError::new(asked, fault));
         let files = find_files(asked, resolved, observer).map_err(|error| fault(error.into()))?;
@@ -55,7 +63,7 @@ impl Staged {
             observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
         }
         let wishes = Wishes::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
-        let staged = Self::read(name, &files, spec, &wishes).map_err(fault)?;
+        let staged = Self::read(name, &files, spec, &wishes, kernel).map_err(fault)?;
         observer.observe(&Event::ModelStaged {
             model: staged.info.model.clone(),
             bytes: staged.weights.bytes(),
@@ -64,13 +72,19 @@ impl Staged {
         Ok(staged)
     }
 
-    fn read(name: String, files: &ModelFiles, spec: ModelSpec, wishes: &Wishes) -> Result<Self, ModelFault> {
+    fn read(
+        name: String,
+        files: &ModelFiles,
+        spec: ModelSpec,
+        wishes: &Wishes,
+        kernel: Kernel,
+    ) -> Result<Self, ModelFault> {
         let prompt = spec.prompt(&wishes.prompt)?;
         let finish = Finish { normalize: spec.normalize, truncate_dim: wishes.truncate_dim };
         let weights = Weights::open(&spec.weights)?;
         let digests = weights.digests();
         let tokenizer = Tokenizer::load(&spec.tokenizer, wishes.max_length, prompt.text.clone())?;
-        let dtype = DtypeClass::F32;
+        let dtype = arithmetic::class(kernel.arithmetic());
         let dimension = finish.dimension(spec.dimension);
         let space = vector_space(
             &spec,
@@ -102,7 +116,7 @@ impl Staged {
             devices: Vec::new(),
         };
         let footprint = Footprint::new(&spec, &weights);
-        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, info })
+        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, info })
     }
 
     /// Its name in outputs.

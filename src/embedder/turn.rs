@@ -15,11 +15,9 @@ use super::staged::Staged;
 use super::watch::{LostFlags, Watched, watch};
 use crate::batch::{BatchLimits, Controller};
 use crate::collection::Collection;
-use crate::config::CpuInstructions;
 use crate::domain::PackedBatch;
 use crate::encoder::{self, Encoder};
 use crate::lease::{Lease, LeasedDevice};
-use crate::nn::Instructions;
 use crate::pipeline::{PassError, StageClock, Worker};
 use crate::telemetry::event::{Event, PassInfo, StageSeconds};
 
@@ -175,8 +173,7 @@ impl<'lease> Stage<'_, 'lease> {
         }
         let start = Instant::now();
         let devices: Vec<_> = self.seats.iter().map(|seat| (seat.device, 1)).collect();
-        let instructions = instructions(self.turns.job.settings.cpu_instructions);
-        let mut encoders = encoder::load(&staged.spec, &staged.weights, staged.finish, &devices, instructions)?;
+        let mut encoders = encoder::load(&staged.spec, &staged.weights, staged.finish, &devices, staged.kernel)?;
         let load_seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::ModelLoaded { model: model.clone(), load_seconds, warm: false });
         if self.turns.job.settings.warm_up {
@@ -250,15 +247,6 @@ impl<'lease> Stage<'_, 'lease> {
                 observer.observe(&Event::ModelEvicted { model: name });
             }
         }
-    }
-}
-
-fn instructions(wanted: CpuInstructions) -> Instructions {
-    match wanted {
-        CpuInstructions::Auto => Instructions::detect(),
-        CpuInstructions::Avx512 => Instructions::Avx512,
-        CpuInstructions::Avx2 => Instructions::Avx2,
-        CpuInstructions::Portable => Instructions::Portable,
     }
 }
 

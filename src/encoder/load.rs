@@ -7,13 +7,15 @@ use crate::arch::{self, LoadError};
 use crate::lease::LeasedDevice;
 use crate::model::spec::{self, ModelSpec};
 use crate::model::weights::Weights;
-use crate::nn::{Backend, Cpu, Instructions, Pooling};
+use crate::nn::cpu::gemm::Kernel;
+use crate::nn::{Backend, Cpu, Pooling};
 
 /// Loads a model onto devices for a number of workers on each. The workers come in the order of the devices, and
 /// nothing of the model outlives the lease.
 ///
 /// Where this program has no encoder for a device's kind, the layers are computed on the processor, and the device is
-/// only held; it is for the caller to want that. There, `instructions` are the best to be used. All workers on the processor share one copy of the weights.
+/// only held; it is for the caller to want that. There, `kernel` computes the linear layers. All workers on the
+/// processor share one copy of the weights.
 ///
 /// # Errors
 /// [`LoadError`].
@@ -22,10 +24,10 @@ pub fn load<'lease>(
     weights: &Weights,
     finish: Finish,
     devices: &[(LeasedDevice<'lease>, usize)],
-    instructions: Instructions,
+    kernel: Kernel,
 ) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
     let workers = devices.iter().flat_map(|(device, workers)| std::iter::repeat_n(*device, *workers));
-    let cpu = || Cpu::with_instructions(instructions);
+    let cpu = || Cpu::with_kernel(kernel);
     load_on(spec, weights, finish, workers.map(|device| (device, cpu())).collect())
 }
 

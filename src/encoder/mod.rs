@@ -9,11 +9,12 @@
 //! use embed_collections::lease::Lease;
 //! use embed_collections::model::{spec::ModelSpec, weights::Weights};
 //! use embed_collections::nn::Instructions;
+//! use embed_collections::nn::cpu::gemm::Kernel;
 //!
 //! fn load_and_release(lease: Lease, spec: &ModelSpec, weights: &Weights) {
 //!     let finish = Finish { normalize: true, truncate_dim: None };
 //!     let device = lease.devices().next().expect("a device is leased");
-//!     let encoders = encoder::load(spec, weights, finish, &[(device, 1)], Instructions::detect());
+//!     let encoders = encoder::load(spec, weights, finish, &[(device, 1)], Kernel::single(Instructions::detect()));
 //!     drop(lease);
 //!     drop(encoders);
 //! }

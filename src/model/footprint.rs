@@ -1,16 +1,18 @@
 //! What a model takes of a device's memory, from its own files.
+//!
+//! Numbers are counted as f32: the activations are, and weights in bf16 or int8 take less, never more.
 
 use super::spec::ModelSpec;
 use super::weights::Weights;
 use crate::domain::Bytes;
 
-/// Bytes of a number in the arithmetic of the layers, f32.
+/// Bytes of a number in f32.
 const NUMBER: u64 = 4;
 
 /// Sizes that decide about memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// All weights, in the arithmetic of the layers, whatever their type in the files.
+    /// All weights in f32, whatever their type in the files.
     pub weights: Bytes,
     /// Activations for each token of a batch.
     pub token_bytes: u64,

@@ -17,6 +17,7 @@ trait OnHost {
     fn attend(&self, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32>;
     fn norm(&self, norm: &TestNorm, input: &Matrix) -> Vec<f32>;
     fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32>;
+    fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32>;
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
     fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
 }
@@ -25,6 +26,14 @@ trait OnHost {
 enum TestNorm {
     Layer(Vec<f32>, Option<Vec<f32>>),
     Rms(Vec<f32>),
+}
+
+/// Weights and the bias of the first layer; the second has none.
+struct TestFeedForward {
+    middle: Middle,
+    up: Matrix,
+    up_bias: Vec<f32>,
+    down: Matrix,
 }
 
 /// A backend by name.
@@ -42,7 +51,7 @@ impl<B: Backend> Named<B> {
     }
 }
 
-impl<B: Backend> OnHost for Named<B> {
+impl<B: Backend + Clone> OnHost for Named<B> {
     fn name(&self) -> String {
         self.0.clone()
     }
@@ -62,6 +71,17 @@ impl<B: Backend> OnHost for Named<B> {
 
     fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32> {
         self.down(&self.1.apply_gate(activation, &self.up(input)).unwrap(), input.rows)
+    }
+
+    fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32> {
+        let mut backend = self.1.clone();
+        backend.use_cores(cores);
+        let up = backend.linear(layer.up.clone(), Some(layer.up_bias.clone())).unwrap();
+        let down = backend.linear(layer.down.clone(), None).unwrap();
+        let layer = FeedForward { up, middle: layer.middle, down };
+        let activations = self.up(input);
+        let output = backend.apply_feed_forward(&layer, &activations, Epilogue::Residual(&activations)).unwrap();
+        self.down(&output, input.rows)
     }
 
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32> {
@@ -355,6 +375,34 @@ proptest! {
             }
         }
     }
+}
+
+/// Some rows through both kinds of layer: what candle's tensors give, and the same bits on any number of cores.
+#[track_caller]
+fn check_feed_forward(rows: usize, hidden: usize, inner: usize) {
+    let input = noise_matrix(1, 1.0, rows, hidden);
+    for (middle, width) in [(Middle::Activation(Activation::Gelu), inner), (Middle::Gate(Activation::Silu), 2 * inner)]
+    {
+        let layer = TestFeedForward {
+            middle,
+            up: noise_matrix(2, 0.2, width, hidden),
+            up_bias: noise(3, 0.5, width),
+            down: noise_matrix(4, 0.02, hidden, inner),
+        };
+        let expected = candle().feed_forward(&layer, 1, &input);
+        for cpu in cpus() {
+            let found = cpu.feed_forward(&layer, 1, &input);
+            assert_close(&cpu.name(), &found, &expected, 1e-5);
+            assert_eq!(cpu.feed_forward(&layer, 3, &input), found, "{}", cpu.name());
+        }
+    }
+}
+
+#[test]
+fn feed_forward_layers_agree_in_one_block_and_in_several() {
+    check_feed_forward(0, 5, 7);
+    check_feed_forward(3, 5, 7);
+    check_feed_forward(290, 9, 1500);
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
-pub use cpu::{Arithmetic, Cpu, Instructions};
+pub use cpu::{Cpu, Instructions};
 
 use crate::domain::PackedBatch;
 
@@ -198,9 +198,7 @@ pub trait Backend: Send + Sync + 'static {
         epilogue: Epilogue<'_, Self::Activations>,
     ) -> Result<Self::Activations, NnError> {
         let inner = match layer.middle {
-            Middle::Activation(activation) => {
-                self.apply_linear(&layer.up, input, Epilogue::Activation(activation))?
-            }
+            Middle::Activation(activation) => self.apply_linear(&layer.up, input, Epilogue::Activation(activation))?,
             Middle::Gate(activation) => {
                 self.apply_gate(activation, &self.apply_linear(&layer.up, input, Epilogue::Bias)?)?
             }

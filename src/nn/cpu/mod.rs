@@ -15,7 +15,6 @@ mod rotation;
 mod tile;
 mod vector;
 
-pub use gemm::{Arithmetic, Lacking};
 pub use instructions::Instructions;
 pub use linear::Linear;
 pub use norm::Norm;
@@ -61,20 +60,13 @@ impl Cpu {
 
     /// The same with instructions no better than `most`; and no better than the processor has.
     pub fn with_instructions(most: Instructions) -> Self {
-        Self::with_kernel(Kernel::single(most), most)
+        Self::with_kernel(Kernel::single(most))
     }
 
-    /// The same with linear layers in some arithmetic.
-    ///
-    /// # Errors
-    /// [`Lacking`] if the processor, or the instructions that may be used, cannot do it.
-    pub fn with_arithmetic(arithmetic: Arithmetic, most: Instructions) -> Result<Self, Lacking> {
-        Kernel::new(arithmetic, most).map(|kernel| Self::with_kernel(kernel, most))
-    }
-
-    fn with_kernel(kernel: Kernel, most: Instructions) -> Self {
+    /// The same with linear layers computed by a kernel, and all else with its instructions.
+    pub fn with_kernel(kernel: Kernel) -> Self {
         let (buffers, rotations) = (Arc::default(), Arc::default());
-        Self { instructions: Supported::at_most(most), kernel, cores: 1, buffers, rotations }
+        Self { instructions: Supported::at_most(kernel.instructions()), kernel, cores: 1, buffers, rotations }
     }
 
     /// The instructions in use.

@@ -42,9 +42,12 @@ impl Bf16 {
             let value = if input < inputs { weight.values[output * inputs + input] } else { 0.0 };
             bf16::from_f32(value).to_bits().into()
         };
-        Panels::pack(outputs, Self::words(inputs), Cut { width: Self::WIDTH, granule: Self::GRANULE }, |output, word| {
-            rounded(output, PAIR * word) | rounded(output, PAIR * word + 1) << 16
-        })
+        Panels::pack(
+            outputs,
+            Self::words(inputs),
+            Cut { width: Self::WIDTH, granule: Self::GRANULE },
+            |output, word| rounded(output, PAIR * word) | rounded(output, PAIR * word + 1) << 16,
+        )
     }
 
     /// [rows, inputs] rounded to [rows, words]; denormal numbers become zeros.

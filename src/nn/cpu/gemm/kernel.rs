@@ -1,9 +1,9 @@
 //! Which kernel computes linear layers, as a value that exists only where the processor can run it: nothing here reaches
 //! a vector instruction without.
 
+use super::vectors::Vectors;
 #[cfg(target_arch = "x86_64")]
 use super::{bf16::Bf16, int8::Int8};
-use super::vectors::Vectors;
 use crate::nn::cpu::Instructions;
 
 /// In what numbers a linear layer multiplies. Sums, biases and all that follows are in f32 in any case.

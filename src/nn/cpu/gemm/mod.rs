@@ -133,11 +133,17 @@ impl PackedLinear {
         for rows in blocks(rows, self.inputs) {
             let input = &input[rows.start * self.inputs..rows.end * self.inputs];
             match (self.kernel.0, &self.weight) {
-                (Proof::Single(Vectors::Portable(proof)), Weight::Numbers(weight)) => self.multiply(proof, weight, rows, input, finish, out),
+                (Proof::Single(Vectors::Portable(proof)), Weight::Numbers(weight)) => {
+                    self.multiply(proof, weight, rows, input, finish, out)
+                }
                 #[cfg(target_arch = "x86_64")]
-                (Proof::Single(Vectors::Avx2(proof)), Weight::Numbers(weight)) => self.multiply(proof, weight, rows, input, finish, out),
+                (Proof::Single(Vectors::Avx2(proof)), Weight::Numbers(weight)) => {
+                    self.multiply(proof, weight, rows, input, finish, out)
+                }
                 #[cfg(target_arch = "x86_64")]
-                (Proof::Single(Vectors::Avx512(proof)), Weight::Numbers(weight)) => self.multiply(proof, weight, rows, input, finish, out),
+                (Proof::Single(Vectors::Avx512(proof)), Weight::Numbers(weight)) => {
+                    self.multiply(proof, weight, rows, input, finish, out)
+                }
                 #[cfg(target_arch = "x86_64")]
                 (Proof::Bf16(proof), Weight::Words(weight)) => {
                     let words = |words: &mut [u32]| proof.convert(self.inputs, input, words);
