@@ -94,7 +94,9 @@ impl Int8 {
 
     /// [rows, inputs] to [rows, words].
     pub(super) fn convert(self, inputs: usize, rows: &[f32], words: &mut [u32]) {
-        if inputs > 0 {
+        if inputs == 0 {
+            words.fill(0);
+        } else {
             for (row, words) in rows.chunks_exact(inputs).zip(words.chunks_exact_mut(Self::words(inputs))) {
                 // SAFETY: a value of this type exists only where the processor has the instructions.
                 unsafe { quantize(row, words) };
@@ -104,6 +106,7 @@ impl Int8 {
 }
 
 impl Tiles for Int8 {
+    type Input = u32;
     type Word = u32;
     type Simd = V4;
 

@@ -11,17 +11,18 @@ use crate::nn::cpu::Instructions;
 pub enum Arithmetic {
     /// Single precision.
     F32,
-    /// Weights and activations rounded to bf16: eight bits of mantissa. Wants AVX-512 with BF16.
+    /// Weights rounded to bf16, eight bits of mantissa; activations as well where the processor is faster with both in
+    /// bf16, else they stay in f32.
     Bf16,
     /// Integers of eight bits: weights with a scale for each output, activations with a scale and a zero for each token,
     /// found when it comes. Wants AVX-512 with VNNI.
     Int8,
 }
 
-/// The processor lacks the instructions for some arithmetic.
+/// The processor lacks the instructions for int8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this processor cannot multiply in {}: it wants {}", .0.name(), .0.wants())]
-pub struct Lacking(Arithmetic);
+#[error("this processor cannot multiply in int8: that wants AVX-512 with VNNI")]
+pub struct Lacking;
 
 /// A way to compute linear layers on this processor.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,8 @@ pub struct Kernel(pub(super) Proof);
 pub(super) enum Proof {
     /// Products of f32.
     Single(Vectors),
+    /// Products of f32, with weights in bf16.
+    Widened(Vectors),
     /// Products of pairs in bf16.
     #[cfg(target_arch = "x86_64")]
     Bf16(Bf16),
@@ -40,39 +43,29 @@ pub(super) enum Proof {
     Int8(Int8),
 }
 
-impl Arithmetic {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        }
-    }
-
-    fn wants(self) -> &'static str {
-        match self {
-            Self::F32 => "nothing",
-            Self::Bf16 => "AVX-512 with BF16",
-            Self::Int8 => "AVX-512 with VNNI",
-        }
-    }
-}
-
 impl Kernel {
     /// The best for some arithmetic that the processor has, but with instructions no better than `most`.
     ///
     /// # Errors
-    /// [`Lacking`] if there is none. There always is one in f32.
+    /// [`Lacking`] if there is none in int8; there always is one for the others.
     pub fn new(arithmetic: Arithmetic, most: Instructions) -> Result<Self, Lacking> {
         match arithmetic {
-            Arithmetic::F32 => return Ok(Self::single(most)),
-            #[cfg(target_arch = "x86_64")]
-            Arithmetic::Bf16 if most >= Instructions::Avx512 => Bf16::try_new().map(|kernel| Self(Proof::Bf16(kernel))),
-            #[cfg(target_arch = "x86_64")]
-            Arithmetic::Int8 if most >= Instructions::Avx512 => Int8::try_new().map(|kernel| Self(Proof::Int8(kernel))),
-            Arithmetic::Bf16 | Arithmetic::Int8 => None,
+            Arithmetic::F32 => Ok(Self::single(most)),
+            Arithmetic::Bf16 => {
+                #[cfg(target_arch = "x86_64")]
+                if let (Instructions::Avx512, Some(kernel)) = (most, Bf16::if_fast()) {
+                    return Ok(Self(Proof::Bf16(kernel)));
+                }
+                Ok(Self(Proof::Widened(Vectors::at_most(most))))
+            }
+            Arithmetic::Int8 => {
+                #[cfg(target_arch = "x86_64")]
+                if let (Instructions::Avx512, Some(kernel)) = (most, Int8::try_new()) {
+                    return Ok(Self(Proof::Int8(kernel)));
+                }
+                Err(Lacking)
+            }
         }
-        .ok_or(Lacking(arithmetic))
     }
 
     /// The best in f32 with instructions no better than `most`.
@@ -84,6 +77,7 @@ impl Kernel {
     pub fn arithmetic(self) -> Arithmetic {
         match self.0 {
             Proof::Single(_) => Arithmetic::F32,
+            Proof::Widened(_) => Arithmetic::Bf16,
             #[cfg(target_arch = "x86_64")]
             Proof::Bf16(_) => Arithmetic::Bf16,
             #[cfg(target_arch = "x86_64")]
@@ -94,7 +88,7 @@ impl Kernel {
     /// Which instructions it uses.
     pub fn instructions(self) -> Instructions {
         match self.0 {
-            Proof::Single(vectors) => vectors.instructions(),
+            Proof::Single(vectors) | Proof::Widened(vectors) => vectors.instructions(),
             #[cfg(target_arch = "x86_64")]
             Proof::Bf16(_) | Proof::Int8(_) => Instructions::Avx512,
         }
@@ -107,13 +101,10 @@ mod tests {
 
     #[test]
     fn arithmetic_without_its_instructions_is_refused() {
-        let error = Kernel::new(Arithmetic::Bf16, Instructions::Avx2).unwrap_err();
-        assert_eq!(error.to_string(), "this processor cannot multiply in bf16: it wants AVX-512 with BF16");
-        let error = Kernel::new(Arithmetic::Int8, Instructions::Portable).unwrap_err();
-        assert_eq!(error.to_string(), "this processor cannot multiply in int8: it wants AVX-512 with VNNI");
-        assert_eq!(
-            Kernel::new(Arithmetic::F32, Instructions::Portable).unwrap().instructions(),
-            Instructions::Portable
-        );
+        assert_eq!(Kernel::new(Arithmetic::Int8, Instructions::Avx2).unwrap_err(), Lacking);
+        for arithmetic in [Arithmetic::F32, Arithmetic::Bf16] {
+            let kernel = Kernel::new(arithmetic, Instructions::Portable).unwrap();
+            assert_eq!((kernel.arithmetic(), kernel.instructions()), (arithmetic, Instructions::Portable));
+        }
     }
 }

@@ -39,7 +39,7 @@ pub use self::gate::Gate;
 use self::kernel::Proof;
 pub use self::kernel::{Arithmetic, Kernel, Lacking};
 use self::panels::{Cut, Panels};
-use self::tile::{Tile, Tiles};
+use self::tile::{Tile, Tiles, Widened};
 use self::vectors::Vectors;
 use crate::nn::Matrix;
 
@@ -65,7 +65,6 @@ pub struct PackedLinear {
 #[derive(Debug)]
 enum Weight {
     Numbers(Panels<f32>),
-    #[cfg(target_arch = "x86_64")]
     Words(Panels<u32>),
 }
 
@@ -87,12 +86,18 @@ impl PackedLinear {
         let numbers = |cut: Cut| {
             Weight::Numbers(Panels::pack(outputs, inputs, cut, |output, input| weight.values[output * inputs + input]))
         };
+        let pairs = |cut: Cut| Weight::Words(Panels::pairs(weight, cut));
         let weight = match kernel.0 {
             Proof::Single(Vectors::Portable(proof)) => numbers(cut_of(proof)),
+            Proof::Widened(Vectors::Portable(proof)) => pairs(cut_of(Widened(proof))),
             #[cfg(target_arch = "x86_64")]
             Proof::Single(Vectors::Avx2(proof)) => numbers(cut_of(proof)),
             #[cfg(target_arch = "x86_64")]
+            Proof::Widened(Vectors::Avx2(proof)) => pairs(cut_of(Widened(proof))),
+            #[cfg(target_arch = "x86_64")]
             Proof::Single(Vectors::Avx512(proof)) => numbers(cut_of(proof)),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Widened(Vectors::Avx512(proof)) => pairs(cut_of(Widened(proof))),
             #[cfg(target_arch = "x86_64")]
             Proof::Bf16(_) => Weight::Words(bf16::Bf16::pack(weight)),
             #[cfg(target_arch = "x86_64")]
@@ -134,15 +139,26 @@ impl PackedLinear {
             let input = &input[rows.start * self.inputs..rows.end * self.inputs];
             match (self.kernel.0, &self.weight) {
                 (Proof::Single(Vectors::Portable(proof)), Weight::Numbers(weight)) => {
-                    self.multiply(proof, weight, rows, input, finish, out)
+                    self.multiply(proof, weight, rows, input, finish, out);
+                }
+                (Proof::Widened(Vectors::Portable(proof)), Weight::Words(weight)) => {
+                    self.multiply(Widened(proof), weight, rows, input, finish, out);
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Proof::Single(Vectors::Avx2(proof)), Weight::Numbers(weight)) => {
-                    self.multiply(proof, weight, rows, input, finish, out)
+                    self.multiply(proof, weight, rows, input, finish, out);
+                }
+                #[cfg(target_arch = "x86_64")]
+                (Proof::Widened(Vectors::Avx2(proof)), Weight::Words(weight)) => {
+                    self.multiply(Widened(proof), weight, rows, input, finish, out);
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Proof::Single(Vectors::Avx512(proof)), Weight::Numbers(weight)) => {
-                    self.multiply(proof, weight, rows, input, finish, out)
+                    self.multiply(proof, weight, rows, input, finish, out);
+                }
+                #[cfg(target_arch = "x86_64")]
+                (Proof::Widened(Vectors::Avx512(proof)), Weight::Words(weight)) => {
+                    self.multiply(Widened(proof), weight, rows, input, finish, out);
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Proof::Bf16(proof), Weight::Words(weight)) => {
@@ -154,7 +170,6 @@ impl PackedLinear {
                     let words = |words: &mut [u32]| proof.convert(self.inputs, input, words);
                     self.multiply_words(proof, weight, rows, words, finish, out);
                 }
-                #[cfg(target_arch = "x86_64")]
                 (proof, _) => unreachable!("a weight is packed for its kernel {proof:?}"),
             }
         }
@@ -162,7 +177,7 @@ impl PackedLinear {
 
     /// Some rows whose words have yet to be made.
     #[cfg(target_arch = "x86_64")]
-    fn multiply_words<T: Tiles<Word = u32>>(
+    fn multiply_words<T: Tiles<Input = u32, Word = u32>>(
         &self,
         tiles: T,
         weight: &Panels<u32>,
@@ -187,12 +202,12 @@ impl PackedLinear {
         tiles: T,
         weight: &Panels<T::Word>,
         rows: Range<usize>,
-        input: &[T::Word],
+        input: &[T::Input],
         finish: Finish<'_>,
         out: &mut [f32],
     ) {
         use pulp::Simd;
-        let (words, outputs) = (weight.words(), self.outputs);
+        let (width, outputs) = (input.len() / rows.len(), self.outputs);
         let count = rows.len().div_ceil(T::ROWS);
         let mut tile = Tile::default();
         for panel in weight.panels() {
@@ -201,7 +216,7 @@ impl PackedLinear {
             for index in 0..count {
                 let own = part(index, count, rows.len());
                 let sums = tile.of(own.len() * panel.width);
-                tiles.sum(own.len(), &input[own.start * words..own.end * words], panel.weight, sums);
+                tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, sums);
                 let (rows, columns) = (rows.start + own.start..rows.start + own.end, columns.clone());
                 let finish = FinishTile { sums, rows, columns, width: panel.width, bias, finish, out, outputs };
                 tiles.simd().vectorize(finish);

@@ -3,6 +3,13 @@
 //! A weight of [outputs, words] is cut into panels of some outputs. Within a panel, the first words of all outputs stand
 //! together, then the second ones: the kernel reads from the first word to the last.
 
+use half::bf16;
+
+use crate::nn::Matrix;
+
+/// Numbers of bf16 in a word.
+pub(super) const PAIR: usize = 2;
+
 /// A cache line, and the widest vector.
 const ALIGNMENT_BYTES: usize = 64;
 
@@ -83,6 +90,21 @@ impl<W: Copy + Default> Panels<W> {
     fn place(&self, index: usize) -> (usize, usize) {
         let first = index * self.width;
         (self.offset + first * self.words, self.width.min(self.padded_outputs - first))
+    }
+}
+
+impl Panels<u32> {
+    /// A weight of [outputs, inputs] in bf16, rounded to the nearest, the even one of two; two inputs in a word, the first
+    /// in its lower half.
+    pub(super) fn pairs(weight: &Matrix, cut: Cut) -> Self {
+        let (outputs, inputs) = (weight.rows, weight.columns);
+        let rounded = |output: usize, input: usize| -> u32 {
+            let value = if input < inputs { weight.values[output * inputs + input] } else { 0.0 };
+            bf16::from_f32(value).to_bits().into()
+        };
+        Self::pack(outputs, inputs.div_ceil(PAIR), cut, |output, word| {
+            rounded(output, PAIR * word) | rounded(output, PAIR * word + 1) << 16
+        })
     }
 }
 

@@ -1,15 +1,39 @@
 //! Layers in bf16 and int8: against their definition in plain numbers, and against the exact product within the error
 //! that rounding can have. On a processor without the instructions only the definitions are checked.
 
-use half::bf16;
+use half::bf16 as Half;
 use proptest::prelude::*;
 
 use super::tests::Case;
 use super::*;
 use crate::nn::Instructions;
 
-fn kernel(arithmetic: Arithmetic) -> Option<Kernel> {
-    Kernel::new(arithmetic, Instructions::Avx512).ok()
+/// What a kernel makes of its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reduction {
+    /// Weights in bf16, activations in f32.
+    Widened,
+    /// Both in bf16.
+    Pairs,
+    /// Both in int8.
+    Fours,
+}
+
+const ALL: [Reduction; 3] = [Reduction::Widened, Reduction::Pairs, Reduction::Fours];
+
+/// The kernels that the processor has.
+fn kernels(reduction: Reduction) -> Vec<Kernel> {
+    match reduction {
+        Reduction::Widened => {
+            let sets = [Instructions::Avx512, Instructions::Avx2, Instructions::Portable];
+            sets.map(|set| Kernel(Proof::Widened(Vectors::at_most(set)))).to_vec()
+        }
+        #[cfg(target_arch = "x86_64")]
+        Reduction::Pairs => bf16::Bf16::try_new().map(|kernel| Kernel(Proof::Bf16(kernel))).into_iter().collect(),
+        #[cfg(not(target_arch = "x86_64"))]
+        Reduction::Pairs => Vec::new(),
+        Reduction::Fours => Kernel::new(Arithmetic::Int8, Instructions::Avx512).into_iter().collect(),
+    }
 }
 
 /// A row of numbers as multiples of a step, and the step.
@@ -43,14 +67,14 @@ impl Steps {
 }
 
 /// A row as the layer has it, and how far a number can be from what it was.
-fn reduced(arithmetic: Arithmetic, row: &[f32], is_weight: bool) -> Vec<(f64, f64)> {
-    match arithmetic {
-        Arithmetic::F32 => row.iter().map(|&value| (value.into(), 0.0)).collect(),
-        Arithmetic::Bf16 => {
-            let rounded = |&value: &f32| (bf16::from_f32(value).to_f64(), f64::from(value).abs() / 256.0);
+fn reduced(reduction: Reduction, row: &[f32], is_weight: bool) -> Vec<(f64, f64)> {
+    match reduction {
+        Reduction::Widened if !is_weight => row.iter().map(|&value| (value.into(), 0.0)).collect(),
+        Reduction::Widened | Reduction::Pairs => {
+            let rounded = |&value: &f32| (Half::from_f32(value).to_f64(), f64::from(value).abs() / 256.0);
             row.iter().map(rounded).collect()
         }
-        Arithmetic::Int8 => {
+        Reduction::Fours => {
             let steps = if is_weight { Steps::of_weights(row) } else { Steps::of_activations(row) };
             // The zero is rounded as well, which moves the largest number by as much.
             let bound = if is_weight { 0.5001 } else { 1.001 } * steps.step;
@@ -62,37 +86,41 @@ fn reduced(arithmetic: Arithmetic, row: &[f32], is_weight: bool) -> Vec<(f64, f6
 #[track_caller]
 fn check(case: &Case) {
     let (outputs, inputs) = (case.weight.rows, case.weight.columns);
-    for arithmetic in [Arithmetic::Bf16, Arithmetic::Int8] {
+    for reduction in ALL {
         let reduce = |values: &[f32], is_weight| -> Vec<(f64, f64)> {
-            values.chunks_exact(inputs.max(1)).flat_map(|row| reduced(arithmetic, row, is_weight)).collect()
+            values.chunks_exact(inputs.max(1)).flat_map(|row| reduced(reduction, row, is_weight)).collect()
         };
         let (weight, input) = (reduce(&case.weight.values, true), reduce(&case.input, false));
-        let layer = kernel(arithmetic).map(|kernel| PackedLinear::new(kernel, &case.weight, Some(case.bias.clone())));
-        for finish in case.finishes() {
-            let mut out = vec![f32::NAN; case.residual.len()];
-            if let Some(layer) = &layer {
-                layer.apply(&case.input, finish, &mut out);
-            }
-            for (index, out) in out.iter().enumerate() {
+        // The layer's sum, and the sum of its terms' magnitudes.
+        let sums: Vec<(f64, f64)> = (0..case.residual.len())
+            .map(|index| {
                 let (row, column) = (index / outputs, index % outputs);
                 let (mut sum, mut exact, mut magnitude, mut bound) = (0.0, 0.0, 2.0, 0.0);
                 for k in 0..inputs {
                     let ((x, dx), (w, dw)) = (input[row * inputs + k], weight[column * inputs + k]);
                     let (true_x, true_w) =
                         (f64::from(case.input[row * inputs + k]), f64::from(case.weight.values[column * inputs + k]));
-                    assert!((x - true_x).abs() <= dx && (w - true_w).abs() <= dw, "{arithmetic:?}: {x} {w}");
+                    assert!((x - true_x).abs() <= dx && (w - true_w).abs() <= dw, "{reduction:?}: {x} {w}");
                     sum += x * w;
                     exact += true_x * true_w;
                     magnitude += (x * w).abs();
                     bound += true_x.abs() * dw + true_w.abs() * dx + dx * dw;
                 }
-                assert!((sum - exact).abs() <= bound * 1.000_1, "{arithmetic:?}: {sum}, not {exact}");
-                if layer.is_some() {
-                    let plain = case.finished(index, sum, finish);
+                assert!((sum - exact).abs() <= bound * 1.000_1, "{reduction:?}: {sum}, not {exact}");
+                (sum, magnitude)
+            })
+            .collect();
+        for kernel in kernels(reduction) {
+            let layer = PackedLinear::new(kernel, &case.weight, Some(case.bias.clone()));
+            for finish in case.finishes() {
+                let mut out = vec![f32::NAN; sums.len()];
+                layer.apply(&case.input, finish, &mut out);
+                for (index, (out, (sum, magnitude))) in out.iter().zip(&sums).enumerate() {
+                    let plain = case.finished(index, *sum, finish);
                     let tolerance = 1e-6 + magnitude * f64::from(f32::EPSILON) * (inputs as f64).sqrt().max(4.0);
                     assert!(
                         (f64::from(*out) - plain).abs() <= tolerance,
-                        "{arithmetic:?}, {finish:.20?}, {outputs} of {inputs}, {index}: {out}, not {plain}"
+                        "{kernel:?}, {finish:.20?}, {outputs} of {inputs}, {index}: {out}, not {plain}"
                     );
                 }
             }
@@ -131,7 +159,7 @@ fn lopsided_and_empty_rows_keep_their_digits() {
 #[test]
 fn a_row_is_the_same_bits_alone_and_in_any_company() {
     let case = Case::new(141, 70, 300);
-    for kernel in [Arithmetic::Bf16, Arithmetic::Int8].into_iter().filter_map(kernel) {
+    for kernel in ALL.into_iter().flat_map(kernels) {
         let layer = PackedLinear::new(kernel, &case.weight, Some(case.bias.clone()));
         let mut together = vec![f32::NAN; 141 * 70];
         layer.apply(&case.input, Finish::Bias, &mut together);
@@ -146,7 +174,7 @@ fn a_row_is_the_same_bits_alone_and_in_any_company() {
 
 #[test]
 fn what_is_not_finite_never_becomes_a_number() {
-    for kernel in [Arithmetic::Bf16, Arithmetic::Int8].into_iter().filter_map(kernel) {
+    for kernel in ALL.into_iter().flat_map(kernels) {
         for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in [0, 17, 32] {
                 let mut case = Case::new(2, 5, 33);

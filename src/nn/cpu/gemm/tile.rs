@@ -1,6 +1,6 @@
 //! The innermost loop: some rows of activations by one panel of weights, the sums in registers.
 //!
-//! Both are made of words of 32 bits, of which a kernel takes one an output and step: a number of f32, two of bf16, four
+//! Panels are made of words of 32 bits, of which a kernel takes one an output and step: a number of f32, two of bf16, four
 //! of int8. What else a kernel wants to know stands in words of its own among them.
 //!
 //! The sizes of a tile are those that fill the registers of an instruction set and leave room for one row of the panel
@@ -35,7 +35,9 @@ impl Tile {
 
 /// Tiles of a kernel.
 pub(super) trait Tiles: Copy {
-    /// What rows and panels are made of.
+    /// What rows are made of.
+    type Input: Copy;
+    /// What panels are made of.
     type Word: Copy + Default;
     /// The instructions for what follows a product.
     type Simd: Simd;
@@ -49,35 +51,102 @@ pub(super) trait Tiles: Copy {
     /// The instructions for what follows a product.
     fn simd(self) -> Self::Simd;
 
-    /// [rows, words] · [words, width] to [rows, width]; at most [`Tiles::ROWS`] and at least one row.
-    fn sum(self, rows: usize, input: &[Self::Word], panel: &[Self::Word], sums: &mut [f32]);
+    /// Some rows by a panel to [rows, width]; at most [`Tiles::ROWS`] and at least one row.
+    fn sum(self, rows: usize, input: &[Self::Input], panel: &[Self::Word], sums: &mut [f32]);
 }
+
+/// How numbers stand in words.
+pub(super) trait Packing<const NUMBERS: usize> {
+    type Word;
+    type Vector<S: Simd>: Copy;
+
+    fn vectors<S: Simd>(words: &[Self::Word]) -> &[Self::Vector<S>];
+
+    /// One of the numbers of each word.
+    fn number<S: Simd>(simd: S, words: Self::Vector<S>, place: usize) -> S::f32s;
+}
+
+/// One f32.
+pub(super) struct Single;
+
+impl Packing<1> for Single {
+    type Word = f32;
+    type Vector<S: Simd> = S::f32s;
+
+    #[inline(always)]
+    fn vectors<S: Simd>(words: &[f32]) -> &[S::f32s] {
+        S::as_simd_f32s(words).0
+    }
+
+    #[inline(always)]
+    fn number<S: Simd>(_: S, words: S::f32s, _: usize) -> S::f32s {
+        words
+    }
+}
+
+/// Two of bf16, which are the upper halves of numbers of f32.
+pub(super) struct Pair;
+
+impl Packing<2> for Pair {
+    type Word = u32;
+    type Vector<S: Simd> = S::u32s;
+
+    #[inline(always)]
+    fn vectors<S: Simd>(words: &[u32]) -> &[S::u32s] {
+        S::as_simd_u32s(words).0
+    }
+
+    #[inline(always)]
+    fn number<S: Simd>(simd: S, words: S::u32s, place: usize) -> S::f32s {
+        simd.transmute_f32s_u32s(if place == 0 {
+            simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16))
+        } else {
+            simd.and_u32s(words, simd.splat_u32s(0xffff_0000))
+        })
+    }
+}
+
+/// Tiles whose weights are in bf16, in pairs, and which multiply and add in f32.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Widened<S>(pub(super) S);
 
 /// Implements [`Tiles`] in f32 with a kernel for each number of rows and each width, in vectors.
 macro_rules! tiles {
     ($simd:ty, rows: $most_rows:literal, width: $vectors:literal, granule: $granule:literal, $kernels:tt) => {
-        impl Tiles for $simd {
-            type Word = f32;
-            type Simd = Self;
+        tiles!(@tiles $simd, $simd, Single, 1, $most_rows, $vectors, $granule, $kernels);
+        tiles!(@tiles Widened<$simd>, $simd, Pair, 2, $most_rows, $vectors, $granule, $kernels);
 
-            const ROWS: usize = $most_rows;
-            const WIDTH: usize = $vectors * <$simd as Simd>::F32_LANES;
-            const GRANULE: usize = $granule * <$simd as Simd>::F32_LANES;
-
-            fn simd(self) -> Self {
-                self
-            }
-
-            fn sum(self, rows: usize, input: &[f32], panel: &[f32], sums: &mut [f32]) {
-                let vectors = sums.len() / rows / <$simd as Simd>::F32_LANES;
-                tiles!(@kernels self, rows, vectors, input, panel, sums, $kernels);
+        impl From<Widened<$simd>> for $simd {
+            fn from(Widened(simd): Widened<$simd>) -> Self {
+                simd
             }
         }
     };
-    (@kernels $simd:ident, $rows:ident, $vectors:ident, $input:ident, $panel:ident, $sums:ident,
-        { $($count:literal: [$($row:literal)*]),* }) => {
+    (@tiles $tiles:ty, $simd:ty, $packing:ty, $numbers:literal, $rows:literal, $vectors:literal, $granule:literal,
+        $kernels:tt) => {
+        impl Tiles for $tiles {
+            type Input = f32;
+            type Word = <$packing as Packing<$numbers>>::Word;
+            type Simd = $simd;
+
+            const ROWS: usize = $rows;
+            const WIDTH: usize = $vectors * <$simd as Simd>::F32_LANES;
+            const GRANULE: usize = $granule * <$simd as Simd>::F32_LANES;
+
+            fn simd(self) -> $simd {
+                self.into()
+            }
+
+            fn sum(self, rows: usize, input: &[f32], panel: &[Self::Word], sums: &mut [f32]) {
+                let (simd, vectors) = (self.simd(), sums.len() / rows / <$simd as Simd>::F32_LANES);
+                tiles!(@kernels simd, $packing, $numbers, rows, vectors, input, panel, sums, $kernels);
+            }
+        }
+    };
+    (@kernels $simd:ident, $packing:ty, $numbers:literal, $rows:ident, $vectors:ident, $input:ident, $panel:ident,
+        $sums:ident, { $($count:literal: [$($row:literal)*]),* }) => {
         match ($vectors, $rows) {
-            $($(($count, $row) => Simd::vectorize($simd, Kernel::<$row, $count> {
+            $($(($count, $row) => Simd::vectorize($simd, Kernel::<$packing, $numbers, $row, $count> {
                 input: $input, panel: $panel, sums: $sums,
             }),)*)*
             (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
@@ -118,33 +187,52 @@ tiles!(V3, rows: 6, width: 2, granule: 2, { 2: [1 2 3 4 5 6] });
 // 32 sums, which compilers put into eight registers of four.
 tiles!(Scalar, rows: 4, width: 8, granule: 8, { 8: [1 2 3 4] });
 
-/// `ROWS` rows by a panel of `VECTORS` vectors.
-struct Kernel<'a, const ROWS: usize, const VECTORS: usize> {
+/// `ROWS` rows by a panel of `VECTORS` vectors of words of `NUMBERS` numbers.
+struct Kernel<'a, P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, const VECTORS: usize> {
     /// [ROWS, inputs].
     input: &'a [f32],
-    /// [inputs, VECTORS].
-    panel: &'a [f32],
+    /// [inputs / NUMBERS, VECTORS].
+    panel: &'a [P::Word],
     /// [ROWS, VECTORS].
     sums: &'a mut [f32],
 }
 
-impl<const ROWS: usize, const VECTORS: usize> WithSimd for Kernel<'_, ROWS, VECTORS> {
+impl<P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, const VECTORS: usize> WithSimd
+    for Kernel<'_, P, NUMBERS, ROWS, VECTORS>
+{
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (panel, _) = S::as_simd_f32s(self.panel).0.as_chunks::<VECTORS>();
-        let inputs = panel.len();
-        assert_eq!(self.input.len(), ROWS * inputs);
-        let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &self.input[row * inputs..(row + 1) * inputs]);
+        let (panel, _) = P::vectors::<S>(self.panel).as_chunks::<VECTORS>();
+        let inputs = self.input.len() / ROWS;
+        let (panel, last) = panel.split_at(inputs / NUMBERS);
+        let row_of = |row| &self.input[row * inputs..(row + 1) * inputs];
+        let rows: [&[[f32; NUMBERS]]; ROWS] = std::array::from_fn(|row| &row_of(row).as_chunks().0[..panel.len()]);
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for (index, weights) in panel.iter().enumerate() {
-            prefetch(weights);
-            let weights = *weights;
-            for row in 0..ROWS {
-                let activation = simd.splat_f32s(rows[row][index]);
+        for (index, words) in panel.iter().enumerate() {
+            prefetch(words);
+            let words = *words;
+            for place in 0..NUMBERS {
+                let mut weights = [simd.splat_f32s(0.0); VECTORS];
                 for vector in 0..VECTORS {
-                    sums[row][vector] = simd.mul_add_e_f32s(activation, weights[vector], sums[row][vector]);
+                    weights[vector] = P::number(simd, words[vector], place);
+                }
+                for row in 0..ROWS {
+                    let activation = simd.splat_f32s(rows[row][index][place]);
+                    for vector in 0..VECTORS {
+                        sums[row][vector] = simd.mul_add_e_f32s(activation, weights[vector], sums[row][vector]);
+                    }
+                }
+            }
+        }
+        // Where inputs do not fill the last word.
+        for (place, words) in last.iter().enumerate() {
+            for row in 0..ROWS {
+                let activation = simd.splat_f32s(row_of(row)[inputs / NUMBERS * NUMBERS + place]);
+                for vector in 0..VECTORS {
+                    let weight = P::number(simd, words[vector], place);
+                    sums[row][vector] = simd.mul_add_e_f32s(activation, weight, sums[row][vector]);
                 }
             }
         }
