@@ -67,8 +67,11 @@ struct ModelEncoder<'lease, B: Backend> {
 
 impl<B: Backend> Encoder for ModelEncoder<'_, B> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        let hidden = self.architecture.forward(&self.backend, batch)?;
-        let pooled = self.backend.pool(self.pooling, &hidden, batch)?;
+        let Self { backend, architecture, pooling, .. } = self;
+        let pooled = backend.run(|| -> Result<_, NnError> {
+            let hidden = architecture.forward(backend, batch)?;
+            backend.pool(*pooling, &hidden, batch)
+        })?;
         Ok(self.finish.apply(pooled, self.architecture.hidden_size()))
     }
 

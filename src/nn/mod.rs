@@ -163,6 +163,14 @@ pub trait Backend: Send + Sync + 'static {
     /// How many cores the following operations may use, where that is for the backend to decide.
     fn use_cores(&mut self, _cores: usize) {}
 
+    /// Does work that is made of many operations, where the backend wants it done.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T
+    where
+        Self: Sized,
+    {
+        work()
+    }
+
     /// Takes a table of vectors.
     fn embedding(&self, table: Matrix) -> Result<Self::Embedding, NnError>;
 

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use super::Buffers;
+use super::buffers::Buffers;
+use super::cores;
 use super::gemm::{Finish, Gate, PackedLinear, in_parts};
 use crate::nn::{FeedForward, Middle};
 
 /// Fewest rows that are worth a core of their own: a thousand times the cost of asking it.
 const ROWS_OF_A_CORE: usize = 128;
+
+/// Fewest multiplications of some columns that are worth a core of their own: some three microseconds of work, which a
+/// core of the pool takes over in one.
+const WORK_OF_A_CORE: usize = 1 << 18;
 
 /// Bytes of the middle of a feed-forward layer that exist at once, so that it is still in the second-level cache when it
 /// is read: half of 2 MiB.
@@ -21,13 +26,53 @@ const MIDDLE_ROWS: usize = 96;
 pub struct Linear(pub(super) PackedLinear);
 
 impl Linear {
-    /// [rows, inputs] to [rows, outputs].
-    pub(super) fn apply(&self, cores: usize, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
+    /// [rows, inputs] to [rows, outputs]. Where there are too few rows for all cores, the outputs are divided.
+    pub(super) fn apply(
+        &self,
+        cores: usize,
+        buffers: &Arc<Buffers>,
+        input: &[f32],
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
         let Self(layer) = self;
         let shape = (layer.inputs(), layer.outputs());
-        in_parts(parts(cores, out.len(), shape.1), shape, input, finish, out, |input, finish, out| {
+        let rows = out.len().checked_div(shape.1).unwrap_or(0);
+        let by_rows = parts(cores, out.len(), shape.1);
+        let by_columns = cores.min(layer.panels()).min(rows * shape.0 * shape.1 / WORK_OF_A_CORE);
+        if by_columns > by_rows {
+            self.apply_by_columns(by_columns, buffers, input, finish, out);
+        } else if by_rows > 1 {
+            in_parts(by_rows, shape, input, finish, out, |input, finish, out| layer.apply(input, finish, out));
+        } else {
             layer.apply(input, finish, out);
-        });
+        }
+    }
+
+    fn apply_by_columns(
+        &self,
+        parts: usize,
+        buffers: &Arc<Buffers>,
+        input: &[f32],
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
+        let Self(layer) = self;
+        let rows = out.len() / layer.outputs();
+        let mut columns: Vec<_> = (0..parts)
+            .map(|part| {
+                let panels = part * layer.panels() / parts..(part + 1) * layer.panels() / parts;
+                let columns = layer.columns(&panels);
+                let own = Buffers::take(buffers, rows * columns.len());
+                (panels, columns, own)
+            })
+            .collect();
+        cores::each(&mut columns, |(panels, _, own)| layer.apply_panels(panels.clone(), input, finish, own));
+        for (_, columns, own) in &columns {
+            for (out, own) in out.chunks_exact_mut(layer.outputs()).zip(own.chunks_exact(columns.len())) {
+                out[columns.clone()].copy_from_slice(own);
+            }
+        }
     }
 }
 
@@ -42,39 +87,44 @@ impl FeedForward<Linear> {
         out: &mut [f32],
     ) {
         let shape = (self.up.0.inputs(), self.down.0.outputs());
+        let by_rows = parts(cores, out.len(), shape.1);
+        if by_rows < cores {
+            return self.apply_to_block(cores, buffers, input, finish, out);
+        }
         let rows = (MIDDLE_BYTES / size_of::<f32>() / self.up.0.outputs().max(1)).max(MIDDLE_ROWS);
-        in_parts(parts(cores, out.len(), shape.1), shape, input, finish, out, |input, finish, out| {
+        in_parts(by_rows, shape, input, finish, out, |input, finish, out| {
             let mut first = 0;
             let (inputs, outputs) = shape;
             for (input, out) in input.chunks(rows * inputs).zip(out.chunks_mut(rows * outputs)) {
                 let finish = finish.of(first..first + out.len());
                 first += out.len();
-                self.apply_to_block(buffers, input, finish, out);
+                self.apply_to_block(1, buffers, input, finish, out);
             }
         });
     }
 
-    fn apply_to_block(&self, buffers: &Arc<Buffers>, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-        let Self { up: Linear(up), middle, down: Linear(down) } = self;
-        let rows = out.len() / down.outputs();
-        let mut wide = Buffers::take(buffers, rows * up.outputs());
+    fn apply_to_block(&self, cores: usize, buffers: &Arc<Buffers>, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
+        let Self { up, middle, down } = self;
+        let (inner, hidden) = (down.0.inputs(), down.0.outputs());
+        let rows = out.len().checked_div(hidden).unwrap_or(0);
+        let mut wide = Buffers::take(buffers, rows * up.0.outputs());
         match *middle {
             Middle::Activation(activation) => {
-                up.apply(input, Finish::Activation(activation), &mut wide);
-                down.apply(&wide, finish, out);
+                up.apply(cores, buffers, input, Finish::Activation(activation), &mut wide);
+                down.apply(cores, buffers, &wide, finish, out);
             }
             Middle::Gate(activation) => {
-                up.apply(input, Finish::Bias, &mut wide);
-                let mut gated = Buffers::take(buffers, rows * down.inputs());
-                Gate { activation, halves: &wide, out: &mut gated, width: down.inputs() }
-                    .apply(up.kernel().instructions());
-                down.apply(&gated, finish, out);
+                up.apply(cores, buffers, input, Finish::Bias, &mut wide);
+                let mut gated = Buffers::take(buffers, rows * inner);
+                let gate = Gate { activation, halves: &wide, out: &mut gated, width: inner };
+                gate.apply(up.0.kernel().instructions());
+                down.apply(cores, buffers, &gated, finish, out);
             }
         }
     }
 }
 
-/// Among how many threads the rows of a result are divided.
+/// Among how many cores the rows of a result are divided.
 fn parts(cores: usize, values: usize, width: usize) -> usize {
     let rows = values.checked_div(width).unwrap_or(0);
     cores.min(rows / ROWS_OF_A_CORE).max(1)

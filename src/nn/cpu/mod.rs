@@ -6,6 +6,7 @@
 
 mod attention;
 mod buffers;
+mod cores;
 pub mod gemm;
 mod instructions;
 mod linear;
@@ -105,6 +106,10 @@ impl Backend for Cpu {
         self.cores = cores.max(1);
     }
 
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if self.cores > 1 { cores::enter(work) } else { work() }
+    }
+
     fn embedding(&self, table: Matrix) -> Result<Matrix, NnError> {
         Ok(table)
     }
@@ -157,7 +162,7 @@ impl Backend for Cpu {
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
         let mut out = self.activations(input.tokens(), layer.0.outputs());
-        layer.apply(self.cores, &input.values, finish(epilogue), &mut out.values);
+        layer.apply(self.cores, &self.buffers, &input.values, finish(epilogue), &mut out.values);
         Ok(out)
     }
 

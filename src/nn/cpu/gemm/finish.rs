@@ -42,10 +42,12 @@ pub(super) struct FinishTile<'a> {
     pub(super) bias: &'a [f32],
     /// What follows the bias.
     pub(super) finish: Finish<'a>,
-    /// [.., outputs].
-    pub(super) out: &'a mut [f32],
-    /// Width of the result.
+    /// Width of the whole result, and of a residual.
     pub(super) outputs: usize,
+    /// Some columns of the result.
+    pub(super) out: &'a mut [f32],
+    /// Which they are.
+    pub(super) out_columns: Range<usize>,
 }
 
 impl WithSimd for FinishTile<'_> {
@@ -88,9 +90,10 @@ impl FinishTile<'_> {
     /// `function` of every sum with its bias.
     #[inline(always)]
     fn each<S: Simd>(self, simd: S, function: impl Fn(S::f32s) -> S::f32s) {
+        let own = self.columns.start - self.out_columns.start..self.columns.end - self.out_columns.start;
         let (bias, bias_rest) = S::as_simd_f32s(self.bias);
         for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
-            let out = &mut self.out[row * self.outputs..][self.columns.clone()];
+            let out = &mut self.out[row * self.out_columns.len()..][own.clone()];
             let (out, out_rest) = S::as_mut_simd_f32s(out);
             let (sums, _) = S::as_simd_f32s(sums);
             for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
@@ -106,11 +109,12 @@ impl FinishTile<'_> {
     /// Every sum with its bias and the value at its place in the residual.
     #[inline(always)]
     fn add<S: Simd>(self, simd: S, residual: &[f32]) {
+        let own = self.columns.start - self.out_columns.start..self.columns.end - self.out_columns.start;
         let (bias, bias_rest) = S::as_simd_f32s(self.bias);
         for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
             let residual = &residual[row * self.outputs..][self.columns.clone()];
             let (residual, residual_rest) = S::as_simd_f32s(residual);
-            let out = &mut self.out[row * self.outputs..][self.columns.clone()];
+            let out = &mut self.out[row * self.out_columns.len()..][own.clone()];
             let (out, out_rest) = S::as_mut_simd_f32s(out);
             let (sums, _) = S::as_simd_f32s(sums);
             for (((out, &sum), &bias), &residual) in out.iter_mut().zip(sums).zip(bias).zip(residual) {

@@ -41,6 +41,7 @@ pub use self::kernel::{Arithmetic, Kernel, Lacking};
 use self::panels::{Cut, Panels};
 use self::tile::{Tile, Tiles, Widened};
 use self::vectors::Vectors;
+use super::cores;
 use crate::nn::Matrix;
 
 /// Bytes of activations that pass under one panel after the other, and so stay in the second-level cache: half of the
@@ -121,20 +122,47 @@ impl PackedLinear {
         self.outputs
     }
 
+    /// Into how many panels the outputs are cut.
+    pub(super) fn panels(&self) -> usize {
+        match &self.weight {
+            Weight::Numbers(weight) => weight.panels(),
+            Weight::Words(weight) => weight.panels(),
+        }
+    }
+
+    /// The outputs of some panels.
+    pub(super) fn columns(&self, panels: &Range<usize>) -> Range<usize> {
+        let width = match &self.weight {
+            Weight::Numbers(weight) => weight.width(),
+            Weight::Words(weight) => weight.width(),
+        };
+        (panels.start * width).min(self.outputs)..(panels.end * width).min(self.outputs)
+    }
+
     /// [rows, inputs] to [rows, outputs]; the number of rows follows from `out`, of which every value is written.
     ///
     /// # Panics
     /// When the sizes do not fit each other.
     pub fn apply(&self, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-        let rows = out.len().checked_div(self.outputs).unwrap_or(0);
-        assert_eq!(out.len(), rows * self.outputs, "a result has whole rows");
-        assert!(
-            self.outputs == 0 || input.len() == rows * self.inputs,
-            "input and result have the same number of rows"
-        );
-        if let Finish::Residual(residual) = finish {
-            assert_eq!(residual.len(), out.len(), "a residual has the shape of the result");
+        if self.outputs > 0 {
+            self.apply_panels(0..self.panels(), input, finish, out);
         }
+    }
+
+    /// The same for the outputs of some panels alone: to [rows, their outputs]. A residual is that of the whole result.
+    ///
+    /// # Panics
+    /// When the sizes do not fit each other.
+    pub(super) fn apply_panels(&self, panels: Range<usize>, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
+        let columns = self.columns(&panels);
+        let rows = out.len() / columns.len();
+        assert_eq!(out.len(), rows * columns.len(), "a result has whole rows");
+        assert_eq!(input.len(), rows * self.inputs, "input and result have the same number of rows");
+        if let Finish::Residual(residual) = finish {
+            assert_eq!(residual.len(), rows * self.outputs, "a residual has the shape of the result");
+        }
+        let mut out = Out { panels, columns, values: out };
+        let out = &mut out;
         for rows in blocks(rows, self.inputs) {
             let input = &input[rows.start * self.inputs..rows.end * self.inputs];
             match (self.kernel.0, &self.weight) {
@@ -184,7 +212,7 @@ impl PackedLinear {
         rows: Range<usize>,
         convert: impl FnOnce(&mut [u32]),
         finish: Finish<'_>,
-        out: &mut [f32],
+        out: &mut Out<'_>,
     ) {
         let mut words = WORDS.take();
         let length = rows.len() * weight.words();
@@ -204,13 +232,14 @@ impl PackedLinear {
         rows: Range<usize>,
         input: &[T::Input],
         finish: Finish<'_>,
-        out: &mut [f32],
+        out: &mut Out<'_>,
     ) {
         use pulp::Simd;
         let (width, outputs) = (input.len() / rows.len(), self.outputs);
         let count = rows.len().div_ceil(T::ROWS);
         let mut tile = Tile::default();
-        for panel in weight.panels() {
+        for panel in out.panels.clone() {
+            let panel = weight.panel(panel);
             let columns = panel.first..(panel.first + panel.width).min(outputs);
             let bias = &self.bias[columns.clone()];
             for index in 0..count {
@@ -218,11 +247,31 @@ impl PackedLinear {
                 let sums = tile.of(own.len() * panel.width);
                 tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, sums);
                 let (rows, columns) = (rows.start + own.start..rows.start + own.end, columns.clone());
-                let finish = FinishTile { sums, rows, columns, width: panel.width, bias, finish, out, outputs };
-                tiles.simd().vectorize(finish);
+                let (width, out_columns) = (panel.width, out.columns.clone());
+                let out = &mut *out.values;
+                tiles.simd().vectorize(FinishTile {
+                    sums,
+                    width,
+                    rows,
+                    columns,
+                    bias,
+                    finish,
+                    outputs,
+                    out,
+                    out_columns,
+                });
             }
         }
     }
+}
+
+/// Some columns of a result.
+struct Out<'a> {
+    /// Whose outputs they are.
+    panels: Range<usize>,
+    columns: Range<usize>,
+    /// [rows, columns].
+    values: &'a mut [f32],
 }
 
 /// The rows that pass under all panels together.
@@ -232,7 +281,7 @@ fn blocks(rows: usize, inputs: usize) -> impl Iterator<Item = Range<usize>> {
     (0..blocks).map(move |block| part(block, blocks, rows))
 }
 
-/// Work from [rows, inputs] to [rows, outputs], the rows divided among so many threads. No row depends on another, and so
+/// Work from [rows, inputs] to [rows, outputs], the rows divided among so many cores. No row depends on another, and so
 /// none on their number.
 pub(super) fn in_parts(
     parts: usize,
@@ -243,16 +292,11 @@ pub(super) fn in_parts(
     work: impl Fn(&[f32], Finish<'_>, &mut [f32]) + Sync,
 ) {
     let rows = out.len().checked_div(outputs).unwrap_or(0).div_ceil(parts.max(1)).max(1);
-    let work = &work;
-    std::thread::scope(|scope| {
-        let mut parts = out.chunks_mut((rows * outputs).max(1)).enumerate().map(|(part, out)| {
-            let input = &input[part * rows * inputs..][..out.len() / outputs * inputs];
-            let finish = finish.of(part * rows * outputs..part * rows * outputs + out.len());
-            move || work(input, finish, out)
-        });
-        let own = parts.next();
-        parts.for_each(|part| drop(scope.spawn(part)));
-        own.into_iter().for_each(|mut part| part());
+    let parts = out.chunks_mut((rows * outputs).max(1)).enumerate();
+    cores::each(parts, |(part, out)| {
+        let input = &input[part * rows * inputs..][..out.len() / outputs * inputs];
+        let values = part * rows * outputs..part * rows * outputs + out.len();
+        work(input, finish.of(values), out);
     });
 }
 

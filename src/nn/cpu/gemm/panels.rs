@@ -72,13 +72,20 @@ impl<W: Copy + Default> Panels<W> {
         packed
     }
 
-    /// All panels, in the order of their outputs.
-    pub(super) fn panels(&self) -> impl Iterator<Item = Panel<'_, W>> {
-        (0..self.padded_outputs.div_ceil(self.width)).map(|index| {
-            let (start, width) = self.place(index);
-            let weight = &self.values[start..start + width * self.words];
-            Panel { first: index * self.width, width, weight }
-        })
+    /// How many there are.
+    pub(super) fn panels(&self) -> usize {
+        self.padded_outputs.div_ceil(self.width)
+    }
+
+    /// Width of all but the last.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// One of them, in the order of their outputs.
+    pub(super) fn panel(&self, index: usize) -> Panel<'_, W> {
+        let (start, width) = self.place(index);
+        Panel { first: index * self.width, width, weight: &self.values[start..start + width * self.words] }
     }
 
     /// Words of one output.
@@ -116,7 +123,8 @@ mod tests {
     fn a_panel_holds_the_weights_of_its_outputs_word_by_word() {
         let cut = Cut { width: 4, granule: 2 };
         let panels = Panels::pack(5, 2, cut, |output, word| 10.0 * output as f32 + word as f32);
-        let seen: Vec<(usize, usize, &[f32])> = panels.panels().map(|p| (p.first, p.width, p.weight)).collect();
+        let seen: Vec<(usize, usize, &[f32])> =
+            [0, 1].map(|index| panels.panel(index)).map(|p| (p.first, p.width, p.weight)).to_vec();
         let (whole, rest) = ([0.0, 10.0, 20.0, 30.0, 1.0, 11.0, 21.0, 31.0], [40.0, 0.0, 41.0, 0.0]);
         assert_eq!(seen, [(0, 4, &whole[..]), (4, 2, &rest[..])]);
         assert_eq!(seen[0].2.as_ptr().align_offset(ALIGNMENT_BYTES), 0);
