@@ -26,7 +26,8 @@ PAUSE_SECONDS = 0.02
 # A longer text takes seconds; fewer calls are enough then.
 SHORT_TEXT_TOKENS = 512
 CALLS_OF_LONG_TEXTS = 3
-WARM_UP_CALLS = 3
+# So many calls are measured for each one before.
+CALLS_PER_WARM_UP = 5
 
 HEADER = ("model", "tokens", "threads", "contender", "milliseconds", "relative to the first row")
 
@@ -49,7 +50,7 @@ class Case:
 
 def mean_seconds(peer: Sessions, token_ids: list[int], calls: int, pause_seconds: float) -> float:
     """Mean time of a call."""
-    for _ in range(min(calls, WARM_UP_CALLS)):
+    for _ in range(max(1, calls // CALLS_PER_WARM_UP)):
         peer.encode([token_ids])
     total = 0.0
     for _ in range(calls):
