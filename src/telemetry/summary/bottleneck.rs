@@ -11,6 +11,9 @@ pub struct Bottleneck {
     pub stage: &'static str,
     /// Part of their time that the encoders had nothing to do.
     pub encoders_idle: f64,
+    /// Part of the time of encoders and tokenisers that tokenising took. They share the processor's cores: this is what
+    /// it costs even where no encoder waits for it.
+    pub tokenizing: f64,
     /// What would help.
     pub hint: &'static str,
 }
@@ -22,7 +25,8 @@ impl Bottleneck {
     /// Of a pass with so many encoder threads, and as many that tokenise.
     pub(super) fn of(seconds: StageSeconds, threads: usize) -> Self {
         let StageSeconds { read, tokenize, forward, write, wait } = seconds;
-        let encoders_idle = if forward + wait > 0.0 { wait / (forward + wait) } else { 0.0 };
+        let part = |part: f64, rest: f64| if part + rest > 0.0 { part / (part + rest) } else { 0.0 };
+        let (encoders_idle, tokenizing) = (part(wait, forward), part(tokenize, forward));
         // One thread reads and one writes.
         let (stage, _) = [("read", read), ("tokenize", tokenize / threads.max(1) as f64), ("write", write)]
             .into_iter()
@@ -35,7 +39,7 @@ impl Bottleneck {
             "write" => "writing holds the model up: --format arrow or npy, or a faster disk",
             _ => "the model takes the time: more --threads or devices, a shorter --max-length, or a smaller model",
         };
-        Self { stage, encoders_idle, hint }
+        Self { stage, encoders_idle, tokenizing, hint }
     }
 }
 
@@ -56,5 +60,11 @@ mod tests {
         check(1.0, 36.0, 10.0, 3.0, 30.0, "tokenize");
         check(1.0, 9.0, 10.0, 9.0, 30.0, "write");
         check(0.0, 0.0, 0.0, 0.0, 0.0, "forward");
+    }
+
+    #[test]
+    fn what_tokenising_takes_from_the_encoders_is_told() {
+        let seconds = StageSeconds { read: 1.0, tokenize: 2.0, forward: 6.0, write: 1.0, wait: 0.5 };
+        assert_eq!(Bottleneck::of(seconds, 2).tokenizing, 0.25);
     }
 }

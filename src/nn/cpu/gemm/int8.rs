@@ -8,7 +8,7 @@
 //! Σ q and s of each output are the first two words of a panel, z and t of a row its first two words.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm_storeu_si128, _mm512_add_epi32, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
+    __m512, __m512i, _mm_storeu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
     _mm512_cvtusepi32_epi8, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
     _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_reduce_add_ps,
     _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
@@ -171,13 +171,18 @@ fn quantize(row: &[f32], words: &mut [u32]) {
     let (blocks, rest) = row.as_chunks::<16>();
     let mut last = [0.0; 16];
     last[..rest.len()].copy_from_slice(rest);
-    let (mut least, mut largest, mut fault) = (_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps());
-    for block in blocks.iter().chain([&last]) {
-        let block = load_floats(block);
-        (least, largest) = (_mm512_min_ps(least, block), _mm512_max_ps(largest, block));
-        // 0, or not a number if the block has such or an infinite one.
-        fault = _mm512_fmadd_ps(block, _mm512_setzero_ps(), fault);
+    // Several of each, so that none waits for the one before.
+    let mut extremes = [Extremes::new(); CHAINS];
+    let (groups, ungrouped) = blocks.as_chunks::<CHAINS>();
+    for group in groups {
+        for (extremes, block) in extremes.iter_mut().zip(group) {
+            extremes.include(block);
+        }
     }
+    for block in ungrouped.iter().chain([&last]) {
+        extremes[0].include(block);
+    }
+    let Extremes { least, largest, fault } = extremes[0].and(extremes[1]).and(extremes[2].and(extremes[3]));
     let (least, largest) = (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(largest));
     let scale = ((largest - least) / STEPS).max(LEAST_SCALE);
     let inverse = 1.0 / scale;
@@ -194,6 +199,46 @@ fn quantize(row: &[f32], words: &mut [u32]) {
         let mut place = [0; FOUR];
         quantize_block(&last, inverse, zero, &mut place);
         places_rest.copy_from_slice(&place[..places_rest.len()]);
+    }
+}
+
+/// Chains of dependent instructions that are as fast as one: each takes four cycles for what one could begin in half of
+/// one.
+const CHAINS: usize = 4;
+
+/// What is known of some numbers, lane by lane.
+#[derive(Clone, Copy)]
+struct Extremes {
+    least: __m512,
+    largest: __m512,
+    /// 0, or not a number if there was such or an infinite one.
+    fault: __m512,
+}
+
+impl Extremes {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new() -> Self {
+        Self { least: _mm512_setzero_ps(), largest: _mm512_setzero_ps(), fault: _mm512_setzero_ps() }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn include(&mut self, block: &[f32; 16]) {
+        let block = load_floats(block);
+        self.least = _mm512_min_ps(self.least, block);
+        self.largest = _mm512_max_ps(self.largest, block);
+        self.fault = _mm512_fmadd_ps(block, _mm512_setzero_ps(), self.fault);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn and(self, other: Self) -> Self {
+        Self {
+            least: _mm512_min_ps(self.least, other.least),
+            largest: _mm512_max_ps(self.largest, other.largest),
+            fault: _mm512_add_ps(self.fault, other.fault),
+        }
     }
 }
 
