@@ -186,7 +186,9 @@ impl Backend for Cpu {
         let mut out = self.activations(batch.tokens(), attention.output_width());
         let rotation = attention.rotary.as_ref().map(|rotary| self.rotations.get(rotary, batch.longest()));
         let (qkv, buffers) = (&qkv.values[..], &self.buffers);
-        self.instructions.run(attention::Layer { attention, rotation, qkv, batch, out: &mut out.values, buffers });
+        let layer = attention::Layer { attention, rotation, qkv, batch, out: &mut out.values, buffers };
+        let cores = layer.cores_of_use(self.cores);
+        layer.compute(self.instructions, cores);
         Ok(out)
     }
 

@@ -155,7 +155,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32) {
         unsafe {
             let mut block = [_mm256_set1_ps(0.0); 8];
             for (row, values) in block.iter_mut().enumerate().take(rows) {
@@ -174,7 +174,7 @@ impl Vector for Avx2 {
                 turned[4 + k] = _mm256_permute2f128_ps::<0x31>(block[k], block[4 + k]);
             }
             for (column, values) in turned.iter().enumerate().take(columns) {
-                _mm256_storeu_ps(to.add(column * 8), *values);
+                _mm256_storeu_ps(to.add(column * 8), _mm256_mul_ps(*values, factor.0));
             }
         }
     }

@@ -152,7 +152,7 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32) {
         unsafe {
             let mut block = [_mm512_set1_ps(0.0); 16];
             if rows == 16 && columns == 16 {
@@ -183,11 +183,11 @@ impl Vector for Avx512 {
             }
             if columns == 16 {
                 for (column, values) in turned.iter().enumerate() {
-                    _mm512_storeu_ps(to.add(column * 16), *values);
+                    _mm512_storeu_ps(to.add(column * 16), _mm512_mul_ps(*values, factor.0));
                 }
             } else {
                 for (column, values) in turned.iter().enumerate().take(columns) {
-                    _mm512_storeu_ps(to.add(column * 16), *values);
+                    _mm512_storeu_ps(to.add(column * 16), _mm512_mul_ps(*values, factor.0));
                 }
             }
         }

@@ -16,6 +16,9 @@ pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512;
 pub(super) use portable::Portable;
 
+/// Most lanes of a vector.
+pub(super) const MOST_LANES: usize = 16;
+
 /// Something to do with vectors.
 pub(super) trait Work {
     /// What comes out.
@@ -70,8 +73,9 @@ pub(super) trait Vector: Copy {
     unsafe fn sums(vectors: [Self; 4]) -> [f32; 4];
     /// The largest of each vector's lanes.
     unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4];
-    /// Writes a block of [rows ≤ `LANES`, columns ≤ `LANES`] at a stride as [columns, `LANES`] with zeros for missing rows.
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32);
+    /// Writes a block of [rows ≤ `LANES`, columns ≤ `LANES`] at a stride, times a factor, as [columns, `LANES`] with zeros
+    /// for missing rows.
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32);
 }
 
 /// 2^x on [-1/2, 1/2], by interpolation at Chebyshev's points, within 8e-8: factors of x^6, x^5, … x^0.

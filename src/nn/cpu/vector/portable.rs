@@ -147,12 +147,13 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32) {
         for column in 0..columns {
             for row in 0..LANES {
                 // SAFETY: the caller has [rows, columns] numbers at this stride, and room for [columns, LANES].
                 unsafe {
-                    *to.add(column * LANES + row) = if row < rows { *from.add(row * stride + column) } else { 0.0 }
+                    let value = if row < rows { *from.add(row * stride + column) } else { 0.0 };
+                    *to.add(column * LANES + row) = value * factor.0[row];
                 };
             }
         }

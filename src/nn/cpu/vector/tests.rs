@@ -102,10 +102,10 @@ unsafe fn check_transpose<V: Vector>() {
         for columns in 0..=V::LANES {
             let mut to = vec![-1.0; V::LANES * V::LANES];
             // SAFETY: both arrays are large enough for a whole block.
-            unsafe { V::transpose(from.as_ptr(), stride, rows, columns, to.as_mut_ptr()) };
+            unsafe { V::transpose(from.as_ptr(), stride, rows, columns, V::splat(2.0), to.as_mut_ptr()) };
             for column in 0..V::LANES {
                 for row in 0..V::LANES {
-                    let there = if row < rows { from[row * stride + column] } else { 0.0 };
+                    let there = if row < rows { 2.0 * from[row * stride + column] } else { 0.0 };
                     let expected = if column < columns { there } else { -1.0 };
                     assert_eq!(to[column * V::LANES + row], expected, "[{row}, {column}] of [{rows}, {columns}]");
                 }
