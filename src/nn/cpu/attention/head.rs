@@ -109,7 +109,7 @@ impl Head<'_> {
         let from = self.rows(self.attention.heads + self.key_value_head).after(keys.start);
         let norm = self.attention.head_norm.as_ref().map(|norm| (norm.key.as_slice(), norm.epsilon));
         let turns = norm.is_some() || self.rotation.is_some();
-        if reads == 1 && !turns {
+        if !turns && stay_in_place(reads, keys.len(), head_size) {
             return from;
         }
         let to = Rows { first: scratch.keys.as_mut_ptr(), stride: head_size };
@@ -130,7 +130,7 @@ impl Head<'_> {
         let Attention { heads, key_value_heads, head_size, .. } = *self.attention;
         let from = self.rows(heads + key_value_heads + self.key_value_head).after(keys.start);
         let stride = head_size.next_multiple_of(V::LANES);
-        if reads == 1 && head_size == stride {
+        if head_size == stride && stay_in_place(reads, keys.len(), head_size) {
             return from;
         }
         let to = scratch.values.as_mut_ptr();
@@ -260,6 +260,13 @@ impl Head<'_> {
             }
         }
     }
+}
+
+/// Whether rows of keys or values are left where they are. Far apart as they are there, more of them do not stay together
+/// in the nearest cache: they would fall into few of its sets.
+fn stay_in_place(reads: usize, rows: usize, head_size: usize) -> bool {
+    const MOST_NUMBERS: usize = 2048;
+    reads == 1 || rows * head_size <= MOST_NUMBERS
 }
 
 /// `out` = (`out` · `factors` + sums) · `scales`, row by row.

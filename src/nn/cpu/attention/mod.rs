@@ -30,8 +30,8 @@ use crate::nn::Attention;
 /// Keys of a block: their scores stay in the nearest cache.
 const KEY_BLOCK: usize = 128;
 
-/// Query rows that are worked on together: three of the widest vectors.
-const ROW_BLOCK: usize = 48;
+/// Query rows that are worked on together: four of the widest vectors.
+const ROW_BLOCK: usize = 64;
 
 /// Least multiplications that are worth a core of their own: some ten times the cost of asking it.
 const WORK_OF_A_CORE: usize = 1 << 24;
@@ -80,13 +80,19 @@ impl Layer<'_> {
             longest,
             buffers,
             parts: parts.min(longest.div_ceil(ROW_BLOCK)).max(1),
-            next: AtomicUsize::new(0),
         };
+        if cores == 1 {
+            // Counted without an atomic operation, which would wait for all earlier writes.
+            let mut numbers = 0..;
+            return instructions.run(Share { pieces: &pieces, next: || numbers.next().unwrap_or(usize::MAX) });
+        }
+        let taken = AtomicUsize::new(0);
+        let next = || taken.fetch_add(1, Ordering::Relaxed);
         std::thread::scope(|scope| {
             for _ in 1..cores {
-                scope.spawn(|| instructions.run(&pieces));
+                scope.spawn(|| instructions.run(Share { pieces: &pieces, next }));
             }
-            instructions.run(&pieces);
+            instructions.run(Share { pieces: &pieces, next });
         });
     }
 }
@@ -97,7 +103,7 @@ struct Shared(*mut f32);
 // SAFETY: pieces are rows of heads, each given to one core by a counter, and the heads of rows do not overlap.
 unsafe impl Sync for Shared {}
 
-/// The pieces of a layer, and which of them comes next.
+/// The pieces of a layer.
 struct Pieces<'a> {
     attention: &'a Attention,
     rotation: Option<&'a Rotation>,
@@ -111,7 +117,6 @@ struct Pieces<'a> {
     buffers: &'a Arc<Buffers>,
     /// Into how many parts the rows of each sequence are divided.
     parts: usize,
-    next: AtomicUsize,
 }
 
 impl Pieces<'_> {
@@ -137,13 +142,21 @@ impl Pieces<'_> {
     }
 }
 
-impl Work for &Pieces<'_> {
+/// What one core does of the pieces.
+struct Share<'a, F> {
+    pieces: &'a Pieces<'a>,
+    /// The number of a piece that nobody has.
+    next: F,
+}
+
+impl<F: FnMut() -> usize> Work for Share<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn on<V: Vector>(self) {
-        let mut scratch = Scratch::take::<V>(self.buffers, self.attention, self.longest);
-        while let Some((head, rows)) = self.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+    unsafe fn on<V: Vector>(mut self) {
+        let Pieces { attention, longest, buffers, .. } = *self.pieces;
+        let mut scratch = Scratch::take::<V>(buffers, attention, longest);
+        while let Some((head, rows)) = self.pieces.get((self.next)()) {
             // SAFETY: shapes were checked against the batch, and the scratch memory was taken for its longest sequence;
             // no other piece has these rows of these heads; the caller has the instructions.
             unsafe { head.attend::<V>(rows, &mut scratch) };

@@ -159,9 +159,12 @@ impl Vector for Avx512 {
                 for (row, values) in block.iter_mut().enumerate() {
                     *values = _mm512_loadu_ps(from.add(row * stride));
                 }
-            } else {
-                for (row, values) in block.iter_mut().enumerate().take(rows) {
-                    *values = _mm512_maskz_loadu_ps(first_lanes(columns), from.add(row * stride));
+            } else if rows > 0 {
+                // Without a branch for each row, or the block would be kept in memory.
+                let (rows_there, columns) = (first_lanes(rows), first_lanes(columns));
+                for (row, values) in block.iter_mut().enumerate() {
+                    let there = if rows_there >> row & 1 == 1 { columns } else { 0 };
+                    *values = _mm512_maskz_loadu_ps(there, from.add(row.min(rows - 1) * stride));
                 }
             }
             // Blocks of 4 by 4: vector 4 g + k then has column k of rows 4 g .. 4 g + 4 in each quarter.
