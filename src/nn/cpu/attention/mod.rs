@@ -8,6 +8,7 @@
 
 mod bias;
 mod head;
+mod packing;
 mod scores;
 mod scratch;
 #[cfg(test)]

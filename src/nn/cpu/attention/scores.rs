@@ -1,6 +1,7 @@
 //! From products of queries and keys to weights: bias, mask, the largest of each row, exponentials and their sum.
 //!
 //! Lanes are queries, so that nothing is ever combined across them: what a row finds is found in its own lane.
+#![expect(clippy::needless_range_loop, reason = "what a library's iterators call may be compiled without them")]
 
 use std::ops::Range;
 

@@ -4,12 +4,11 @@
 #![expect(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
 
 use std::arch::x86_64::{
-    __m512, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_max_ps, _mm_storeu_ps,
-    _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_max_ps, _mm512_add_ps, _mm512_castpd_ps,
-    _mm512_castps_pd, _mm512_castps512_ps256, _mm512_cmp_ps_mask, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_maskz_scalef_ps,
-    _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
-    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm512_add_ps, _mm512_castpd_ps,
+    _mm512_castps_pd, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_ps,
+    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 use super::{EXP2, EXP2_LEAST, Vector, Work};
@@ -39,24 +38,6 @@ unsafe fn unpack_pairs(one: __m512, other: __m512) -> [__m512; 2] {
         let (one, other) = (_mm512_castps_pd(one), _mm512_castps_pd(other));
         [_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)), _mm512_castpd_ps(_mm512_unpackhi_pd(one, other))]
     }
-}
-
-/// Four vectors to one quarter, whose lane i belongs to vector i.
-macro_rules! fold {
-    ($vectors:expr, $of_512:ident, $of_256:ident, $of_128:ident) => {{
-        let [a, b, c, d] = $vectors;
-        let [low, high] = unpack(a.0, b.0);
-        let ab = $of_512(low, high);
-        let [low, high] = unpack(c.0, d.0);
-        let cd = $of_512(low, high);
-        let [low, high] = unpack_pairs(ab, cd);
-        let all = $of_512(low, high);
-        let half = $of_256(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
-        let quarter = $of_128(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-        let mut folded = [0.0; 4];
-        _mm_storeu_ps(folded.as_mut_ptr(), quarter);
-        folded
-    }};
 }
 
 impl Vector for Avx512 {
@@ -139,16 +120,6 @@ impl Vector for Avx512 {
             }
             Self(_mm512_maskz_scalef_ps(normal, value, whole))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
-        unsafe { fold!(vectors, _mm512_add_ps, _mm256_add_ps, _mm_add_ps) }
-    }
-
-    #[inline(always)]
-    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4] {
-        unsafe { fold!(vectors, _mm512_max_ps, _mm256_max_ps, _mm_max_ps) }
     }
 
     #[inline(always)]

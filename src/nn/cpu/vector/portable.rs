@@ -19,20 +19,6 @@ impl Portable {
         }
         Self(lanes)
     }
-
-    /// The two halves, then quarters, then eighths together.
-    #[inline(always)]
-    fn fold(self, operation: impl Fn(f32, f32) -> f32) -> f32 {
-        let mut lanes = self.0;
-        let mut width = LANES;
-        while width > 1 {
-            width /= 2;
-            for lane in 0..width {
-                lanes[lane] = operation(lanes[lane], lanes[lane + width]);
-            }
-        }
-        lanes[0]
-    }
 }
 
 #[inline(always)]
@@ -134,16 +120,6 @@ impl Vector for Portable {
             *lane = if x < EXP2_LEAST { 0.0 } else { value * power };
         }
         Self(lanes)
-    }
-
-    #[inline(always)]
-    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
-        vectors.map(|vector| vector.fold(|one, other| one + other))
-    }
-
-    #[inline(always)]
-    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4] {
-        vectors.map(|vector| vector.fold(larger))
     }
 
     #[inline(always)]
