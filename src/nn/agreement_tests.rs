@@ -409,6 +409,33 @@ fn feed_forward_layers_agree_in_one_block_and_in_several() {
 }
 
 #[test]
+fn bits_do_not_depend_on_the_number_of_cores() {
+    // Long enough that each operation is divided.
+    let batch = batch_of(&[700, 3, 1400]);
+    let attention = Attention::new(8, 16);
+    let input = noise_matrix(1, 2.0, batch.tokens(), attention.input_width());
+    let norm = TestNorm::Layer(noise(2, 1.0, input.columns), Some(noise(3, 1.0, input.columns)));
+    for most in ALL_INSTRUCTIONS {
+        let results = |cores: usize| {
+            let mut cpu = Cpu::with_instructions(most);
+            cpu.use_cores(cores);
+            let cpu = Named(format!("{most:?}"), cpu);
+            let rows = [
+                cpu.attend(&attention, &input, &batch),
+                cpu.norm(&norm, &input),
+                cpu.gate(Activation::Silu, &input),
+                cpu.pooled(Pooling::Mean, &input, &batch),
+            ];
+            rows.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let one = results(1);
+        for cores in [2, 5] {
+            assert!(results(cores) == one, "{most:?}, {cores} cores");
+        }
+    }
+}
+
+#[test]
 fn a_batch_without_tokens_has_no_result() {
     let attention = Attention {
         position_bias: Some(PositionBias::Slopes(vec![1.0])),

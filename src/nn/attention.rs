@@ -108,6 +108,11 @@ impl Mask {
     pub(super) fn keys(self, query: usize, length: usize) -> std::ops::Range<usize> {
         query.saturating_sub(self.before)..query.saturating_add(self.after).saturating_add(1).min(length)
     }
+
+    /// The queries that see key `key` in a sequence without end.
+    pub(super) fn queries(self, key: usize) -> std::ops::Range<usize> {
+        key.saturating_sub(self.after)..key.saturating_add(self.before).saturating_add(1)
+    }
 }
 
 /// RMS norms over each head of the queries and of the keys; Qwen3, Gemma3.

@@ -3,18 +3,92 @@
 //! The cores are those of rayon's pool. Whoever divides many small pieces of work first goes there ([`enter`]): between
 //! threads of the pool a piece changes hands in a microsecond, from outside it takes tens.
 
+use rayon::prelude::*;
+
+use crate::nn::NnError;
+
+/// Fewest numbers that are worth a core of their own: about ten times the cost of asking it.
+const NUMBERS_OF_A_CORE: usize = 1 << 18;
+
 /// Does work that will be divided, on a thread of the pool.
 pub(super) fn enter<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| work())
 }
 
 /// Does something with each item, each on a core of its own if there is one.
-pub(super) fn each<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
-    let mut items = items.into_iter();
-    let Some(own) = items.next() else { return };
-    let work = &work;
-    rayon::in_place_scope(|scope| {
-        items.for_each(|item| scope.spawn(move |_| work(item)));
-        work(own);
-    });
+pub(super) fn each<T: Send>(
+    items: impl IntoParallelIterator<Item = T, Iter: IndexedParallelIterator>,
+    work: impl Fn(T) + Sync + Send,
+) {
+    items.into_par_iter().with_max_len(1).for_each(work);
+}
+
+/// Has parts of [rows, width] written on up to so many cores. The work is given the first row of its part and the part.
+///
+/// # Errors
+/// The first of the work's.
+pub(super) fn rows(
+    cores: usize,
+    out: &mut [f32],
+    width: usize,
+    work: impl Fn(usize, &mut [f32]) -> Result<(), NnError> + Sync + Send,
+) -> Result<(), NnError> {
+    let parts = cores.min(out.len() / NUMBERS_OF_A_CORE);
+    if parts <= 1 {
+        return work(0, out);
+    }
+    let rows = (out.len() / width).div_ceil(parts);
+    let parts: Vec<Result<(), NnError>> = out
+        .par_chunks_mut(rows * width)
+        .with_max_len(1)
+        .enumerate()
+        .map(|(part, out)| work(part * rows, out))
+        .collect();
+    parts.into_iter().collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "small whole numbers are exact")]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(cores: usize, count: usize, width: usize, parts: usize) {
+        let mut out = vec![f32::NAN; count * width];
+        let firsts = Mutex::new(Vec::new());
+        rows(cores, &mut out, width, |first, part| {
+            part.chunks_exact_mut(width).zip(first..).for_each(|(row, number)| row.fill(number as f32));
+            firsts.lock().unwrap().push(first);
+            Ok(())
+        })
+        .unwrap();
+        assert!(out.chunks_exact(width).enumerate().all(|(number, row)| row.iter().all(|&x| x == number as f32)));
+        assert_eq!(firsts.into_inner().unwrap().len(), parts);
+    }
+
+    #[test]
+    fn every_row_is_written_once_by_as_many_cores_as_it_is_worth() {
+        check(1, 5000, 384, 1);
+        check(4, 100, 384, 1);
+        check(4, 1500, 384, 2);
+        check(2, 5000, 384, 2);
+        check(16, 5001, 384, 7);
+        check(4, 1, 1 << 20, 1);
+    }
+
+    #[test]
+    fn an_error_of_any_part_is_that_of_all() {
+        let mut out = vec![0.0; 1 << 20];
+        let failing = |first: usize, _: &mut [f32]| match first {
+            0 => Ok(()),
+            _ => Err(NnError::IndexOutOfRange { index: 1, entries: first }),
+        };
+        assert_eq!(
+            rows(2, &mut out, 1 << 10, failing).unwrap_err().to_string(),
+            "token 1 is beyond the 512 entries of a table"
+        );
+        assert!(rows(1, &mut out, 1 << 10, failing).is_ok());
+    }
 }

@@ -1,8 +1,9 @@
 //! The operations on the CPU: one thread, activations in reused buffers, linear layers over packed weights ([`gemm`]).
 //!
 //! Each encoder thread has a [`Cpu`] of its own and works through whole batches; the cores are kept busy by having
-//! several of them. Everything is compiled for several sets of vector [`Instructions`], of which the best is chosen when
-//! the program runs: attention is written in vectors, the loops between the products so that the compiler makes them so.
+//! several of them; where some have no batch left, the others' operations are divided among them (`cores`). Everything is
+//! compiled for several sets of vector [`Instructions`], of which the best is chosen when the program runs: attention is
+//! written in vectors, the loops between the products so that the compiler makes them so.
 
 mod attention;
 mod buffers;
@@ -136,22 +137,25 @@ impl Backend for Cpu {
     fn embed(&self, lookups: &[(&Matrix, &[u32])]) -> Result<Activations, NnError> {
         let (width, tokens) = lookups.first().map_or((0, 0), |(table, indices)| (table.columns, indices.len()));
         let mut out = self.activations(tokens, width);
-        for token in 0..tokens {
-            let sum = &mut out.values[token * width..][..width];
-            for (place, (table, indices)) in lookups.iter().enumerate() {
-                let index = indices[token];
-                let entry = index as usize * width;
-                let row = table
-                    .values
-                    .get(entry..entry + width)
-                    .ok_or(NnError::IndexOutOfRange { index, entries: table.rows })?;
-                if place == 0 {
-                    sum.copy_from_slice(row);
-                } else {
-                    sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        let embed = |first: usize, rows: &mut [f32]| -> Result<(), NnError> {
+            for (token, sum) in (first..).zip(rows.chunks_exact_mut(width.max(1))) {
+                for (place, (table, indices)) in lookups.iter().enumerate() {
+                    let index = indices[token];
+                    let entry = index as usize * width;
+                    let row = table
+                        .values
+                        .get(entry..entry + width)
+                        .ok_or(NnError::IndexOutOfRange { index, entries: table.rows })?;
+                    if place == 0 {
+                        sum.copy_from_slice(row);
+                    } else {
+                        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                    }
                 }
             }
-        }
+            Ok(())
+        };
+        cores::rows(self.cores, &mut out.values, width, embed)?;
         Ok(out)
     }
 
@@ -180,16 +184,19 @@ impl Backend for Cpu {
     fn apply_norm(&self, norm: &Norm, input: &Activations) -> Result<Activations, NnError> {
         let width = input.width;
         let mut out = self.activations(input.tokens(), width);
-        let (rows, out_rows) = (&input.values[..], &mut out.values[..]);
-        // Inlined, or it would be compiled for what every processor has.
-        self.instructions.run_plain(
-            #[inline(always)]
-            || {
-                for (row, out) in rows.chunks_exact(width).zip(out_rows.chunks_exact_mut(width)) {
-                    norm.apply(row, out);
-                }
-            },
-        );
+        cores::rows(self.cores, &mut out.values, width, |first, out| {
+            let rows = &input.values[first * width..][..out.len()];
+            // Inlined, or it would be compiled for what every processor has.
+            self.instructions.run_plain(
+                #[inline(always)]
+                || {
+                    for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+                        norm.apply(row, out);
+                    }
+                },
+            );
+            Ok(())
+        })?;
         Ok(out)
     }
 
@@ -202,7 +209,9 @@ impl Backend for Cpu {
         let mut out = self.activations(batch.tokens(), attention.output_width());
         let rotation = attention.rotary.as_ref().map(|rotary| self.rotations.get(rotary, batch.longest()));
         let (qkv, buffers) = (&qkv.values[..], &self.buffers);
-        self.instructions.run(attention::Layer { attention, rotation, qkv, batch, out: &mut out.values, buffers });
+        let layer = attention::Layer { attention, rotation, qkv, batch, out: &mut out.values, buffers };
+        let cores = layer.cores_of_use(self.cores);
+        layer.compute(self.instructions, cores);
         Ok(out)
     }
 
@@ -210,7 +219,11 @@ impl Backend for Cpu {
         let width = gate_up.width / 2;
         let mut out = self.activations(gate_up.tokens(), width);
         if width > 0 {
-            Gate { activation, halves: &gate_up.values, out: &mut out.values, width }.apply(self.instructions());
+            cores::rows(self.cores, &mut out.values, width, |first, out| {
+                let halves = &gate_up.values[2 * width * first..][..2 * out.len()];
+                Gate { activation, halves, out, width }.apply(self.instructions());
+                Ok(())
+            })?;
         }
         Ok(out)
     }

@@ -1,7 +1,8 @@
-//! A product of small matrices whose right-hand side lies in panels, computed in tiles that stay in registers.
+//! A product of small matrices whose right-hand side lies in vectors, computed in tiles that stay in registers.
 //!
 //! Each number of the result is one chain of multiplications and additions in the order of the inner dimension, whatever
-//! the tile: it does not depend on how many rows there are, nor on which of them it is in.
+//! the tile: it does not depend on how many rows there are, nor on which of them it is in. What becomes of a tile of sums
+//! is for a [`Finish`] to say, before they leave the registers.
 #![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
 #![expect(clippy::needless_range_loop, reason = "what a library's iterators call may be compiled without them")]
 
@@ -9,32 +10,41 @@ use std::ops::Range;
 
 use super::vector::{Vector, Work};
 
-/// `out` = (`out` · `before` + `left` · `right`) · `after`, row by row.
-pub(super) struct Product {
+/// What becomes of sums.
+pub(super) trait Finish: Copy {
+    /// Does it to the tile whose first number is in this row and this vector of the result.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`, and the result has such a tile.
+    unsafe fn finish<V: Vector, const ROWS: usize, const PANELS: usize>(
+        self,
+        row: usize,
+        panel: usize,
+        sums: [[V; PANELS]; ROWS],
+    );
+}
+
+/// `left` · `right`.
+pub(super) struct Product<F> {
     /// Rows of the result.
     pub(super) rows: usize,
     /// Vectors in a row of the result.
     pub(super) panels: usize,
     /// Length of the sums.
     pub(super) inner: usize,
-    /// [rows, inner] at a stride.
+    /// [rows, inner], rows and numbers of a row at strides.
     pub(super) left: *const f32,
     pub(super) left_stride: usize,
-    /// [panels, inner, lanes], panels at a stride.
+    pub(super) left_step: usize,
+    /// [panels, inner, lanes], panels and vectors of a panel at strides.
     pub(super) right: *const f32,
     pub(super) panel_stride: usize,
-    /// [rows, panels · lanes] at a stride; the last panel may be written in part.
-    pub(super) out: *mut f32,
-    pub(super) out_stride: usize,
-    /// How many lanes of the last panel there are.
-    pub(super) last_lanes: usize,
-    /// `[rows]`; what is in `out` is not read without it.
-    pub(super) before: Option<*const f32>,
-    /// `[rows]`.
-    pub(super) after: Option<*const f32>,
+    pub(super) right_step: usize,
+    /// Where it goes.
+    pub(super) finish: F,
 }
 
-impl Product {
+impl<F: Finish> Product<F> {
     /// Computes it.
     ///
     /// # Safety
@@ -43,22 +53,25 @@ impl Product {
     pub(super) unsafe fn compute<V: Vector>(&self) {
         let mut panel = 0;
         while panel < self.panels {
-            let (rows, panels) = tile_size::<V>(self.panels - panel);
-            let rest = self.rows % rows;
+            let (most_rows, panels) = tile_size::<V>(self.panels - panel);
+            // As equal as can be: a tile of few rows loads more than it computes.
+            let tiles = self.rows.div_ceil(most_rows);
+            let (rows, taller) = (self.rows / tiles.max(1), self.rows % tiles.max(1));
+            let rest = taller * (rows + 1);
             // SAFETY: the tiles are inside the product; otherwise as the caller says.
             unsafe {
-                if rest < self.rows {
-                    self.compute_tiles::<V>(rows, panels, 0..self.rows - rest, panel);
-                }
                 if rest > 0 {
-                    self.compute_tiles::<V>(rest, panels, self.rows - rest..self.rows, panel);
+                    self.compute_tiles::<V>(rows + 1, panels, 0..rest, panel);
+                }
+                if rest < self.rows {
+                    self.compute_tiles::<V>(rows, panels, rest..self.rows, panel);
                 }
             }
             panel += panels;
         }
     }
 
-    /// Computes tiles of [rows, panels] one below the other.
+    /// Computes tiles of [`tile_rows`, panels] one below the other.
     #[inline(always)]
     unsafe fn compute_tiles<V: Vector>(&self, tile_rows: usize, panels: usize, rows: Range<usize>, panel: usize) {
         /// One arm for every number of rows.
@@ -66,7 +79,7 @@ impl Product {
             ($panels:literal: $($rows:literal)*) => {
                 match tile_rows {
                     // SAFETY: as the caller says; the number of rows and panels is that of the type.
-                    $($rows => unsafe { V::call(Tiles::<$rows, $panels> { product: self, rows, panel }) },)*
+                    $($rows => unsafe { V::call(Tiles::<F, $rows, $panels> { product: self, rows, panel }) },)*
                     rows => unreachable!("tiles of {rows} rows and {panels} panels"),
                 }
             };
@@ -81,8 +94,8 @@ impl Product {
     }
 }
 
-/// How large the next tile is, in rows and panels, when so many panels are left. A tile of one panel loads as much as it
-/// computes; it is not left over after larger ones where that can be helped.
+/// How large the next tile is at most, in rows and panels, when so many panels are left. A tile of one panel loads as much
+/// as it computes; it is not left over after larger ones where that can be helped.
 #[inline(always)]
 fn tile_size<V: Vector>(panels: usize) -> (usize, usize) {
     let [tall, wide] = V::TILES;
@@ -96,22 +109,21 @@ fn tile_size<V: Vector>(panels: usize) -> (usize, usize) {
 }
 
 /// Tiles of a fixed size one below the other.
-struct Tiles<'a, const ROWS: usize, const PANELS: usize> {
-    product: &'a Product,
+struct Tiles<'a, F, const ROWS: usize, const PANELS: usize> {
+    product: &'a Product<F>,
     /// A multiple of the tile's rows.
     rows: Range<usize>,
     /// The first panel.
     panel: usize,
 }
 
-impl<const ROWS: usize, const PANELS: usize> Work for Tiles<'_, ROWS, PANELS> {
+impl<F: Finish, const ROWS: usize, const PANELS: usize> Work for Tiles<'_, F, ROWS, PANELS> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn on<V: Vector>(self) {
-        let Product { inner, left_stride, panel_stride, out_stride, .. } = *self.product;
+        let Product { inner, left_stride, left_step, panel_stride, right_step, finish, .. } = *self.product;
         let product = self.product;
-        let last_lanes = if self.panel + PANELS == product.panels { product.last_lanes } else { V::LANES };
         let mut first_row = self.rows.start;
         while first_row < self.rows.end {
             // SAFETY: the operands reach as far as rows, panels and the inner dimension say, and the instructions are
@@ -131,28 +143,10 @@ impl<const ROWS: usize, const PANELS: usize> Work for Tiles<'_, ROWS, PANELS> {
                             sums[row][panel] = factor.mul_add(columns[panel], sums[row][panel]);
                         }
                     }
-                    left = left.add(1);
-                    right = right.add(V::LANES);
+                    left = left.wrapping_add(left_step);
+                    right = right.wrapping_add(right_step);
                 }
-                for row in 0..ROWS {
-                    let out = product.out.add((first_row + row) * out_stride + self.panel * V::LANES);
-                    for panel in 0..PANELS {
-                        let mut sum = sums[row][panel];
-                        let out = out.add(panel * V::LANES);
-                        let lanes = if panel + 1 == PANELS { last_lanes } else { V::LANES };
-                        if let Some(before) = product.before {
-                            sum = V::load_first(out, lanes).mul_add(V::splat(*before.add(first_row + row)), sum);
-                        }
-                        if let Some(after) = product.after {
-                            sum = sum.mul(V::splat(*after.add(first_row + row)));
-                        }
-                        if lanes == V::LANES {
-                            sum.store(out);
-                        } else {
-                            sum.store_first(out, lanes);
-                        }
-                    }
-                }
+                finish.finish(first_row, self.panel, sums);
             }
             first_row += ROWS;
         }

@@ -33,6 +33,8 @@ mod vectors;
 use std::cell::Cell;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 pub use self::finish::Finish;
 use self::finish::FinishTile;
 pub use self::gate::Gate;
@@ -292,7 +294,7 @@ pub(super) fn in_parts(
     work: impl Fn(&[f32], Finish<'_>, &mut [f32]) + Sync,
 ) {
     let rows = out.len().checked_div(outputs).unwrap_or(0).div_ceil(parts.max(1)).max(1);
-    let parts = out.chunks_mut((rows * outputs).max(1)).enumerate();
+    let parts = out.par_chunks_mut((rows * outputs).max(1)).enumerate();
     cores::each(parts, |(part, out)| {
         let input = &input[part * rows * inputs..][..out.len() / outputs * inputs];
         let values = part * rows * outputs..part * rows * outputs + out.len();

@@ -4,12 +4,12 @@
 #![expect(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
 
 use std::arch::x86_64::{
-    __m256, __m256i, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_max_ps, _mm_storeu_ps,
-    _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_blendv_ps, _mm256_castpd_ps, _mm256_castps_pd,
-    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_cvtps_epi32, _mm256_extractf128_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps,
-    _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32,
-    _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps,
+    __m256, __m256i, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_add_epi32, _mm256_add_ps,
+    _mm256_and_ps, _mm256_blendv_ps, _mm256_castpd_ps, _mm256_castps_pd, _mm256_castsi256_ps, _mm256_cmp_ps,
+    _mm256_cvtps_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
+    _mm256_max_ps, _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd,
+    _mm256_unpacklo_ps,
 };
 
 use super::{EXP2, EXP2_LEAST, Vector, Work};
@@ -38,23 +38,6 @@ unsafe fn unpack_pairs(one: __m256, other: __m256) -> [__m256; 2] {
         let (one, other) = (_mm256_castps_pd(one), _mm256_castps_pd(other));
         [_mm256_castpd_ps(_mm256_unpacklo_pd(one, other)), _mm256_castpd_ps(_mm256_unpackhi_pd(one, other))]
     }
-}
-
-/// Four vectors to one half, whose lane i belongs to vector i.
-macro_rules! fold {
-    ($vectors:expr, $of_256:ident, $of_128:ident) => {{
-        let [a, b, c, d] = $vectors;
-        let [low, high] = unpack(a.0, b.0);
-        let ab = $of_256(low, high);
-        let [low, high] = unpack(c.0, d.0);
-        let cd = $of_256(low, high);
-        let [low, high] = unpack_pairs(ab, cd);
-        let all = $of_256(low, high);
-        let half = $of_128(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
-        let mut folded = [0.0; 4];
-        _mm_storeu_ps(folded.as_mut_ptr(), half);
-        folded
-    }};
 }
 
 impl Vector for Avx2 {
@@ -145,17 +128,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
-        unsafe { fold!(vectors, _mm256_add_ps, _mm_add_ps) }
-    }
-
-    #[inline(always)]
-    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4] {
-        unsafe { fold!(vectors, _mm256_max_ps, _mm_max_ps) }
-    }
-
-    #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32) {
         unsafe {
             let mut block = [_mm256_set1_ps(0.0); 8];
             for (row, values) in block.iter_mut().enumerate().take(rows) {
@@ -174,7 +147,7 @@ impl Vector for Avx2 {
                 turned[4 + k] = _mm256_permute2f128_ps::<0x31>(block[k], block[4 + k]);
             }
             for (column, values) in turned.iter().enumerate().take(columns) {
-                _mm256_storeu_ps(to.add(column * 8), *values);
+                _mm256_storeu_ps(to.add(column * 8), _mm256_mul_ps(*values, factor.0));
             }
         }
     }

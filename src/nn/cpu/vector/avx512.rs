@@ -4,12 +4,11 @@
 #![expect(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
 
 use std::arch::x86_64::{
-    __m512, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_max_ps, _mm_storeu_ps,
-    _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_max_ps, _mm512_add_ps, _mm512_castpd_ps,
-    _mm512_castps_pd, _mm512_castps512_ps256, _mm512_cmp_ps_mask, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_maskz_scalef_ps,
-    _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
-    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm512_add_ps, _mm512_castpd_ps,
+    _mm512_castps_pd, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_ps,
+    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 use super::{EXP2, EXP2_LEAST, Vector, Work};
@@ -39,24 +38,6 @@ unsafe fn unpack_pairs(one: __m512, other: __m512) -> [__m512; 2] {
         let (one, other) = (_mm512_castps_pd(one), _mm512_castps_pd(other));
         [_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)), _mm512_castpd_ps(_mm512_unpackhi_pd(one, other))]
     }
-}
-
-/// Four vectors to one quarter, whose lane i belongs to vector i.
-macro_rules! fold {
-    ($vectors:expr, $of_512:ident, $of_256:ident, $of_128:ident) => {{
-        let [a, b, c, d] = $vectors;
-        let [low, high] = unpack(a.0, b.0);
-        let ab = $of_512(low, high);
-        let [low, high] = unpack(c.0, d.0);
-        let cd = $of_512(low, high);
-        let [low, high] = unpack_pairs(ab, cd);
-        let all = $of_512(low, high);
-        let half = $of_256(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
-        let quarter = $of_128(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-        let mut folded = [0.0; 4];
-        _mm_storeu_ps(folded.as_mut_ptr(), quarter);
-        folded
-    }};
 }
 
 impl Vector for Avx512 {
@@ -142,26 +123,19 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
-        unsafe { fold!(vectors, _mm512_add_ps, _mm256_add_ps, _mm_add_ps) }
-    }
-
-    #[inline(always)]
-    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4] {
-        unsafe { fold!(vectors, _mm512_max_ps, _mm256_max_ps, _mm_max_ps) }
-    }
-
-    #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32) {
         unsafe {
             let mut block = [_mm512_set1_ps(0.0); 16];
             if rows == 16 && columns == 16 {
                 for (row, values) in block.iter_mut().enumerate() {
                     *values = _mm512_loadu_ps(from.add(row * stride));
                 }
-            } else {
-                for (row, values) in block.iter_mut().enumerate().take(rows) {
-                    *values = _mm512_maskz_loadu_ps(first_lanes(columns), from.add(row * stride));
+            } else if rows > 0 {
+                // Without a branch for each row, or the block would be kept in memory.
+                let (rows_there, columns) = (first_lanes(rows), first_lanes(columns));
+                for (row, values) in block.iter_mut().enumerate() {
+                    let there = if rows_there >> row & 1 == 1 { columns } else { 0 };
+                    *values = _mm512_maskz_loadu_ps(there, from.add(row.min(rows - 1) * stride));
                 }
             }
             // Blocks of 4 by 4: vector 4 g + k then has column k of rows 4 g .. 4 g + 4 in each quarter.
@@ -183,11 +157,11 @@ impl Vector for Avx512 {
             }
             if columns == 16 {
                 for (column, values) in turned.iter().enumerate() {
-                    _mm512_storeu_ps(to.add(column * 16), *values);
+                    _mm512_storeu_ps(to.add(column * 16), _mm512_mul_ps(*values, factor.0));
                 }
             } else {
                 for (column, values) in turned.iter().enumerate().take(columns) {
-                    _mm512_storeu_ps(to.add(column * 16), *values);
+                    _mm512_storeu_ps(to.add(column * 16), _mm512_mul_ps(*values, factor.0));
                 }
             }
         }

@@ -16,6 +16,9 @@ pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512;
 pub(super) use portable::Portable;
 
+/// Most lanes of a vector.
+pub(super) const MOST_LANES: usize = 16;
+
 /// Something to do with vectors.
 pub(super) trait Work {
     /// What comes out.
@@ -66,15 +69,14 @@ pub(super) trait Vector: Copy {
     unsafe fn only(self, first: usize, end: usize) -> Self;
     /// 2^x within 2e-7 for x ≤ 0, and 0 below -126, so that no slow denormal numbers arise.
     unsafe fn exp2(self) -> Self;
-    /// The sum of each vector's lanes, all in one order.
-    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4];
-    /// The largest of each vector's lanes.
-    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4];
-    /// Writes a block of [rows ≤ `LANES`, columns ≤ `LANES`] at a stride as [columns, `LANES`] with zeros for missing rows.
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32);
+    /// Writes a block of [rows ≤ `LANES`, columns ≤ `LANES`] at a stride, times a factor, as [columns, `LANES`] with zeros
+    /// for missing rows.
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32);
 }
 
 /// 2^x on [-1/2, 1/2], by interpolation at Chebyshev's points, within 8e-8: factors of x^6, x^5, … x^0.
+///
+/// `gemm::function` has e^x on the vectors of `pulp`: they can neither round nor scale by powers of two in an instruction.
 const EXP2: [f32; 7] = [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
 
 /// Below this, 2^x is not a normal number.

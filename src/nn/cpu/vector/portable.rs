@@ -19,20 +19,6 @@ impl Portable {
         }
         Self(lanes)
     }
-
-    /// The two halves, then quarters, then eighths together.
-    #[inline(always)]
-    fn fold(self, operation: impl Fn(f32, f32) -> f32) -> f32 {
-        let mut lanes = self.0;
-        let mut width = LANES;
-        while width > 1 {
-            width /= 2;
-            for lane in 0..width {
-                lanes[lane] = operation(lanes[lane], lanes[lane + width]);
-            }
-        }
-        lanes[0]
-    }
 }
 
 #[inline(always)]
@@ -137,22 +123,13 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
-        vectors.map(|vector| vector.fold(|one, other| one + other))
-    }
-
-    #[inline(always)]
-    unsafe fn maxima(vectors: [Self; 4]) -> [f32; 4] {
-        vectors.map(|vector| vector.fold(larger))
-    }
-
-    #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32) {
+    unsafe fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, factor: Self, to: *mut f32) {
         for column in 0..columns {
             for row in 0..LANES {
                 // SAFETY: the caller has [rows, columns] numbers at this stride, and room for [columns, LANES].
                 unsafe {
-                    *to.add(column * LANES + row) = if row < rows { *from.add(row * stride + column) } else { 0.0 }
+                    let value = if row < rows { *from.add(row * stride + column) } else { 0.0 };
+                    *to.add(column * LANES + row) = value * factor.0[row];
                 };
             }
         }
