@@ -21,7 +21,8 @@ pub(super) struct Head<'a> {
     pub(super) attention: &'a Attention,
     pub(super) rotation: Option<&'a Rotation>,
     pub(super) bias: Option<&'a Bias>,
-    pub(super) key_value_head: usize,
+    /// Counted over all heads of keys and values.
+    pub(super) number: usize,
     /// Of the sequence.
     pub(super) length: usize,
     /// [length, input width].
@@ -50,7 +51,7 @@ impl Head<'_> {
         unsafe {
             let keys = self.keys::<V>(seen.clone(), blocks * group, scratch);
             let values = self.values::<V>(seen.clone(), blocks * group, scratch);
-            for head in self.key_value_head * group..(self.key_value_head + 1) * group {
+            for head in self.number * group..(self.number + 1) * group {
                 for block in 0..blocks {
                     // As equal as whole vectors can be.
                     let bound = |block: usize| (rows.start + block * panels / blocks * V::LANES).min(rows.end);

@@ -121,7 +121,7 @@ impl Pieces<'_> {
     fn get(&self, number: usize) -> Option<(Head<'_>, Range<usize>)> {
         let attention = self.attention;
         let (head, part) = (number / self.parts, number % self.parts);
-        let (sequence, key_value_head) = (head / attention.key_value_heads, head % attention.key_value_heads);
+        let (sequence, number_of_head) = (head / attention.key_value_heads, head % attention.key_value_heads);
         let &[start, end] = self.batch.cu_seqlens().get(sequence..sequence + 2)? else { return None };
         let length = end - start;
         let bound = |part: usize| (part * length.div_ceil(ROW_BLOCK) / self.parts * ROW_BLOCK).min(length);
@@ -129,7 +129,7 @@ impl Pieces<'_> {
             attention,
             rotation: self.rotation,
             bias: self.bias.as_ref(),
-            key_value_head,
+            number: number_of_head,
             length,
             qkv: self.qkv[start * attention.input_width()..].as_ptr(),
             // In bounds, as the result has a row for each token of the batch.

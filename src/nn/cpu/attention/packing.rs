@@ -57,7 +57,7 @@ impl Head<'_> {
     #[inline(always)]
     pub(super) unsafe fn keys<V: Vector>(&self, keys: Range<usize>, reads: usize, scratch: &mut Scratch) -> Rows {
         let head_size = self.attention.head_size;
-        let from = self.rows(self.attention.heads + self.key_value_head).after(keys.start);
+        let from = self.rows(self.attention.heads + self.number).after(keys.start);
         let norm = self.attention.head_norm.as_ref().map(|norm| (norm.key.as_slice(), norm.epsilon));
         let turns = norm.is_some() || self.rotation.is_some();
         if !turns && stay_in_place(reads, keys.len(), head_size) {
@@ -79,7 +79,7 @@ impl Head<'_> {
     #[inline(always)]
     pub(super) unsafe fn values<V: Vector>(&self, keys: Range<usize>, reads: usize, scratch: &mut Scratch) -> Rows {
         let Attention { heads, key_value_heads, head_size, .. } = *self.attention;
-        let from = self.rows(heads + key_value_heads + self.key_value_head).after(keys.start);
+        let from = self.rows(heads + key_value_heads + self.number).after(keys.start);
         let stride = head_size.next_multiple_of(V::LANES);
         if head_size == stride && stay_in_place(reads, keys.len(), head_size) {
             return from;
