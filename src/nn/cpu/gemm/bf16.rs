@@ -82,7 +82,11 @@ fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], su
     let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
     let words = panel.len();
     assert_eq!(input.len(), ROWS * words);
-    let rows: [&[u32]; ROWS] = std::array::from_fn(|row| &input[row * words..(row + 1) * words]);
+    // A loop, as what a library calls is not compiled for these instructions, and so not inlined.
+    let mut rows = [&input[..words]; ROWS];
+    for row in 1..ROWS {
+        rows[row] = &input[row * words..(row + 1) * words];
+    }
     let mut totals = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     for (index, weights) in panel.iter().enumerate() {
         prefetch(weights);

@@ -9,10 +9,10 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm_storeu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_mullo_epi32,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    _mm512_cvtps_epi32, _mm512_cvtsi512_si32, _mm512_cvtusepi32_epi8, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_mullo_epi32, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use pulp::x86::V4;
@@ -130,7 +130,11 @@ fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], su
     let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
     let words = panel.len();
     assert_eq!(input.len(), ROWS * words);
-    let rows: [&[u32]; ROWS] = std::array::from_fn(|row| &input[row * words..(row + 1) * words]);
+    // A loop, as what a library calls is not compiled for these instructions, and so not inlined.
+    let mut rows = [&input[..words]; ROWS];
+    for row in 1..ROWS {
+        rows[row] = &input[row * words..(row + 1) * words];
+    }
     let [sums_of_weights, scales] = [&panel[0], &panel[1]];
     let mut totals = [[_mm512_setzero_si512(); VECTORS]; ROWS];
     for row in 0..ROWS {
@@ -186,8 +190,8 @@ fn quantize(row: &[f32], words: &mut [u32]) {
     let (least, largest) = (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(largest));
     let scale = ((largest - least) / STEPS).max(LEAST_SCALE);
     let inverse = 1.0 / scale;
-    #[expect(clippy::cast_possible_truncation, reason = "between 0 and 255; what is not a number does not matter")]
-    let zero = (-least * inverse).round_ties_even() as i32;
+    // The nearest, the even one of two; what is not a number does not matter.
+    let zero = _mm512_cvtsi512_si32(_mm512_cvtps_epi32(_mm512_set1_ps(-least * inverse)));
     words[0] = zero.cast_unsigned();
     words[1] = (scale + _mm512_reduce_add_ps(fault)).to_bits();
     let (places, places_rest) = words[HEAD..].split_at_mut(blocks.len() * FOUR);
