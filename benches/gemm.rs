@@ -3,7 +3,8 @@
 //! Shapes are those of MiniLM, BERT-base and BERT-large with batches of different numbers of tokens. The peak is that of
 //! fused multiply-adds between registers. All of a shape's candidates run in turns, and the best turn of each counts, so
 //! that ratios hold on a machine that others use as well. Arguments choose instruction sets: `avx512` (else as the
-//! processor can), `avx2`, `portable`; `finish` measures what follows a product instead.
+//! processor can), `avx2`, `portable`; and arithmetic: `bf16`, `int8`, else f32; `finish` measures what follows a product
+//! instead.
 //!
 //! `cargo bench --bench gemm -- avx2`
 
@@ -18,7 +19,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use embed_collections::nn::cpu::Instructions;
-use embed_collections::nn::cpu::gemm::{Finish, Kernel, PackedLinear};
+use embed_collections::nn::cpu::gemm::{Arithmetic, Finish, Kernel, PackedLinear};
 use embed_collections::nn::{Activation, Matrix};
 use pulp::{Arch, Simd, WithSimd};
 
@@ -53,11 +54,20 @@ fn main() {
     } else {
         Instructions::Avx512
     };
+    let arithmetic = match (has("bf16"), has("int8")) {
+        (true, _) => Arithmetic::Bf16,
+        (false, true) => Arithmetic::Int8,
+        (false, false) => Arithmetic::F32,
+    };
+    let kernel = match Kernel::new(arithmetic, limit) {
+        Ok(kernel) => kernel,
+        Err(error) => return println!("{error}"),
+    };
     println!(
-        "{:?}; GFLOP/s and share of the peak of this processor's best instructions",
-        limit.min(Instructions::detect())
+        "{arithmetic:?}, {:?}; GFLOP/s and share of the peak of this processor's best instructions in f32",
+        kernel.instructions()
     );
-    if has("finish") { finishes(limit) } else { products(limit) }
+    if has("finish") { finishes(kernel) } else { products(kernel) }
 }
 
 /// GFLOP/s of the best turn of each candidate.
@@ -145,7 +155,7 @@ fn crate_product(tokens: usize, inputs: usize, outputs: usize, input: &[f32], we
     }
 }
 
-fn products(limit: Instructions) {
+fn products(kernel: Kernel) {
     let arch = Arch::new();
     let lanes = arch.dispatch(Lanes);
     println!("{:24} {:>6} {:>8} {:>8} {:>6} {:>12} {:>6}", "", "tokens", "peak", "packed", "", "gemm crate", "ratio");
@@ -153,7 +163,7 @@ fn products(limit: Instructions) {
         for tokens in TOKENS {
             let (weight, input) = (numbers(inputs * outputs), numbers(tokens * inputs));
             let matrix = Matrix { rows: outputs, columns: inputs, values: weight.clone() };
-            let layer = PackedLinear::new(Kernel::single(limit), &matrix, Some(vec![0.5; outputs]));
+            let layer = PackedLinear::new(kernel, &matrix, Some(vec![0.5; outputs]));
             let (mut out, mut other) = (vec![0.0; tokens * outputs], vec![0.0; tokens * outputs]);
             let flop = 2.0 * (tokens * inputs * outputs) as f64;
             let steps = flop as usize / 2 / lanes / SUMS;
@@ -172,7 +182,7 @@ fn products(limit: Instructions) {
 }
 
 /// What an activation or a residual adds to a product.
-fn finishes(limit: Instructions) {
+fn finishes(kernel: Kernel) {
     println!(
         "{:24} {:>6} {:>8} {:>8} {:>10} {:>8} {:>8} {:>10}",
         "", "tokens", "bias", "gelu", "gelu_tanh", "relu", "silu", "residual"
@@ -181,7 +191,7 @@ fn finishes(limit: Instructions) {
         let tokens = 512;
         let input = numbers(tokens * inputs);
         let matrix = Matrix { rows: outputs, columns: inputs, values: numbers(inputs * outputs) };
-        let layer = PackedLinear::new(Kernel::single(limit), &matrix, Some(vec![0.5; outputs]));
+        let layer = PackedLinear::new(kernel, &matrix, Some(vec![0.5; outputs]));
         let (mut out, residual) = (vec![0.0; tokens * outputs], numbers(tokens * outputs));
         let flop = 2.0 * (tokens * inputs * outputs) as f64;
         let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu];

@@ -88,8 +88,8 @@ impl Default for Cpu {
 }
 
 /// An epilogue on the host.
-fn finish(epilogue: Epilogue<'_, Activations>) -> Finish<'_> {
-    match epilogue {
+fn finish<'a>(epilogue: &Epilogue<'a, Activations>) -> Finish<'a> {
+    match *epilogue {
         Epilogue::Bias => Finish::Bias,
         Epilogue::Activation(activation) => Finish::Activation(activation),
         Epilogue::Residual(residual) => Finish::Residual(&residual.values),
@@ -166,7 +166,7 @@ impl Backend for Cpu {
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
         let mut out = self.activations(input.tokens(), layer.0.outputs());
-        layer.apply(self.cores, &self.buffers, &input.values, finish(epilogue), &mut out.values);
+        layer.apply(self.cores, &self.buffers, &input.values, finish(&epilogue), &mut out.values);
         Ok(out)
     }
 
@@ -177,7 +177,7 @@ impl Backend for Cpu {
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
         let mut out = self.activations(input.tokens(), layer.down.0.outputs());
-        layer.apply(self.cores, &self.buffers, &input.values, finish(epilogue), &mut out.values);
+        layer.apply(self.cores, &self.buffers, &input.values, finish(&epilogue), &mut out.values);
         Ok(out)
     }
 

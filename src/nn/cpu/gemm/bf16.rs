@@ -47,6 +47,7 @@ impl Bf16 {
     }
 
     /// [rows, inputs] rounded to [rows, words]; denormal numbers become zeros.
+    #[expect(clippy::unused_self, reason = "it is the proof that the processor has the instructions")]
     pub(super) fn convert(self, inputs: usize, rows: &[f32], words: &mut [u32]) {
         if inputs > 0 {
             for (row, words) in rows.chunks_exact(inputs).zip(words.chunks_exact_mut(Self::words(inputs))) {

@@ -93,6 +93,7 @@ impl Int8 {
     }
 
     /// [rows, inputs] to [rows, words].
+    #[expect(clippy::unused_self, reason = "it is the proof that the processor has the instructions")]
     pub(super) fn convert(self, inputs: usize, rows: &[f32], words: &mut [u32]) {
         if inputs == 0 {
             words.fill(0);

@@ -1,5 +1,6 @@
 //! Layers in bf16 and int8: against their definition in plain numbers, and against the exact product within the error
 //! that rounding can have. On a processor without the instructions only the definitions are checked.
+#![expect(clippy::cast_possible_truncation, reason = "steps are small whole numbers")]
 
 use half::bf16 as Half;
 use proptest::prelude::*;

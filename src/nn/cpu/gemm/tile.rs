@@ -202,6 +202,7 @@ impl<P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, const VECTORS
 {
     type Output = ();
 
+    #[expect(clippy::needless_range_loop, reason = "an index for several arrays at once")]
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (panel, _) = P::vectors::<S>(self.panel).as_chunks::<VECTORS>();
