@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Architecture, LoadError, tensor};
+use super::parts::{self, Bias, Parts, Shape};
+use super::{Architecture, LoadError};
 use crate::domain::PackedBatch;
 use crate::model::weights::Weights;
-use crate::nn::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, Middle, NnError};
+use crate::nn::{Attention, Backend, Epilogue, FeedForward, NnError};
 
 /// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,49 +56,36 @@ impl<B: Backend> Bert<B> {
         backend: &B,
     ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
         let config = Config::deserialize(config).map_err(LoadError::Config)?;
-        let activation = Activation::from_name(&config.hidden_act).ok_or_else(|| LoadError::Unsupported {
-            key: "hidden_act",
-            value: config.hidden_act.clone(),
-            supported: "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish",
-        })?;
-        if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-            return Err(LoadError::Unsupported {
-                key: "num_attention_heads",
-                value: config.num_attention_heads.to_string(),
-                supported: "divisors of hidden_size",
-            });
-        }
-        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
-        let load = Load { weights, backend, epsilon: config.layer_norm_eps };
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| {
-                let name = |part: &str| format!("encoder.layer.{index}.{part}");
-                let inner = config.intermediate_size;
-                Ok(Layer {
-                    qkv: load.stacked(
-                        &["query", "key", "value"].map(|part| name(&format!("attention.self.{part}"))),
-                        hidden,
-                        hidden,
-                    )?,
-                    attention_output: load.linear(&name("attention.output.dense"), hidden, hidden)?,
-                    attention_norm: load.norm(&name("attention.output.LayerNorm"), hidden)?,
-                    feed_forward: FeedForward {
-                        up: load.linear(&name("intermediate.dense"), inner, hidden)?,
-                        middle: Middle::Activation(activation),
-                        down: load.linear(&name("output.dense"), hidden, inner)?,
-                    },
-                    output_norm: load.norm(&name("output.LayerNorm"), hidden)?,
-                })
+        let activation = parts::activation("hidden_act", &config.hidden_act)?;
+        let (hidden, heads, epsilon) = (config.hidden_size, config.num_attention_heads, config.layer_norm_eps);
+        let head_size = parts::head_size(hidden, heads)?;
+        let parts = Parts { weights, backend };
+        let layer = |index| {
+            let name = |part: &str| format!("encoder.layer.{index}.{part}");
+            let [query, key, value] = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+            let output = Shape { outputs: hidden, inputs: hidden, bias: Bias::Present };
+            Ok(Layer {
+                qkv: parts.stacked(&[(&query, hidden), (&key, hidden), (&value, hidden)], hidden, Bias::Present)?,
+                attention_output: parts.linear(&name("attention.output.dense"), output)?,
+                attention_norm: parts.layer_norm(&name("attention.output.LayerNorm"), hidden, epsilon)?,
+                feed_forward: parts.feed_forward(
+                    [&name("intermediate.dense"), &name("output.dense")],
+                    (hidden, config.intermediate_size),
+                    activation,
+                    Bias::Present,
+                )?,
+                output_norm: parts.layer_norm(&name("output.LayerNorm"), hidden, epsilon)?,
             })
-            .collect::<Result<_, LoadError>>()?;
-        let table = |part: &str, rows| load.embedding(&format!("embeddings.{part}_embeddings"), rows, hidden);
+        };
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, LoadError>>()?;
+        let table = |part: &str, rows| parts.embedding(&format!("embeddings.{part}_embeddings"), rows, hidden);
         Ok(Arc::new(Self {
             words: table("word", config.vocab_size)?,
             positions: table("position", config.max_position_embeddings)?,
             types: table("token_type", config.type_vocab_size)?,
-            norm: load.norm("embeddings.LayerNorm", hidden)?,
+            norm: parts.layer_norm("embeddings.LayerNorm", hidden, epsilon)?,
             layers,
-            attention: backend.attention(Attention::new(heads, hidden / heads))?,
+            attention: backend.attention(Attention::new(heads, head_size))?,
             hidden_size: hidden,
             max_positions: config.max_position_embeddings,
         }))
@@ -130,40 +118,5 @@ impl<B: Backend> Architecture<B> for Bert<B> {
 
     fn positions(&self) -> usize {
         self.max_positions
-    }
-}
-
-/// Reads layers by name. A layer norm may carry the old names `gamma` and `beta`.
-struct Load<'a, B> {
-    weights: &'a Weights,
-    backend: &'a B,
-    epsilon: f64,
-}
-
-impl<B: Backend> Load<'_, B> {
-    fn embedding(&self, name: &str, rows: usize, columns: usize) -> Result<B::Embedding, LoadError> {
-        let values = tensor(self.weights, &[&format!("{name}.weight")], &[rows, columns])?;
-        Ok(self.backend.embedding(Matrix { rows, columns, values })?)
-    }
-
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<B::Linear, LoadError> {
-        self.stacked(&[name.to_owned()], outputs, inputs)
-    }
-
-    /// Layers with the same input as one; `outputs` is the width of each.
-    fn stacked(&self, names: &[String], outputs: usize, inputs: usize) -> Result<B::Linear, LoadError> {
-        let (mut weights, mut biases) = (Vec::new(), Vec::new());
-        for name in names {
-            let values = tensor(self.weights, &[&format!("{name}.weight")], &[outputs, inputs])?;
-            weights.push(Matrix { rows: outputs, columns: inputs, values });
-            biases.extend(tensor(self.weights, &[&format!("{name}.bias")], &[outputs])?);
-        }
-        Ok(self.backend.linear(Matrix::stack(weights), Some(biases))?)
-    }
-
-    fn norm(&self, name: &str, width: usize) -> Result<B::Norm, LoadError> {
-        let weight = tensor(self.weights, &[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
-        let bias = tensor(self.weights, &[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?;
-        Ok(self.backend.layer_norm(weight, Some(bias), self.epsilon)?)
     }
 }

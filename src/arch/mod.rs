@@ -3,6 +3,7 @@
 //! Adding an architecture is one file and one row in [`load`].
 
 mod bert;
+mod parts;
 
 use std::sync::Arc;
 
@@ -63,11 +64,4 @@ pub fn load<B: Backend>(
     match spec.architecture {
         spec::Architecture::Bert => bert::Bert::load(&config, weights, backend),
     }
-}
-
-/// The f32 values of the first of some names that there is, in the expected shape. Old checkpoints call the weight and
-/// the bias of a norm `gamma` and `beta`.
-fn tensor(weights: &Weights, names: &[&str], shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-    let name = names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]);
-    weights.tensor(name)?.expect_shape(shape)?.to_f32()
 }
