@@ -2,8 +2,20 @@
 //!
 //! Adding an architecture is one file and one row in [`load`].
 
+mod albert;
 mod bert;
+mod distilbert;
+mod electra;
+mod gte;
+mod jina_bert;
+mod jina_v3;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
 mod parts;
+mod post_norm;
+mod roberta;
+mod rotary;
 
 use std::sync::Arc;
 
@@ -62,6 +74,6 @@ pub fn load<B: Backend>(
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config = serde_json::Value::Object(spec.config.clone());
     match spec.architecture {
-        spec::Architecture::Bert => bert::Bert::load(&config, weights, backend),
+        spec::Architecture::Bert => bert::load(&config, weights, backend),
     }
 }
