@@ -4,18 +4,26 @@
 
 mod albert;
 mod bert;
+mod decoder;
 mod distilbert;
 mod electra;
+mod gemma3;
 mod gte;
 mod jina_bert;
 mod jina_v3;
+mod llama;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
 mod parts;
 mod post_norm;
+mod pre_norm;
+mod qwen2;
+mod qwen3;
 mod roberta;
+mod rope;
 mod rotary;
+mod t5;
 
 use std::sync::Arc;
 

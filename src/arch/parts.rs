@@ -22,6 +22,13 @@ pub(super) enum Bias {
     Absent,
 }
 
+impl Bias {
+    /// As a switch of the configuration says.
+    pub(super) fn of(has_bias: bool) -> Self {
+        if has_bias { Self::Present } else { Self::Absent }
+    }
+}
+
 /// Sizes of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
