@@ -63,5 +63,6 @@ pub fn load<B: Backend>(
     let config = serde_json::Value::Object(spec.config.clone());
     match spec.architecture {
         spec::Architecture::Bert => bert::Bert::load(&config, weights, backend),
+        other => Err(LoadError::Unsupported { key: "model_type", value: other.as_str().to_owned(), supported: "bert" }),
     }
 }
