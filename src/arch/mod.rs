@@ -83,5 +83,12 @@ pub fn load<B: Backend>(
     let config = serde_json::Value::Object(spec.config.clone());
     match spec.architecture {
         spec::Architecture::Bert => bert::load(&config, weights, backend),
+        spec::Architecture::Qwen2 => qwen2::load(&config, weights, backend),
+        spec::Architecture::Qwen3 => qwen3::load(&config, weights, backend),
+        spec::Architecture::Llama => llama::load(&config, weights, backend),
+        spec::Architecture::Mistral => llama::load_mistral(&config, weights, backend),
+        spec::Architecture::Gemma3 => gemma3::load(&config, weights, backend),
+        spec::Architecture::T5 => t5::load(&config, weights, backend),
+        other => Err(LoadError::Unsupported { key: "model_type", value: other.as_str().to_owned(), supported: "bert" }),
     }
 }
