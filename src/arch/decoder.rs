@@ -85,12 +85,17 @@ impl Config {
                 // The library counts the width with the token itself in one case, and without in the other.
                 Ok(if causal { Mask::causal_window(width) } else { Mask::window(width) })
             }
-            (LayerType::SlidingAttention, width) => Err(LoadError::Unsupported {
-                key: "sliding_window",
-                value: width.map_or("null".to_owned(), |width| width.to_string()),
-                supported: "numbers above 0, where a layer's type is sliding_attention",
-            }),
+            (LayerType::SlidingAttention, width) => Err(no_window(width)),
         }
+    }
+}
+
+/// A layer is to have a window, but none is given.
+pub(super) fn no_window(width: Option<usize>) -> LoadError {
+    LoadError::Unsupported {
+        key: "sliding_window",
+        value: width.map_or("null".to_owned(), |width| width.to_string()),
+        supported: "numbers above 0, where a layer's type is sliding_attention",
     }
 }
 
@@ -228,4 +233,51 @@ impl<B: Backend> Builder<'_, B> {
 /// Refuses to let tokens see what follows them by a key that `transformers` knows of other architectures alone.
 pub(super) fn refuse_bidirectional_key(config: &Value) -> Result<(), LoadError> {
     parts::refuse_unless(config, "use_bidirectional_attention", &[json!(false)], "false; or is_causal false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(keys: Value) -> Result<Config, LoadError> {
+        let sizes = json!({"vocab_size": 5, "hidden_size": 6, "intermediate_size": 7, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "rms_norm_eps": 1e-6});
+        Config::read(&parts::merged(sizes, keys), json!({}))
+    }
+
+    #[track_caller]
+    fn check_mask(keys: Value, full: Mask, sliding: Option<Mask>) {
+        let config = config(keys).unwrap();
+        assert_eq!(config.mask(LayerType::FullAttention).unwrap(), full);
+        assert_eq!(config.mask(LayerType::SlidingAttention).ok(), sliding);
+    }
+
+    #[test]
+    fn tokens_see_what_precedes_them_unless_the_configuration_says_otherwise() {
+        check_mask(json!({}), Mask::CAUSAL, None);
+        check_mask(json!({"is_causal": true, "sliding_window": 4}), Mask::CAUSAL, Some(Mask { before: 3, after: 0 }));
+        check_mask(json!({"is_causal": false, "sliding_window": 4}), Mask::FULL, Some(Mask { before: 4, after: 4 }));
+        check_mask(json!({"sliding_window": 0}), Mask::CAUSAL, None);
+    }
+
+    #[test]
+    fn layers_are_typed_by_name_or_by_place() {
+        let by_place = |layer| if layer == 2 { LayerType::SlidingAttention } else { LayerType::FullAttention };
+        let types = |keys| config(keys).and_then(|config| config.layer_types(by_place));
+        let [full, sliding] = [LayerType::FullAttention, LayerType::SlidingAttention];
+        assert_eq!(types(json!({})).unwrap(), [full, full, sliding]);
+        let named = json!({"layer_types": ["sliding_attention", "full_attention", "full_attention"]});
+        assert_eq!(types(named).unwrap(), [sliding, full, full]);
+        let error = types(json!({"layer_types": ["full_attention"]})).unwrap_err().to_string();
+        assert!(error.contains("layer_types = 1 types"), "{error}");
+        let error = types(json!({"layer_types": ["chunked_attention", "full_attention", "full_attention"]})).unwrap_err().to_string();
+        assert!(error.contains("chunked_attention"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_nobody_reads_is_refused() {
+        assert!(refuse_bidirectional_key(&json!({"use_bidirectional_attention": false})).is_ok());
+        let error = refuse_bidirectional_key(&json!({"use_bidirectional_attention": true})).unwrap_err().to_string();
+        assert!(error.contains("use_bidirectional_attention = true"), "{error}");
+    }
 }

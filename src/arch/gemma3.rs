@@ -74,15 +74,14 @@ fn layers(raw: &Value, config: &Config, own: &Own) -> Result<Vec<(Mask, Rope)>, 
 
 /// With `use_bidirectional_attention`, a window of W is W / 2 tokens on either side.
 fn mask(config: &Config, own: &Own, layer: LayerType) -> Result<Mask, LoadError> {
-    if own.use_bidirectional_attention != Some(true) {
-        return config.mask(layer);
-    }
-    // is_causal false besides counts the width without the token itself.
-    let beyond = usize::from(config.is_causal == Some(false));
-    match (layer, config.mask(layer)?) {
-        (LayerType::FullAttention, _) => Ok(Mask::FULL),
-        (LayerType::SlidingAttention, _) => {
-            Ok(Mask::window(config.sliding_window.unwrap_or_default() / 2 + beyond))
+    match layer {
+        _ if own.use_bidirectional_attention != Some(true) => config.mask(layer),
+        LayerType::FullAttention => Ok(Mask::FULL),
+        LayerType::SlidingAttention => {
+            // is_causal false besides counts the width without the token itself.
+            let beyond = usize::from(config.is_causal == Some(false));
+            let width = config.sliding_window.ok_or_else(|| decoder::no_window(None))?;
+            Ok(Mask::window(width / 2 + beyond))
         }
     }
 }

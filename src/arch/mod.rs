@@ -24,6 +24,7 @@ mod roberta;
 mod rope;
 mod rotary;
 mod t5;
+mod token_table;
 
 use std::sync::Arc;
 
@@ -66,6 +67,14 @@ pub enum LoadError {
     /// A tensor is missing, of the wrong shape or unreadable.
     #[error(transparent)]
     Weight(#[from] WeightError),
+    /// A static model's `mapping` leads out of its table.
+    #[error("the tensor mapping names row {row} of a table of {rows}; fetch the model anew")]
+    Mapping {
+        /// The row that a token is said to have.
+        row: i64,
+        /// How many there are.
+        rows: usize,
+    },
     /// A tensor could not be placed on the device.
     #[error(transparent)]
     Operation(#[from] NnError),
@@ -89,6 +98,7 @@ pub fn load<B: Backend>(
         spec::Architecture::Mistral => llama::load_mistral(&config, weights, backend),
         spec::Architecture::Gemma3 => gemma3::load(&config, weights, backend),
         spec::Architecture::T5 => t5::load(&config, weights, backend),
+        spec::Architecture::Static => token_table::load(spec.hidden_size, weights, backend),
         other => Err(LoadError::Unsupported { key: "model_type", value: other.as_str().to_owned(), supported: "bert" }),
     }
 }

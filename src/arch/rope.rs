@@ -191,3 +191,66 @@ impl Yarn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Against what `ROPE_INIT_FUNCTIONS` of `transformers` gives for the same parameters.
+    #[track_caller]
+    fn check(config: &Value, expected: [f32; 4], attention_factor: f64) {
+        let rope = read(config, 8).unwrap();
+        for (found, expected) in rope.rotary.inverse_frequencies.iter().zip(expected) {
+            assert!((found / expected - 1.0).abs() < 3e-7, "{:?}", rope.rotary.inverse_frequencies);
+        }
+        assert!((rope.attention_factor - attention_factor).abs() < 1e-12, "{}", rope.attention_factor);
+    }
+
+    #[test]
+    fn frequencies_are_scaled_as_the_reference_library_scales_them() {
+        let config = |parameters: Value| {
+            json!({"rope_theta": 500.0, "max_position_embeddings": 128, "rope_scaling": parameters})
+        };
+        check(&config(json!({"type": "linear", "factor": 2.5})), [0.4, 0.084_589_7, 0.017_888_544, 0.003_782_966_4], 1.0);
+        let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64});
+        check(&config(llama3), [1.0, 0.097_616_628, 0.005_590_170_2, 0.001_182_177], 1.0);
+        let yarn =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 6});
+        let mixed = [1.0, 0.132_171_39, 0.011_180_34, 0.002_364_354];
+        check(&config(yarn.clone()), mixed, 1.138_629_436_111_989);
+        let mut whole = yarn;
+        for (key, value) in [("mscale", json!(0.7)), ("mscale_all_dim", json!(1.2)), ("truncate", json!(false))] {
+            whole[key] = value;
+        }
+        check(&config(whole), [1.0, 0.120_794_36, 0.011_180_34, 0.002_364_354], 0.940_571_525_101_084_1);
+        let ratio = json!({"rope_type": "yarn", "factor": null, "original_max_position_embeddings": 32});
+        check(&config(ratio), mixed, 1.138_629_436_111_989);
+    }
+
+    #[test]
+    fn the_inner_base_goes_before_the_outer_one() {
+        let base = |config: Value| read(&config, 4).unwrap().rotary.inverse_frequencies[1];
+        assert_eq!(base(json!({})).to_bits(), 0.01_f32.to_bits());
+        assert_eq!(base(json!({"rope_theta": 100, "rope_scaling": null})).to_bits(), 0.1_f32.to_bits());
+        let both = json!({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 100.0, "rope_type": "default"}});
+        assert_eq!(base(both).to_bits(), 0.1_f32.to_bits());
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_by_name() {
+        for (config, named) in [
+            (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "rope_type = dynamic"),
+            (json!({"rope_parameters": {"rope_type": "longrope"}}), "rope_type = longrope"),
+            (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor = 0.5"),
+            (json!({"rope_scaling": {"rope_type": "linear"}}), "factor"),
+            (json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}), "low_freq_factor"),
+        ] {
+            let error = read(&config, 8).unwrap_err().to_string();
+            assert!(error.contains(named), "{error} does not name {named}");
+        }
+        assert!(read(&json!({}), 7).unwrap_err().to_string().contains("head_dim = 7"));
+    }
+}

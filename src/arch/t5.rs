@@ -126,3 +126,20 @@ fn defaults() -> Value {
         "feed_forward_proj": "relu",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Middle;
+
+    #[test]
+    fn the_projection_names_gate_and_activation() {
+        let middle = |projection| feed_forward(projection).map(|(up, activation)| up.middle(activation)).unwrap();
+        assert_eq!(middle("relu"), Middle::Activation(Activation::Relu));
+        assert_eq!(middle("gelu"), Middle::Activation(Activation::Gelu));
+        assert_eq!(middle("gated-gelu"), Middle::Gate(Activation::GeluTanh));
+        assert_eq!(middle("gated-silu"), Middle::Gate(Activation::Silu));
+        let error = feed_forward("gated-mish").unwrap_err().to_string();
+        assert!(error.contains("feed_forward_proj = mish"), "{error}");
+    }
+}

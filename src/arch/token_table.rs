@@ -1,0 +1,73 @@
+//! A static model: a table of vectors, one for each token, and no layers at all.
+//!
+//! In the layouts of sentence-transformers (`StaticEmbedding`, <https://huggingface.co/blog/static-embeddings>) and of
+//! `model2vec` (<https://github.com/MinishLab/model2vec>), whose tokens may share rows (`mapping`) and weigh them
+//! (`weights`). How many rows there are stands in no file: the tensor says it.
+
+use std::sync::Arc;
+
+use super::{Architecture, LoadError};
+use crate::domain::PackedBatch;
+use crate::model::weights::Weights;
+use crate::nn::{Backend, Matrix, NnError};
+
+/// A static model.
+struct TokenTable<B: Backend> {
+    rows: B::Embedding,
+    width: usize,
+}
+
+/// Reads the table, whose rows have `width` numbers.
+pub(super) fn load<B: Backend>(
+    width: usize,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let table = if weights.contains("embedding.weight") {
+        table("embedding.weight", width, weights)?
+    } else {
+        by_token(table("embeddings", width, weights)?, weights)?
+    };
+    Ok(Arc::new(TokenTable::<B> { rows: backend.embedding(table)?, width }))
+}
+
+fn table(name: &str, width: usize, weights: &Weights) -> Result<Matrix, LoadError> {
+    let tensor = weights.tensor(name)?;
+    let rows = tensor.shape.first().copied().unwrap_or_default();
+    Ok(Matrix { rows, columns: width, values: tensor.expect_shape(&[rows, width])?.to_f32()? })
+}
+
+/// One row a token, weighed, of what `model2vec` has stored.
+fn by_token(mut table: Matrix, weights: &Weights) -> Result<Matrix, LoadError> {
+    if weights.contains("mapping") {
+        let mapping = weights.tensor("mapping")?.to_i64()?;
+        let mut values = Vec::with_capacity(mapping.len() * table.columns);
+        for row in &mapping {
+            let start = usize::try_from(*row).ok().filter(|row| *row < table.rows).map(|row| row * table.columns);
+            let start = start.ok_or(LoadError::Mapping { row: *row, rows: table.rows })?;
+            values.extend_from_slice(&table.values[start..start + table.columns]);
+        }
+        table = Matrix { rows: mapping.len(), values, ..table };
+    }
+    if weights.contains("weights") {
+        let factors = weights.tensor("weights")?.expect_shape(&[table.rows])?.to_f32()?;
+        for (row, factor) in table.values.chunks_exact_mut(table.columns).zip(factors) {
+            row.iter_mut().for_each(|value| *value *= factor);
+        }
+    }
+    Ok(table)
+}
+
+impl<B: Backend> Architecture<B> for TokenTable<B> {
+    fn forward(&self, backend: &B, batch: &PackedBatch) -> Result<B::Activations, NnError> {
+        backend.embed(&[(&self.rows, batch.ids())])
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.width
+    }
+
+    fn positions(&self) -> usize {
+        usize::MAX
+    }
+}
