@@ -8,9 +8,6 @@ use super::*;
 
 const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
 
-const ALL_POOLINGS: [Pooling; 6] =
-    [Pooling::Cls, Pooling::Max, Pooling::Mean, Pooling::MeanSqrtLen, Pooling::WeightedMean, Pooling::LastToken];
-
 /// Operations from host to host.
 trait OnHost {
     fn name(&self) -> String;
@@ -19,7 +16,7 @@ trait OnHost {
     fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32>;
     fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32>;
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
-    fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+    fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +44,7 @@ impl<B: Backend> Named<B> {
     }
 
     fn down(&self, activations: &B::Activations, rows: usize) -> Vec<f32> {
-        self.1.pool(Pooling::Cls, activations, &batch_of(&vec![1; rows])).unwrap()
+        self.1.pool(&[Pooling::Cls], 0, activations, &batch_of(&vec![1; rows])).unwrap()
     }
 }
 
@@ -89,8 +86,8 @@ impl<B: Backend + Clone> OnHost for Named<B> {
         self.down(&self.1.scale(&sum, factor).unwrap(), one.rows)
     }
 
-    fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
-        self.1.pool(pooling, &self.up(input), batch).unwrap()
+    fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
+        self.1.pool(poolings, left_out, &self.up(input), batch).unwrap()
     }
 }
 
@@ -370,8 +367,12 @@ proptest! {
                 check(cpu.gate(activation, &gate_up), truth.gate(activation, &gate_up));
             }
             check(cpu.scaled_sum(&input, &input, 0.3), truth.scaled_sum(&input, &input, 0.3));
-            for pooling in ALL_POOLINGS {
-                check(cpu.pooled(pooling, &input, &batch), truth.pooled(pooling, &input, &batch));
+            for left_out in [0, 3, 25] {
+                // The largest of nothing is infinite, which no difference can be taken of.
+                let poolings: Vec<Pooling> =
+                    Pooling::ALL.into_iter().filter(|pooling| left_out == 0 || *pooling != Pooling::Max).collect();
+                let pooled = |backend: &dyn OnHost| backend.pooled(&poolings, left_out, &input, &batch);
+                check(pooled(cpu.as_ref()), pooled(truth.as_ref()));
             }
         }
     }

@@ -127,6 +127,24 @@ pub enum Pooling {
     LastToken,
 }
 
+impl Pooling {
+    /// All of them, in the order in which several are joined.
+    pub const ALL: [Self; 6] =
+        [Self::Cls, Self::Max, Self::Mean, Self::MeanSqrtLen, Self::WeightedMean, Self::LastToken];
+
+    /// The name that sentence-transformers gives it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Max => "max",
+            Self::Mean => "mean",
+            Self::MeanSqrtLen => "mean_sqrt_len_tokens",
+            Self::WeightedMean => "weightedmean",
+            Self::LastToken => "lasttoken",
+        }
+    }
+}
+
 /// An operation that a backend could not carry out.
 #[derive(Debug, thiserror::Error)]
 pub enum NnError {
@@ -228,6 +246,16 @@ pub trait Backend: Send + Sync + 'static {
     /// Every number times `factor`.
     fn scale(&self, input: &Self::Activations, factor: f32) -> Result<Self::Activations, NnError>;
 
-    /// [sequences, width] on the host, in f32. Sequences must not be empty.
-    fn pool(&self, pooling: Pooling, hidden: &Self::Activations, batch: &PackedBatch) -> Result<Vec<f32>, NnError>;
+    /// [sequences, poolings · width] on the host, in f32: what each pooling gives, side by side.
+    ///
+    /// So many leading tokens of every sequence take no part. Where none remains, the result is what
+    /// sentence-transformers gives: the first token's for [`Pooling::Cls`], -∞ for [`Pooling::Max`], else zeros. For a
+    /// sequence without tokens it is zeros.
+    fn pool(
+        &self,
+        poolings: &[Pooling],
+        left_out: usize,
+        hidden: &Self::Activations,
+        batch: &PackedBatch,
+    ) -> Result<Vec<f32>, NnError>;
 }

@@ -224,11 +224,20 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn pool(&self, pooling: Pooling, hidden: &Activations, batch: &PackedBatch) -> Result<Vec<f32>, NnError> {
+    fn pool(
+        &self,
+        poolings: &[Pooling],
+        left_out: usize,
+        hidden: &Activations,
+        batch: &PackedBatch,
+    ) -> Result<Vec<f32>, NnError> {
         let width = hidden.width;
-        let mut pooled = Vec::with_capacity(batch.sequences() * width);
+        let mut pooled = Vec::with_capacity(batch.sequences() * poolings.len() * width);
         for bounds in batch.cu_seqlens().windows(2) {
-            pooled.extend(pool::pool(pooling, &hidden.values[bounds[0] * width..bounds[1] * width], width));
+            let tokens = &hidden.values[bounds[0] * width..bounds[1] * width];
+            for &pooling in poolings {
+                pooled.extend(pool::pool(pooling, tokens, width, left_out));
+            }
         }
         Ok(pooled)
     }
