@@ -704,6 +704,387 @@ def jina_v3(folder: Path) -> list:
     return cases(prompts, dims=(8,))
 
 
+class JinaBert(nn.Module):
+    """JinaBERT version 2, our own reading of its definition (jina-embeddings-v2: arXiv:2310.19923, ALiBi:
+    arXiv:2108.12409, and the names and shapes of the published checkpoints): a BERT without position embeddings, whose
+    attention scores lose slope × distance on both sides, with a gated feed-forward layer (exact GELU of the first half,
+    times the second). Not computed by a library: a test against it shows that two readings agree."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.width, self.heads, self.inner = (
+            config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
+        )  # fmt: skip
+        width, norm = self.width, lambda: nn.LayerNorm(self.width, eps=config["layer_norm_eps"])
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(config["vocab_size"], width),
+                "token_type_embeddings": nn.Embedding(config["type_vocab_size"], width),
+                "LayerNorm": norm(),
+            }
+        )
+        layer = lambda: nn.ModuleDict(
+            {
+                "attention": nn.ModuleDict(
+                    {
+                        "self": nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")}),
+                        "output": nn.ModuleDict({"dense": nn.Linear(width, width), "LayerNorm": norm()}),
+                    }
+                ),
+                "mlp": nn.ModuleDict(
+                    {
+                        "gated_layers": nn.Linear(width, 2 * self.inner, bias=False),
+                        "wo": nn.Linear(self.inner, width),
+                        "layernorm": norm(),
+                    }
+                ),
+            }
+        )
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layer() for _ in range(config["num_hidden_layers"]))})
+
+    def slopes(self) -> torch.Tensor:
+        """For a power of two of heads 2^(-8/n), squared, cubed …; the heads beyond take every other one of 2n."""
+        power = 2 ** int(math.log2(self.heads))
+        slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+        slopes += [2 ** (-4 * (2 * head + 1) / power) for head in range(self.heads - power)]
+        return torch.tensor(slopes)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states [tokens, width] of one text."""
+        embeddings = self.embeddings
+        x = embeddings["word_embeddings"](ids) + embeddings["token_type_embeddings"].weight[0]
+        x = embeddings["LayerNorm"](x)
+        place = torch.arange(len(ids))
+        bias = -self.slopes()[:, None, None] * (place[:, None] - place[None, :]).abs()
+        for layer in self.encoder["layer"]:
+            attention, mlp = layer["attention"], layer["mlp"]
+            query, key, value = (
+                attention["self"][name](x).view(len(ids), self.heads, -1).transpose(0, 1)
+                for name in ("query", "key", "value")
+            )
+            scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1]) + bias
+            mixed = (scores.softmax(-1) @ value).transpose(0, 1).reshape(len(ids), self.width)
+            x = attention["output"]["LayerNorm"](attention["output"]["dense"](mixed) + x)
+            gate, up = mlp["gated_layers"](x).split(self.inner, dim=-1)
+            x = mlp["layernorm"](mlp["wo"](nn.functional.gelu(gate) * up) + x)
+        return x
+
+
+class JinaBertStandIn:
+    """What `Dense` asks of a SentenceTransformer, for mean pooling and unit length."""
+
+    def __init__(self, folder: Path):
+        read = lambda name: json.loads((folder / name).read_text("utf-8"))
+        self.network = JinaBert(read("config.json")).eval()
+        state = load_file(folder / "model.safetensors")
+        self.network.load_state_dict({key: tensor for key, tensor in state.items() if not key.startswith("pooler.")})
+        self.max_seq_length = read("sentence_bert_config.json")["max_seq_length"]
+        prompts = read("config_sentence_transformers.json")
+        self.prompts, self.default_prompt_name = prompts["prompts"], prompts["default_prompt_name"]
+
+    def __getitem__(self, index: int):
+        return self.network
+
+    def vector(self, ids: list) -> list:
+        with torch.no_grad():
+            return nn.functional.normalize(self.network(torch.tensor(ids)).mean(0), dim=0).tolist()
+
+
+@model("jina-bert-alibi", "jina-embeddings-v2-base-en", "mean, Normalize", "ALiBi in both directions with six heads (no power of two); gated feed-forward; no positions; model_type bert", runner="own_forward")
+def jina_bert(folder: Path) -> list:
+    vocabulary = write_bert_tokenizer(folder, 8192)
+    implementation = "jinaai/jina-bert-implementation--"
+    classes = dict(AutoConfig="configuration_bert.JinaBertConfig", AutoModel="modeling_bert.JinaBertModel")
+    config = bert_config(
+        24, 6, 2, 34, vocabulary, 8192, architectures=["JinaBertForMaskedLM"], position_embedding_type="alibi",
+        feed_forward_type="geglu", emb_pooler="mean", attn_implementation="torch", model_max_length=8192,
+        auto_map={key: implementation + value for key, value in classes.items()},
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    state = randomise(JinaBert(config), folder.name).state_dict()
+    pooler = {  # an unused layer that the published checkpoints hold as well
+        "pooler.dense.weight": short(noise((24, 24), folder.name, "pooler")), "pooler.dense.bias": torch.zeros(24),
+    }  # fmt: skip
+    write_state(folder, state | pooler)
+    write_sentence_transformer(folder, 24, "mean", 49)
+    return cases()
+
+
+def modernbert_config(width: int, heads: int, layers: int, inner: int, vocabulary: int, window: int, tokens, **changes):
+    """config.json of a ModernBERT: every third layer attends to all tokens, the others to a window."""
+    config = dict(
+        architectures=["ModernBertModel"], attention_bias=False, attention_dropout=0.0, classifier_pooling="mean",
+        bos_token_id=tokens("[CLS]"), cls_token_id=tokens("[CLS]"), eos_token_id=tokens("[SEP]"),
+        sep_token_id=tokens("[SEP]"), pad_token_id=tokens("[PAD]"), decoder_bias=True, deterministic_flash_attn=False,
+        embedding_dropout=0.0, global_attn_every_n_layers=3, global_rope_theta=160000.0, hidden_activation="gelu",
+        hidden_size=width, initializer_cutoff_factor=2.0, initializer_range=0.02, intermediate_size=inner,
+        layer_norm_eps=1e-5, local_attention=window, local_rope_theta=10000.0, max_position_embeddings=8192,
+        mlp_bias=False, mlp_dropout=0.0, model_type="modernbert", norm_bias=False, norm_eps=1e-5,
+        num_attention_heads=heads, num_hidden_layers=layers, position_embedding_type="absolute",
+        torch_dtype="float32", transformers_version="4.49.0", vocab_size=vocabulary,
+    )  # fmt: skip
+    return config | changes
+
+
+def modernbert_tokenizer() -> Tokenizer:
+    tokenizer = byte_bpe([], ["[UNK]", "[CLS]", "[SEP]", "[PAD]"], size=286, normalizer=normalizers.NFC())
+    special(tokenizer, ["[MASK]"], lstrip=True)
+    around(tokenizer, "[CLS] $A [SEP]")
+    return tokenizer
+
+
+@model("modernbert-cls", "gte-modernbert-base", "cls, Normalize", "window of 10 in two of three layers, with a rotary base of their own; `model.` prefix and an unused head; bf16 weights", stored="bf16")
+def modernbert_cls(folder: Path) -> list:
+    tokenizer = modernbert_tokenizer()
+    vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", BERT_SPECIALS, 8192)
+    config = modernbert_config(
+        24, 4, 4, 30, vocabulary + 1, 10, tokenizer.token_to_id, architectures=["ModernBertForMaskedLM"],
+        torch_dtype="bfloat16",
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, "AutoModelForMaskedLM", dtype="bf16")
+    write_sentence_transformer(folder, 24, "cls", 46)
+    return cases()
+
+
+@model("modernbert-st6", "modernbert-embed-base, saved by sentence-transformers 6", "mean, Normalize", "pooling_mode as a word; no max_seq_length, the limit is model_max_length of the tokenizer; prompts; Matryoshka", stored="f16")
+def modernbert_st6(folder: Path) -> list:
+    tokenizer = modernbert_tokenizer()
+    vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", BERT_SPECIALS, 44)
+    config = modernbert_config(20, 2, 5, 26, vocabulary, 14, tokenizer.token_to_id, torch_dtype="float16")
+    write_json(folder / "config.json", config)
+    write_weights(folder, dtype="f16")
+    prompts = {"query": "search_query: ", "document": "search_document: "}
+    write_sentence_transformer(folder, 20, "mean", None, prompts=prompts, new=True)
+    return cases(prompts, dims=(9,))
+
+
+QWEN_SPECIALS = dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+QWEN_OPTIONS = dict(padding_side="left", add_prefix_space=False, bos_token=None, unk_token=None)
+INSTRUCT = "Instruct: Given a question, find the passage that answers it\nQuery:"
+
+
+@model("qwen2-bias", "jina-code-embeddings", "lasttoken, Normalize", "causal; three heads share one key/value head; q/k/v biases; `model.` prefix; no special token is added, so an empty text has none; bf16", stored="bf16")
+def qwen2(folder: Path) -> list:
+    vocabulary = write_tokenizer(
+        folder, qwen_tokenizer(False), "Qwen2Tokenizer", QWEN_SPECIALS, 32768, **QWEN_OPTIONS
+    )
+    config = decoder_config(
+        30, 3, 1, 2, 37, vocabulary + 3, model_type="qwen2", architectures=["Qwen2ForCausalLM"], rope_theta=1000000.0,
+        torch_dtype="bfloat16", use_sliding_window=False, max_window_layers=2, bos_token_id=vocabulary - 3,
+        eos_token_id=vocabulary - 1, matryoshka_dims=[11, 30],
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, "AutoModelForCausalLM", dtype="bf16")
+    prompts = {"nl2code_query": "Find the code for the question:\n", "nl2code_document": "Code:\n"}
+    write_sentence_transformer(folder, 30, "lasttoken", 57, prompts=prompts)
+    return cases(prompts, dims=(11,))
+
+
+@model("qwen3-sharded", "Qwen3-Embedding-0.6B", "lasttoken, Normalize", "three shards with an index; norms of queries and keys; head_dim is not hidden/heads; the tokenizer appends <|endoftext|>; no `model.` prefix")
+def qwen3(folder: Path) -> list:
+    vocabulary = write_tokenizer(
+        folder, qwen_tokenizer(True), "Qwen2Tokenizer", QWEN_SPECIALS, 131072, **QWEN_OPTIONS
+    )
+    config = decoder_config(
+        19, 6, 2, 2, 33, vocabulary + 2, model_type="qwen3", architectures=["Qwen3ForCausalLM"], attention_bias=False,
+        head_dim=6, rope_theta=1000000, use_sliding_window=False, max_window_layers=2, bos_token_id=vocabulary - 3,
+        eos_token_id=vocabulary - 1,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, shards=3)
+    write_sentence_transformer(folder, 19, "lasttoken", 52, prompts={"query": INSTRUCT, "document": ""})
+    return cases(["query", "document"], dims=(8,))
+
+
+def llama_tokenizer(template: str) -> Tokenizer:
+    tokenizer = sentencepiece_bpe(["<unk>", "<s>", "</s>"], 318, splits_words=False)
+    around(tokenizer, template)
+    return tokenizer
+
+
+LLAMA_SPECIALS = dict(bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+
+
+@model("mistral-window", "e5-mistral-7b-instruct", "lasttoken, Normalize", "causal with a sliding window of 13; head_dim is not hidden/heads; <s> and </s> added; f16 weights", stored="f16")
+def mistral(folder: Path) -> list:
+    tokenizer = llama_tokenizer("<s> $A </s>")
+    vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", LLAMA_SPECIALS, 4096)
+    config = decoder_config(
+        23, 4, 2, 2, 41, vocabulary, model_type="mistral", architectures=["MistralModel"], head_dim=8,
+        rms_norm_eps=1e-5, sliding_window=13, bos_token_id=1, eos_token_id=2, torch_dtype="float16",
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, dtype="f16")
+    write_sentence_transformer(folder, 23, "lasttoken", 55, prompts={"web_search_query": INSTRUCT + " "})
+    return cases(["web_search_query"])
+
+
+@model("llama-grouped", "embedding models made of Llama", "mean, Normalize", "causal; five heads share one key/value head; rope_parameters and dtype as transformers 5 writes them; <s> added; right padding; bf16", stored="bf16")
+def llama(folder: Path) -> list:
+    vocabulary = write_tokenizer(
+        folder, llama_tokenizer("<s> $A"), "PreTrainedTokenizerFast", LLAMA_SPECIALS, 4096, padding_side="right"
+    )
+    config = decoder_config(
+        30, 5, 1, 3, 39, vocabulary + 5, model_type="llama", architectures=["LlamaModel"], attention_bias=False,
+        mlp_bias=False, pretraining_tp=1, bos_token_id=1, eos_token_id=2, rope_theta=None, torch_dtype=None,
+        dtype="bfloat16", rope_parameters={"rope_theta": 500000.0, "rope_type": "default"}, rms_norm_eps=1e-5,
+        transformers_version="5.23.0", tie_word_embeddings=False, head_dim=6,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, dtype="bf16")
+    write_sentence_transformer(folder, 30, "mean", 54)
+    return cases(dims=(13,))
+
+
+@model("gemma3-bidirectional", "EmbeddingGemma-300m", "mean, Dense, Dense, Normalize", "attends both ways, in a window in two of three layers; norms multiply by 1 + weight; embeddings × sqrt(hidden); Matryoshka")
+def gemma3(folder: Path) -> list:
+    tokenizer = sentencepiece_bpe(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], 312, splits_words=True)
+    around(tokenizer, "<bos> $A <eos>")
+    specials = dict(
+        bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>"
+    )
+    vocabulary = write_tokenizer(
+        folder, tokenizer, "GemmaTokenizer", specials, 2048, add_bos_token=True, add_eos_token=True
+    )
+    config = decoder_config(
+        18, 3, 1, 3, 26, vocabulary, model_type="gemma3_text", architectures=["Gemma3TextModel"], attention_bias=False,
+        attn_logit_softcapping=None, final_logit_softcapping=None, head_dim=8, hidden_act=None,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], _sliding_window_pattern=3,
+        hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=12, rope_local_base_freq=10000.0,
+        rope_theta=1000000.0, sliding_window=14, use_bidirectional_attention=True, bos_token_id=2, eos_token_id=1,
+        pad_token_id=0, tie_word_embeddings=None,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder)
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    dense = [(34, False, IDENTITY), (18, False, IDENTITY)]
+    write_sentence_transformer(folder, 18, "mean", 50, dense=dense, prompts=prompts)
+    return cases(prompts, dims=(7,))
+
+
+@model("t5-dense", "sentence-t5-base, gtr-t5", "mean, Dense without bias, Normalize", "encoder only; relative position bias of the first layer for all; attention not scaled; gated-gelu; d_kv is not d_model/heads")
+def t5(folder: Path) -> list:
+    tokenizer = unigram(["<pad>", "</s>", "<unk>"], "<unk>")
+    extra = ["<extra_id_0>", "<extra_id_1>"]
+    special(tokenizer, extra)
+    around(tokenizer, "$A </s>")
+    specials = dict(eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    vocabulary = write_tokenizer(
+        folder, tokenizer, "T5Tokenizer", specials, 512, extra_ids=2, additional_special_tokens=extra
+    )
+    config = dict(
+        architectures=["T5EncoderModel"], d_ff=34, d_kv=7, d_model=25, decoder_start_token_id=0, dropout_rate=0.1,
+        eos_token_id=1, feed_forward_proj="gated-gelu", initializer_factor=1.0, is_encoder_decoder=True,
+        layer_norm_epsilon=1e-6, model_type="t5", n_positions=512, num_decoder_layers=2, num_heads=3, num_layers=2,
+        pad_token_id=0, relative_attention_max_distance=30, relative_attention_num_buckets=12, torch_dtype="float32",
+        transformers_version="4.49.0", use_cache=True, vocab_size=vocabulary + 6,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, "T5EncoderModel")
+    write_sentence_transformer(folder, 25, "mean", 47, dense=[(14, False, IDENTITY)])
+    return cases()
+
+
+@model("splade-mlm", "splade-v3", "max over tokens of log(1 + relu(logit))", "masked-LM head: dense, activation, norm, decoder tied to the embeddings with a bias; expected {token id: weight}", runner="sparse_encoder")
+def splade(folder: Path) -> list:
+    vocabulary = write_bert_tokenizer(folder, 38)
+    config = bert_config(22, 2, 2, 41, vocabulary, 38, architectures=["BertForMaskedLM"])
+    write_json(folder / "config.json", config)
+
+    def few_weights(model) -> None:
+        model.cls.predictions.bias.sub_(5.5)
+
+    write_weights(folder, "AutoModelForMaskedLM", adjust=few_weights)
+    package = "sentence_transformers.sparse_encoder.models."
+    write_modules(folder, [(package + "MLMTransformer", ""), (package + "SpladePooling", "1_SpladePooling")])
+    pooling = {"pooling_strategy": "max", "activation_function": "relu", "word_embedding_dimension": None}
+    write_json(folder / "1_SpladePooling" / "config.json", pooling)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 38, "do_lower_case": False})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"},
+    )
+    return [dict(name="plain", texts=TEXTS), dict(name="max_length 8", texts=FEW, max_length=8)]
+
+
+QUESTIONS = ["Where does the crab wait?", "tide", ""]
+PASSAGES = [SENTENCE, TEXTS[7], "", LONG * 3]
+MULTI_VECTOR_CASES = [
+    dict(name="queries", task="query", texts=[*QUESTIONS, LONG]),
+    dict(name="documents", task="document", texts=PASSAGES),
+    dict(name="maxsim", queries=QUESTIONS, texts=PASSAGES),
+]
+
+
+@model("colbert-pylate", "ColBERT in PyLate's layout", "a unit vector per token", "[Q] and [D] tokens as prefixes; queries filled up with [MASK]; punctuation of documents dropped", runner="multi_vector")
+def colbert_pylate(folder: Path) -> list:
+    tokenizer = bert_tokenizer()
+    special(tokenizer, ["[Q] ", "[D] "])
+    vocabulary = write_tokenizer(folder, tokenizer, "BertTokenizer", BERT_SPECIALS, 512, do_lower_case=True)
+    write_json(folder / "config.json", bert_config(20, 5, 2, 32, vocabulary, 40))
+    write_weights(folder)
+    write_modules(folder, [("Transformer", ""), ("pylate.models.Dense.Dense", "1_Dense")])
+    write_dense(folder / "1_Dense", 20, 9, False, IDENTITY)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 29, "do_lower_case": False})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        dict(
+            model_type="ColBERT", prompts={}, default_prompt_name=None, similarity_fn_name="MaxSim", query_prefix="[Q] ",
+            document_prefix="[D] ", query_length=11, document_length=30, attend_to_expansion_tokens=False,
+            skiplist_words=list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"),
+        ),
+    )  # fmt: skip
+    return MULTI_VECTOR_CASES
+
+
+@model("colbert-stanford", "colbertv2.0 in its original layout", "a unit vector per token", "architecture HF_ColBERT; `bert.` prefix and linear.weight in one file; artifact.metadata; [unused0] and [unused1] as markers", runner="multi_vector")
+def colbert_stanford(folder: Path) -> list:
+    vocabulary = write_bert_tokenizer(folder, more=["[unused0]", "[unused1]"])
+    write_json(folder / "config.json", bert_config(18, 3, 2, 29, vocabulary, 40, architectures=["HF_ColBERT"]))
+    linear = short(noise((8, 18), folder.name, "linear") / math.sqrt(18))
+    write_weights(folder, prefix="bert.", extra={"linear.weight": linear})
+    write_json(
+        folder / "artifact.metadata",
+        dict(
+            query_token_id="[unused0]", doc_token_id="[unused1]", query_token="[Q]", doc_token="[D]", dim=8,
+            similarity="cosine", doc_maxlen=27, query_maxlen=12, mask_punctuation=True, attend_to_mask_tokens=False,
+        ),
+    )  # fmt: skip
+    return MULTI_VECTOR_CASES
+
+
+@model("static-model2vec", "potion-base-8M (layout of model2vec)", "mean of rows, Normalize", "one tensor `embeddings` of odd width; no special tokens are added; no limit; a text without tokens is a zero vector")
+def static_model2vec(folder: Path) -> list:
+    tokenizer = bert_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    rows = noise((tokenizer.get_vocab_size(), 37), folder.name, "rows")
+    save_file({"embeddings": rows}, folder / "model.safetensors", {"format": "pt"})
+    config = dict(
+        model_type="model2vec", architectures=["StaticModel"], tokenizer_name="bert", apply_pca=37, apply_zipf=True,
+        hidden_dim=37, seq_length=1000000, normalize=True,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_modules(folder, [("StaticEmbedding", "."), ("Normalize", "1_Normalize")])
+    return [case for case in cases() if "max_length" not in case]
+
+
+@model("static-st", "static-retrieval-mrl-en-v1", "mean of rows, no Normalize", "0_StaticEmbedding with `embedding.weight`; vectors keep their length; a prompt by name; Matryoshka")
+def static_st(folder: Path) -> list:
+    (folder / "0_StaticEmbedding").mkdir()
+    tokenizer = bert_tokenizer()
+    tokenizer.save(str(folder / "0_StaticEmbedding" / "tokenizer.json"), pretty=False)
+    rows = noise((tokenizer.get_vocab_size(), 31), folder.name, "rows")
+    save_file({"embedding.weight": rows}, folder / "0_StaticEmbedding" / "model.safetensors", {"format": "pt"})
+    write_modules(folder, [("StaticEmbedding", "0_StaticEmbedding")])
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {"query": "query: "}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
+    return [case for case in cases(["query"], dims=(10,)) if "max_length" not in case]
+
+
 # ------------------------------------------------------------------------------------------------------ reference
 
 
