@@ -286,6 +286,7 @@ def write_bert_tokenizer(folder: Path, max_length: int = 512, kind: str = "BertT
 # -------------------------------------------------------------------------------------------------------- weights
 
 SEED = 1
+ROWS = ("word_embeddings", "position_embeddings", "token_type_embeddings", "tok_embeddings")
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -308,8 +309,10 @@ def randomise(model: nn.Module, name: str) -> nn.Module:
             value = noise(parameter.shape, name, key)
             if parameter.dim() < 2:  # norms start at 1 (Gemma's at 0), biases at 0
                 value = value * 0.2 + float(parameter.mean() > 0.5)
-            elif any(part in key for part in ("embed", "Embed", "shared", "relative_attention_bias", "tok_")):
-                value = value * 0.7
+            elif any(part in key for part in ROWS):  # small, so that the epsilon of the norm after them shows
+                value = value * 0.2
+            elif any(part in key for part in ("embed_tokens", "shared", "rel_embeddings", "relative_attention_bias")):
+                value = value * 0.6
             else:
                 value = value * (1.2 / math.sqrt(parameter[0].numel()))
             parameter.copy_(short(value))
@@ -994,7 +997,7 @@ def splade(folder: Path) -> list:
     write_json(folder / "config.json", config)
 
     def few_weights(model) -> None:
-        model.cls.predictions.bias.sub_(5.5)
+        model.cls.predictions.bias.sub_(2.0)
 
     write_weights(folder, "AutoModelForMaskedLM", adjust=few_weights)
     package = "sentence_transformers.sparse_encoder.models."
