@@ -547,7 +547,10 @@ def distilbert(folder: Path) -> list:
     return cases()
 
 
-@model("roberta-mean", "all-distilroberta-v1", "mean, Normalize", "positions start at pad_token_id + 1; f16 weights", stored="f16")
+@model(
+    "roberta-mean", "all-distilroberta-v1", "mean, Normalize",
+    "positions start at pad_token_id + 1; f16 weights", stored="f16",
+)  # fmt: skip
 def roberta_mean(folder: Path) -> list:
     vocabulary = write_tokenizer(
         folder, roberta_tokenizer(), "RobertaTokenizer", ROBERTA_SPECIALS, 512, add_prefix_space=False
@@ -595,7 +598,10 @@ def xlmr(folder: Path) -> list:
     return cases()
 
 
-@model("mpnet-bias", "all-mpnet-base-v2", "mean, Normalize", "relative position bias in buckets, some shared; positions start at 2; [UNK] beside <s>")
+@model(
+    "mpnet-bias", "all-mpnet-base-v2", "mean, Normalize",
+    "relative position bias in buckets; positions start at 2; [UNK] beside <s>",
+)  # fmt: skip
 def mpnet(folder: Path) -> list:
     tokenizer = wordpiece(["<s>", "<pad>", "</s>", "[UNK]"])
     special(tokenizer, ["<mask>"], lstrip=True)
@@ -612,7 +618,10 @@ def mpnet(folder: Path) -> list:
     return cases()
 
 
-@model("electra-factorized", "ELECTRA embedding models", "cls, Normalize", "embedding_size differs from hidden_size; `electra.` prefix and an unused head")
+@model(
+    "electra-factorized", "ELECTRA embedding models", "cls, Normalize",
+    "embedding_size differs from hidden_size; `electra.` prefix and an unused head",
+)  # fmt: skip
 def electra(folder: Path) -> list:
     vocabulary = write_bert_tokenizer(folder, kind="ElectraTokenizer")
     config = bert_config(
@@ -625,7 +634,10 @@ def electra(folder: Path) -> list:
     return cases()
 
 
-@model("deberta-v2", "deberta-v3 and mdeberta embedding models", "mean, Normalize", "disentangled attention (c2p and p2c) with log buckets and shared projections; no absolute positions")
+@model(
+    "deberta-v2", "deberta-v3 and mdeberta embedding models", "mean, Normalize",
+    "disentangled attention (c2p and p2c) with log buckets and shared projections; no absolute positions",
+)  # fmt: skip
 def deberta(folder: Path) -> list:
     steps = [normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(left=False)]
     names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
@@ -648,7 +660,10 @@ def deberta(folder: Path) -> list:
     return cases()
 
 
-@model("nomic-bert-rotary", "nomic-embed-text-v1.5", "mean, no Normalize", "original weight and configuration names; rotary; fused Wqkv; gated feed-forward; prompts; Matryoshka")
+@model(
+    "nomic-bert-rotary", "nomic-embed-text-v1.5", "mean, no Normalize",
+    "original weight and configuration names; rotary; fused Wqkv; gated feed-forward; prompts; Matryoshka",
+)  # fmt: skip
 def nomic(folder: Path) -> list:
     vocabulary = write_bert_tokenizer(folder, 8192)
     original = dict(
@@ -676,7 +691,10 @@ def nomic(folder: Path) -> list:
     return cases(prompts, dims=(12,))
 
 
-@model("gte-fused", "gte-multilingual-base in the layout of transformers 5", "cls, Normalize", "fused qkv_proj and up_gate_proj (up first); rotary; norms after the residual; `new.`-less names")
+@model(
+    "gte-fused", "gte-multilingual-base in the layout of transformers 5", "cls, Normalize",
+    "fused qkv_proj and up_gate_proj (up first); rotary; norms after the residual",
+)  # fmt: skip
 def gte(folder: Path) -> list:
     vocabulary = write_tokenizer(folder, xlmr_tokenizer(), "XLMRobertaTokenizer", ROBERTA_SPECIALS, 8192)
     config = dict(
@@ -692,7 +710,10 @@ def gte(folder: Path) -> list:
     return cases(dims=(7,))
 
 
-@model("jina-v3-rotary", "jina-embeddings-v3 in the layout of transformers 5, without task adapters", "mean, Normalize", "XLM-R with rotary positions; fused Wqkv with bias; Matryoshka")
+@model(
+    "jina-v3-rotary", "jina-embeddings-v3 in the layout of transformers 5, without task adapters", "mean, Normalize",
+    "XLM-R with rotary positions; fused Wqkv with bias; Matryoshka",
+)  # fmt: skip
 def jina_v3(folder: Path) -> list:
     vocabulary = write_tokenizer(folder, xlmr_tokenizer(), "XLMRobertaTokenizer", ROBERTA_SPECIALS, 8194)
     config = roberta_config(
@@ -793,7 +814,11 @@ class JinaBertStandIn:
             return nn.functional.normalize(self.network(torch.tensor(ids)).mean(0), dim=0).tolist()
 
 
-@model("jina-bert-alibi", "jina-embeddings-v2-base-en", "mean, Normalize", "ALiBi in both directions with six heads (no power of two); gated feed-forward; no positions; model_type bert", runner="own_forward")
+@model(
+    "jina-bert-alibi", "jina-embeddings-v2-base-en", "mean, Normalize",
+    "ALiBi in both directions with six heads (no power of two); gated feed-forward; no positions; model_type bert",
+    runner="own_forward",
+)  # fmt: skip
 def jina_bert(folder: Path) -> list:
     vocabulary = write_bert_tokenizer(folder, 8192)
     implementation = "jinaai/jina-bert-implementation--"
@@ -836,7 +861,12 @@ def modernbert_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@model("modernbert-cls", "gte-modernbert-base", "cls, Normalize", "window of 10 in two of three layers, with a rotary base of their own; `model.` prefix and an unused head; bf16 weights", stored="bf16")
+@model(
+    "modernbert-cls", "gte-modernbert-base", "cls, Normalize",
+    "window of 10 in two of three layers, with a rotary base of their own; `model.` prefix and an unused head; "
+    "bf16 weights",
+    stored="bf16",
+)  # fmt: skip
 def modernbert_cls(folder: Path) -> list:
     tokenizer = modernbert_tokenizer()
     vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", BERT_SPECIALS, 8192)
@@ -850,7 +880,11 @@ def modernbert_cls(folder: Path) -> list:
     return cases()
 
 
-@model("modernbert-st6", "modernbert-embed-base, saved by sentence-transformers 6", "mean, Normalize", "pooling_mode as a word; no max_seq_length, the limit is model_max_length of the tokenizer; prompts; Matryoshka", stored="f16")
+@model(
+    "modernbert-st6", "modernbert-embed-base, saved by sentence-transformers 6", "mean, Normalize",
+    "pooling_mode as a word; no max_seq_length, the limit is model_max_length of the tokenizer; prompts; Matryoshka",
+    stored="f16",
+)  # fmt: skip
 def modernbert_st6(folder: Path) -> list:
     tokenizer = modernbert_tokenizer()
     vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", BERT_SPECIALS, 44)
@@ -867,7 +901,12 @@ QWEN_OPTIONS = dict(padding_side="left", add_prefix_space=False, bos_token=None,
 INSTRUCT = "Instruct: Given a question, find the passage that answers it\nQuery:"
 
 
-@model("qwen2-bias", "jina-code-embeddings", "lasttoken, Normalize", "causal; three heads share one key/value head; q/k/v biases; `model.` prefix; no special token is added, so an empty text has none; bf16", stored="bf16")
+@model(
+    "qwen2-bias", "jina-code-embeddings", "lasttoken, Normalize",
+    "causal; three heads share one key/value head; q/k/v biases; `model.` prefix; no special token is added, so "
+    "an empty text has none; bf16",
+    stored="bf16",
+)  # fmt: skip
 def qwen2(folder: Path) -> list:
     vocabulary = write_tokenizer(
         folder, qwen_tokenizer(False), "Qwen2Tokenizer", QWEN_SPECIALS, 32768, **QWEN_OPTIONS
@@ -884,7 +923,11 @@ def qwen2(folder: Path) -> list:
     return cases(prompts, dims=(11,))
 
 
-@model("qwen3-sharded", "Qwen3-Embedding-0.6B", "lasttoken, Normalize", "three shards with an index; norms of queries and keys; head_dim is not hidden/heads; the tokenizer appends <|endoftext|>; no `model.` prefix")
+@model(
+    "qwen3-sharded", "Qwen3-Embedding-0.6B", "lasttoken, Normalize",
+    "three shards with an index; norms of queries and keys; head_dim is not hidden/heads; the tokenizer appends "
+    "<|endoftext|>; no `model.` prefix",
+)  # fmt: skip
 def qwen3(folder: Path) -> list:
     vocabulary = write_tokenizer(
         folder, qwen_tokenizer(True), "Qwen2Tokenizer", QWEN_SPECIALS, 131072, **QWEN_OPTIONS
@@ -909,7 +952,10 @@ def llama_tokenizer(template: str) -> Tokenizer:
 LLAMA_SPECIALS = dict(bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
 
 
-@model("mistral-window", "e5-mistral-7b-instruct", "lasttoken, Normalize", "causal with a sliding window of 13; head_dim is not hidden/heads; <s> and </s> added; f16 weights", stored="f16")
+@model(
+    "mistral-window", "e5-mistral-7b-instruct", "lasttoken, Normalize",
+    "causal with a sliding window of 13; head_dim is not hidden/heads; <s> and </s> added; f16 weights", stored="f16",
+)  # fmt: skip
 def mistral(folder: Path) -> list:
     tokenizer = llama_tokenizer("<s> $A </s>")
     vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", LLAMA_SPECIALS, 4096)
@@ -924,7 +970,12 @@ def mistral(folder: Path) -> list:
     return cases(["web_search_query"])
 
 
-@model("llama-grouped", "embedding models made of Llama", "mean, Normalize", "causal; five heads share one key/value head; rope_parameters and dtype as transformers 5 writes them; <s> added; right padding; bf16", stored="bf16")
+@model(
+    "llama-grouped", "embedding models made of Llama", "mean, Normalize",
+    "causal; five heads share one key/value head; rope_parameters and dtype as transformers 5 writes them; <s> "
+    "added; right padding; bf16",
+    stored="bf16",
+)  # fmt: skip
 def llama(folder: Path) -> list:
     vocabulary = write_tokenizer(
         folder, llama_tokenizer("<s> $A"), "PreTrainedTokenizerFast", LLAMA_SPECIALS, 4096, padding_side="right"
@@ -941,7 +992,11 @@ def llama(folder: Path) -> list:
     return cases(dims=(13,))
 
 
-@model("gemma3-bidirectional", "EmbeddingGemma-300m", "mean, Dense, Dense, Normalize", "attends both ways, in a window in two of three layers; norms multiply by 1 + weight; embeddings × sqrt(hidden); Matryoshka")
+@model(
+    "gemma3-bidirectional", "EmbeddingGemma-300m", "mean, Dense, Dense, Normalize",
+    "attends both ways, in a window in two of three layers; norms multiply by 1 + weight; embeddings × "
+    "sqrt(hidden); Matryoshka",
+)  # fmt: skip
 def gemma3(folder: Path) -> list:
     tokenizer = sentencepiece_bpe(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], 312, splits_words=True)
     around(tokenizer, "<bos> $A <eos>")
@@ -967,7 +1022,11 @@ def gemma3(folder: Path) -> list:
     return cases(prompts, dims=(7,))
 
 
-@model("t5-dense", "sentence-t5-base, gtr-t5", "mean, Dense without bias, Normalize", "encoder only; relative position bias of the first layer for all; attention not scaled; gated-gelu; d_kv is not d_model/heads")
+@model(
+    "t5-dense", "sentence-t5-base, gtr-t5", "mean, Dense without bias, Normalize",
+    "encoder only; relative position bias of the first layer for all; attention not scaled; gated-gelu; d_kv is "
+    "not d_model/heads",
+)  # fmt: skip
 def t5(folder: Path) -> list:
     tokenizer = unigram(["<pad>", "</s>", "<unk>"], "<unk>")
     extra = ["<extra_id_0>", "<extra_id_1>"]
@@ -990,7 +1049,12 @@ def t5(folder: Path) -> list:
     return cases()
 
 
-@model("splade-mlm", "splade-v3", "max over tokens of log(1 + relu(logit))", "masked-LM head: dense, activation, norm, decoder tied to the embeddings with a bias; expected {token id: weight}", runner="sparse_encoder")
+@model(
+    "splade-mlm", "splade-v3", "max over tokens of log(1 + relu(logit))",
+    "masked-LM head: dense, activation, norm, decoder tied to the embeddings with a bias; expected {token id: "
+    "weight}",
+    runner="sparse_encoder",
+)  # fmt: skip
 def splade(folder: Path) -> list:
     vocabulary = write_bert_tokenizer(folder, 38)
     config = bert_config(22, 2, 2, 41, vocabulary, 38, architectures=["BertForMaskedLM"])
@@ -1021,7 +1085,11 @@ MULTI_VECTOR_CASES = [
 ]
 
 
-@model("colbert-pylate", "ColBERT in PyLate's layout", "a unit vector per token", "[Q] and [D] tokens as prefixes; queries filled up with [MASK]; punctuation of documents dropped", runner="multi_vector")
+@model(
+    "colbert-pylate", "ColBERT in PyLate's layout", "a unit vector per token",
+    "[Q] and [D] tokens as prefixes; queries filled up with [MASK]; punctuation of documents dropped",
+    runner="multi_vector",
+)  # fmt: skip
 def colbert_pylate(folder: Path) -> list:
     tokenizer = bert_tokenizer()
     special(tokenizer, ["[Q] ", "[D] "])
@@ -1042,7 +1110,12 @@ def colbert_pylate(folder: Path) -> list:
     return MULTI_VECTOR_CASES
 
 
-@model("colbert-stanford", "colbertv2.0 in its original layout", "a unit vector per token", "architecture HF_ColBERT; `bert.` prefix and linear.weight in one file; artifact.metadata; [unused0] and [unused1] as markers", runner="multi_vector")
+@model(
+    "colbert-stanford", "colbertv2.0 in its original layout", "a unit vector per token",
+    "architecture HF_ColBERT; `bert.` prefix and linear.weight in one file; artifact.metadata; [unused0] and "
+    "[unused1] as markers",
+    runner="multi_vector",
+)  # fmt: skip
 def colbert_stanford(folder: Path) -> list:
     vocabulary = write_bert_tokenizer(folder, more=["[unused0]", "[unused1]"])
     write_json(folder / "config.json", bert_config(18, 3, 2, 29, vocabulary, 40, architectures=["HF_ColBERT"]))
@@ -1058,7 +1131,11 @@ def colbert_stanford(folder: Path) -> list:
     return MULTI_VECTOR_CASES
 
 
-@model("static-model2vec", "potion-base-8M (layout of model2vec)", "mean of rows, Normalize", "one tensor `embeddings` of odd width; no special tokens are added; no limit; a text without tokens is a zero vector")
+@model(
+    "static-model2vec", "potion-base-8M (layout of model2vec)", "mean of rows, Normalize",
+    "one tensor `embeddings` of odd width; no special tokens are added; no limit; a text without tokens is a "
+    "zero vector",
+)  # fmt: skip
 def static_model2vec(folder: Path) -> list:
     tokenizer = bert_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -1073,7 +1150,10 @@ def static_model2vec(folder: Path) -> list:
     return [case for case in cases() if "max_length" not in case]
 
 
-@model("static-st", "static-retrieval-mrl-en-v1", "mean of rows, no Normalize", "0_StaticEmbedding with `embedding.weight`; vectors keep their length; a prompt by name; Matryoshka")
+@model(
+    "static-st", "static-retrieval-mrl-en-v1", "mean of rows, no Normalize",
+    "0_StaticEmbedding with `embedding.weight`; vectors keep their length; a prompt by name; Matryoshka",
+)  # fmt: skip
 def static_st(folder: Path) -> list:
     (folder / "0_StaticEmbedding").mkdir()
     tokenizer = bert_tokenizer()
@@ -1329,11 +1409,12 @@ GIVEN = ("name", "texts", "queries", "task", "prompt_name", "prompt", "max_lengt
 CHECK_TOLERANCE = 2e-6
 
 
-def check(folder: Path, made: dict) -> float:
+def check(folder: Path) -> float:
     """Computes a directory's cases again; the largest difference."""
-    runner = RUNNERS[made["runner"]](folder)
+    reference = json.loads((folder / "reference.json").read_text("utf-8"))
+    runner = RUNNERS[reference["runner"]](folder)
     worst = 0.0
-    for case in json.loads((folder / "reference.json").read_text("utf-8"))["cases"]:
+    for case in reference["cases"]:
         given = {key: case[key] for key in GIVEN if key in case}
         expected = {key: value for key, value in case.items() if key not in GIVEN}
         found = difference(expected, rounded(runner.results(given)))
@@ -1355,12 +1436,14 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compute existing directories again and compare")
     parser.add_argument("--list", action="store_true", help="list the models")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(MODELS))
+    known = set(MODELS)
+    if arguments.check:  # also directories that were made otherwise
+        known = {path.parent.name for path in arguments.output.glob("*/reference.json")}
+    unknown = sorted(set(arguments.names) - known)
     if unknown:
-        parser.error(f"unknown model {', '.join(unknown)}; --list names all")
-    chosen = [MODELS[name] for name in arguments.names or MODELS]
+        parser.error(f"unknown model {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     if arguments.list:
-        for made in chosen:
+        for made in MODELS.values():
             print(f"{made['name']:22} {made['stands_for']}; {made['pooling']}; {made['special']}")
         return
 
@@ -1370,11 +1453,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for made in chosen:
+    if arguments.check:
+        for name in arguments.names or sorted(known):
+            print(f"{name:22} differs by {check(arguments.output / name):.1e}", flush=True)
+        return
+    for made in [MODELS[name] for name in arguments.names or MODELS]:
         folder = arguments.output / made["name"]
-        if arguments.check:
-            print(f"{made['name']:22} differs by {check(folder, made):.1e}", flush=True)
-            continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_reference(folder, made, made["make"](folder))
