@@ -174,7 +174,8 @@ def deberta(folder: Path) -> list:
     )
     config = bert_config(
         21, 3, 3, 31, vocabulary + 5, 64, model_type="deberta-v2", architectures=["DebertaV2Model"],
-        layer_norm_eps=1e-7, type_vocab_size=0, position_embedding_type=None, use_cache=None, relative_attention=True, position_buckets=10,
+        layer_norm_eps=1e-7,
+        type_vocab_size=0, position_embedding_type=None, use_cache=None, relative_attention=True, position_buckets=10,
         norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type="p2c|c2p", max_relative_positions=-1,
         position_biased_input=False, pooler_dropout=0, pooler_hidden_act="gelu", pooler_hidden_size=21,
     )  # fmt: skip
@@ -192,7 +193,7 @@ def nomic(folder: Path) -> list:
     vocabulary = write_bert_tokenizer(folder, 8192)
     original = dict(
         activation_function="swiglu", attn_pdrop=0.0, causal=False, embd_pdrop=0.0, layer_norm_epsilon=1e-12,
-        mlp_fc1_bias=False, mlp_fc2_bias=False, n_embd=30, n_head=3, n_inner=26, n_layer=2, n_positions=8192,
+        mlp_fc1_bias=False, mlp_fc2_bias=False, n_embd=24, n_head=3, n_inner=26, n_layer=2, n_positions=8192,
         pad_vocab_size_multiple=1, parallel_block=False, prenorm=False, qkv_proj_bias=False, resid_pdrop=0.0,
         rotary_emb_base=500, rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
         rotary_scaling_factor=None, scale_attn_weights=True, use_rms_norm=False,
@@ -202,7 +203,7 @@ def nomic(folder: Path) -> list:
         vocab_size=vocabulary + 2,
     )  # fmt: skip
     renamed = dict(
-        hidden_act="silu", hidden_size=30, intermediate_size=26, layer_norm_eps=1e-12, max_position_embeddings=2048,
+        hidden_act="silu", hidden_size=24, intermediate_size=26, layer_norm_eps=1e-12, max_position_embeddings=2048,
         num_attention_heads=3, num_hidden_layers=2, rope_parameters={"rope_theta": 500.0, "rope_type": "default"},
         dtype="float32",
     )  # fmt: skip
@@ -211,8 +212,8 @@ def nomic(folder: Path) -> list:
     write_json(folder / "config.original.json", original | both)
     write_weights(folder)
     prompts = {"search_query": "search_query: ", "search_document": "search_document: "}
-    write_sentence_transformer(folder, 30, "mean", 43, normalize=False, prompts=prompts, matryoshka_dims=[30, 12])
-    return cases(prompts, dims=(12,))
+    write_sentence_transformer(folder, 24, "mean", 43, normalize=False, prompts=prompts, matryoshka_dims=[24, 10])
+    return cases(prompts, dims=(10,))
 
 
 @model(

@@ -68,7 +68,8 @@ def colbert_pylate(folder: Path) -> list:
         folder / "config_sentence_transformers.json",
         dict(
             model_type="ColBERT", prompts={}, default_prompt_name=None, similarity_fn_name="MaxSim",
-            query_prefix="[Q] ", document_prefix="[D] ", query_length=11, document_length=30, attend_to_expansion_tokens=False,
+            query_prefix="[Q] ", document_prefix="[D] ",
+            query_length=11, document_length=30, attend_to_expansion_tokens=False,
             skiplist_words=list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"),
         ),
     )  # fmt: skip
