@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
 };
 use super::{Architecture, LoadError, bert, rotary};
 use crate::model::weights::Weights;
@@ -55,7 +55,7 @@ pub(super) fn load<B: Backend>(
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?,
+        attention: LayerAttention::Same(backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue};
+use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue};
 use super::{Architecture, LoadError, bert, rotary};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend};
@@ -38,7 +38,7 @@ pub(super) fn load<B: Backend>(
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?,
+        attention: LayerAttention::Same(backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

@@ -4,6 +4,7 @@
 
 mod albert;
 mod bert;
+mod deberta_v2;
 mod distilbert;
 mod electra;
 mod gte;
