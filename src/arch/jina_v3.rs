@@ -27,6 +27,7 @@ pub(super) fn load<B: Backend>(
     weights: &Weights,
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let raw = &with_key_of_transformers(raw);
     let config: bert::Config = parts::config(raw, defaults())?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
     let parts = Parts { weights, backend };
@@ -42,6 +43,14 @@ pub(super) fn load<B: Backend>(
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))
+}
+
+/// Jina's own code has another name for the base of the rotary positions.
+fn with_key_of_transformers(raw: &Value) -> Value {
+    match raw.get("rotary_emb_base").filter(|base| !base.is_null()) {
+        Some(base) => parts::merged(json!({"rope_theta": base}), raw.clone()),
+        None => raw.clone(),
+    }
 }
 
 /// Those of `JinaEmbeddingsV3Config` in `transformers`.

@@ -75,6 +75,21 @@ pub fn load<B: Backend>(
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config = serde_json::Value::Object(spec.config.clone());
     match spec.architecture {
+        spec::Architecture::Albert => albert::load(&config, weights, backend),
         spec::Architecture::Bert => bert::load(&config, weights, backend),
+        spec::Architecture::DebertaV2 => deberta_v2::load(&config, weights, backend),
+        spec::Architecture::DistilBert => distilbert::load(&config, weights, backend),
+        spec::Architecture::Electra => electra::load(&config, weights, backend),
+        spec::Architecture::Gte => gte::load(&config, weights, backend),
+        spec::Architecture::JinaBert => jina_bert::load(&config, weights, backend),
+        spec::Architecture::JinaV3 => jina_v3::load(&config, weights, backend),
+        spec::Architecture::ModernBert => modernbert::load(&config, weights, backend),
+        spec::Architecture::Mpnet => mpnet::load(&config, weights, backend),
+        spec::Architecture::NomicBert => nomic_bert::load(&config, weights, backend),
+        spec::Architecture::Roberta => roberta::load(&config, weights, backend),
+        other => {
+            let (value, supported) = (other.as_str().to_owned(), "encoders of BERT's kind");
+            Err(LoadError::Unsupported { key: "model_type", value, supported })
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Written to agree with what sentence-transformers does with the same directory. What it would do and this program
 //! does not is an error here, before any weight is read.
 
+mod architecture;
 mod error;
 mod files;
 mod modules;
@@ -17,27 +18,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+pub use self::architecture::Architecture;
 pub use self::error::SpecError;
 use self::files::{LibraryConfig, SentenceConfig, TransformerConfig};
 use self::modules::{PoolingStep, Steps};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 use crate::domain::{Digest, DigestReader};
-
-/// Which program of layers the weights belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Architecture {
-    /// `model_type` "bert": absolute positions, post-norm, token types.
-    Bert,
-}
-
-impl Architecture {
-    /// The `model_type` of `config.json`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bert => "bert",
-        }
-    }
-}
 
 /// How token vectors become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,7 +109,7 @@ impl ModelSpec {
         let (prompts, default_prompt_name) = prompts(&library, directory)?;
         Ok(Self {
             directory: directory.to_owned(),
-            architecture: Architecture::Bert,
+            architecture: config.architecture,
             pooling: pooling.mode,
             normalize,
             dimension: config.hidden_size,
@@ -197,26 +183,40 @@ fn refuse_adapter(transformer: &Path) -> Result<(), SpecError> {
     if path.exists() { Err(SpecError::unsupported(&path, "an adapter")) } else { Ok(()) }
 }
 
-/// `max_seq_length`, else the smaller of the tokenizer's limit and the number of positions; never more than the latter.
+/// The limit of a model whose files name none. The reference library cuts no text then; here every limit is a number,
+/// because memory is planned by it.
+const LENGTH_WITHOUT_LIMIT: usize = 32_768;
+
+/// `max_seq_length`, else the smaller of the tokenizer's limit and the number of positions; never more than there are
+/// rows for positions.
 fn max_length(
     sentence: &SentenceConfig,
     config: &TransformerConfig,
     transformer: &Path,
     notes: &mut Vec<String>,
 ) -> Result<usize, SpecError> {
-    let limit = match sentence.max_seq_length {
-        Some(limit) => Some(limit),
-        None => files::tokenizer_max_length(&transformer.join("tokenizer_config.json"))?,
-    };
-    let limit = limit.map_or(config.positions, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    if sentence.max_seq_length.is_some() && limit > config.positions {
-        notes.push(format!(
-            "{} asks for texts of {limit} tokens, but the model has only {} positions, which is the limit",
-            transformer.display(),
-            config.positions
-        ));
+    let whole = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+    if let Some(limit) = sentence.max_seq_length.map(whole) {
+        return Ok(match config.rows.filter(|rows| limit > *rows) {
+            Some(rows) => {
+                notes.push(format!(
+                    "{} asks for texts of {limit} tokens, but the model has only {rows} positions, which is the limit",
+                    transformer.display()
+                ));
+                rows
+            }
+            None => limit,
+        });
     }
-    Ok(limit.min(config.positions))
+    let tokenizer = files::tokenizer_max_length(&transformer.join("tokenizer_config.json"))?.map(whole);
+    let limit = [tokenizer, config.positions, config.rows].into_iter().flatten().min();
+    Ok(limit.unwrap_or_else(|| {
+        notes.push(format!(
+            "{} names no limit for the length of a text: {LENGTH_WITHOUT_LIMIT} tokens are the limit",
+            transformer.display()
+        ));
+        LENGTH_WITHOUT_LIMIT
+    }))
 }
 
 fn prompts(library: &LibraryConfig, directory: &Path) -> Result<(BTreeMap<String, String>, Option<String>), SpecError> {

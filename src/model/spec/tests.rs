@@ -204,7 +204,7 @@ fn what_is_not_implemented_is_refused_by_name() {
         config[key] = value;
         config
     };
-    check_refused_with("config.json", &config("model_type", json!("nomic_bert")), "nomic_bert");
+    check_refused_with("config.json", &config("model_type", json!("xlnet")), "xlnet");
     check_refused_with("config.json", &config("position_embedding_type", json!("relative_key")), "relative_key");
     check_refused_with("config.json", &config("is_decoder", json!(true)), "is_decoder");
     check_refused_with("config.json", &config("auto_map", json!({"AutoModel": "x.Y"})), "auto_map");
