@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, Projection, QueryKeyValue};
+use super::post_norm::{
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, Projection, QueryKeyValue,
+};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::Backend;
@@ -60,8 +62,8 @@ pub(super) fn load<B: Backend>(
         let (key, supported) = ("num_hidden_groups", "1 and more");
         return Err(LoadError::Unsupported { key, value: "0".to_owned(), supported });
     }
-    let layers = (0..config.num_hidden_layers)
-        .map(|layer| &groups[group_of(layer, config.num_hidden_layers, groups.len())]);
+    let layers =
+        (0..config.num_hidden_layers).map(|layer| &groups[group_of(layer, config.num_hidden_layers, groups.len())]);
     Ok(Arc::new(PostNorm {
         embeddings,
         layers: layers.flatten().cloned().collect(),

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts};
-use super::post_norm::{BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerSizes, Numbering, PostNorm};
+use super::post_norm::{
+    BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerSizes, Numbering, PostNorm,
+};
 use super::{Architecture, LoadError};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend};

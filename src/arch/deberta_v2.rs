@@ -118,8 +118,7 @@ fn attention<B: Backend>(
     let layer = |index| {
         let table = |meets: bool, shared: &str, own: &str| -> Result<Option<Matrix>, LoadError> {
             let part = if config.share_att_key { shared } else { own };
-            let shape =
-                Shape { outputs: heads * head_size, inputs: config.bert.hidden_size, bias: Bias::Present };
+            let shape = Shape { outputs: heads * head_size, inputs: config.bert.hidden_size, bias: Bias::Present };
             let name = format!("encoder.layer.{index}.attention.self.{part}");
             meets.then(|| projected(parts, &vectors, &name, shape, distances)).transpose()
         };

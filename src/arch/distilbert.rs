@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    QueryKeyValue,
 };
 use super::{Architecture, LoadError};
 use crate::model::weights::Weights;

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape};
-use super::post_norm::{BERT_LAYER, EmbeddingSizes, Embeddings, Layer, LayerAttention, Numbering, PostNorm, Projection};
+use super::post_norm::{
+    BERT_LAYER, EmbeddingSizes, Embeddings, Layer, LayerAttention, Numbering, PostNorm, Projection,
+};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::Backend;
@@ -31,8 +33,7 @@ pub(super) fn load<B: Backend>(
     let parts = Parts { weights, backend };
     let sizes = config.layer_sizes()?;
     let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &BERT_LAYER, &sizes).map(Arc::new);
-    let embedding_sizes =
-        EmbeddingSizes {
+    let embedding_sizes = EmbeddingSizes {
         width: embedding_size,
         norm_width: embedding_size,
         ..config.embedding_sizes(Numbering::FromZero)

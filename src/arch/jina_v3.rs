@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue};
-use super::{Architecture, LoadError, bert, rotary};
+use super::post_norm::{
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+};
+use super::{Architecture, LoadError, bert, rope};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend};
 
@@ -35,11 +37,12 @@ pub(super) fn load<B: Backend>(
     let layer = |index| Layer::load(&parts, &format!("encoder.layers.{index}"), &LAYER, &sizes).map(Arc::new);
     let embedding_sizes =
         EmbeddingSizes { positions: None, norm: "emb_ln", ..config.embedding_sizes(Numbering::FromZero) };
-    let rotary = Some(rotary::read(raw, head_size, 20_000.0)?);
+    let rope = rope::read_with_base(raw, head_size, 20_000.0)?;
+    let attention = rope.turning(Attention::new(config.num_attention_heads, head_size));
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?),
+        attention: LayerAttention::Same(backend.attention(attention)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

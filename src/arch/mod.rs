@@ -5,18 +5,25 @@
 mod albert;
 mod bert;
 mod deberta_v2;
+mod decoder;
 mod distilbert;
 mod electra;
+mod gemma3;
 mod gte;
 mod jina_bert;
 mod jina_v3;
+mod llama;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
 mod parts;
 mod post_norm;
+mod pre_norm;
+mod qwen2;
+mod qwen3;
 mod roberta;
-mod rotary;
+mod rope;
+mod t5;
 
 use std::sync::Arc;
 
@@ -80,16 +87,22 @@ pub fn load<B: Backend>(
         spec::Architecture::DebertaV2 => deberta_v2::load(&config, weights, backend),
         spec::Architecture::DistilBert => distilbert::load(&config, weights, backend),
         spec::Architecture::Electra => electra::load(&config, weights, backend),
+        spec::Architecture::Gemma3 => gemma3::load(&config, weights, backend),
         spec::Architecture::Gte => gte::load(&config, weights, backend),
         spec::Architecture::JinaBert => jina_bert::load(&config, weights, backend),
         spec::Architecture::JinaV3 => jina_v3::load(&config, weights, backend),
+        spec::Architecture::Llama => llama::load(&config, weights, backend),
+        spec::Architecture::Mistral => llama::load_mistral(&config, weights, backend),
         spec::Architecture::ModernBert => modernbert::load(&config, weights, backend),
         spec::Architecture::Mpnet => mpnet::load(&config, weights, backend),
         spec::Architecture::NomicBert => nomic_bert::load(&config, weights, backend),
+        spec::Architecture::Qwen2 => qwen2::load(&config, weights, backend),
+        spec::Architecture::Qwen3 => qwen3::load(&config, weights, backend),
         spec::Architecture::Roberta => roberta::load(&config, weights, backend),
-        other => {
-            let (value, supported) = (other.as_str().to_owned(), "encoders of BERT's kind");
-            Err(LoadError::Unsupported { key: "model_type", value, supported })
+        spec::Architecture::T5 => t5::load(&config, weights, backend),
+        spec::Architecture::Static => {
+            let (key, supported) = ("model_type", "models of layers");
+            Err(LoadError::Unsupported { key, value: spec.architecture.as_str().to_owned(), supported })
         }
     }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, QueryKeyValue};
+use super::post_norm::{
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, QueryKeyValue,
+};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, Matrix, PositionBias};

@@ -22,6 +22,13 @@ pub(super) enum Bias {
     Absent,
 }
 
+impl Bias {
+    /// As a switch of the configuration says.
+    pub(super) fn of(has_bias: bool) -> Self {
+        if has_bias { Self::Present } else { Self::Absent }
+    }
+}
+
 /// Sizes of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -36,10 +43,7 @@ pub(super) enum Up {
     /// One layer and no gate.
     Plain(&'static str),
     /// The gate, to which the activation is applied, and what it is multiplied with, each in a tensor of its own.
-    Apart {
-        gate: &'static str,
-        up: &'static str,
-    },
+    Apart { gate: &'static str, up: &'static str },
     /// Both in one tensor, the gate first.
     GateFirst(&'static str),
     /// Both in one tensor, the gate last.

@@ -119,8 +119,12 @@ pub(super) struct Biases {
 
 impl Biases {
     /// All have one.
-    pub(super) const ALL: Self =
-        Self { query_key_value: Bias::Present, attention_output: Bias::Present, up: Bias::Present, down: Bias::Present };
+    pub(super) const ALL: Self = Self {
+        query_key_value: Bias::Present,
+        attention_output: Bias::Present,
+        up: Bias::Present,
+        down: Bias::Present,
+    };
 }
 
 /// The names of BERT, which many others kept.
@@ -230,8 +234,7 @@ impl<B: Backend> Layer<B> {
             feed_forward: FeedForward {
                 up: parts.up(prefix, names.up, (hidden, inner), biases.up)?,
                 middle: names.up.middle(activation),
-                down: parts
-                    .linear(&name(names.down), Shape { outputs: hidden, inputs: inner, bias: biases.down })?,
+                down: parts.linear(&name(names.down), Shape { outputs: hidden, inputs: inner, bias: biases.down })?,
             },
             output_norm: parts.layer_norm(&name(names.output_norm), hidden, epsilon)?,
         })

@@ -355,8 +355,7 @@ fn cases() -> impl Strategy<Value = Case> {
 fn relative_cases() -> impl Strategy<Value = (RelativeAttention, Vec<usize>, u64)> {
     let distances = prop_oneof![
         (1_usize..20).prop_map(|span| Distances { span, max_distance: None }),
-        (2_usize..20, 0_usize..40)
-            .prop_map(|(span, more)| Distances { span, max_distance: Some(span / 2 + 2 + more) }),
+        (2_usize..20, 0_usize..40).prop_map(|(span, more)| Distances { span, max_distance: Some(span / 2 + 2 + more) }),
     ];
     let lengths = prop_oneof![4 => proptest::collection::vec(0_usize..90, 1..5), 1 => Just(vec![3, 200, 17])];
     (1..=3_usize, 1..40_usize, distances, any::<bool>(), any::<bool>(), lengths, any::<u64>()).prop_map(

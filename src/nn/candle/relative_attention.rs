@@ -1,7 +1,7 @@
 //! Attention with relative positions in plain tensors: every score of every distance is computed, and the ones that are
 //! needed are picked out.
 
-use candle_core::{Tensor, Device};
+use candle_core::{Device, Tensor};
 use candle_nn::ops;
 
 use super::super::{Matrix, NnError, RelativeAttention};

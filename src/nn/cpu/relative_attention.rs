@@ -78,7 +78,10 @@ impl Layer<'_> {
             let values = rows.clone().flat_map(row).copied().collect();
             self.packed(&Matrix { rows: rows.len(), columns: size, values })
         };
-        HeadTables { keys: self.attention.keys.as_ref().map(table), queries: self.attention.queries.as_ref().map(table) }
+        HeadTables {
+            keys: self.attention.keys.as_ref().map(table),
+            queries: self.attention.queries.as_ref().map(table),
+        }
     }
 
     /// `[tokens, head size]` of the queries, keys or values of one head.
