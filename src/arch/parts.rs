@@ -1,8 +1,11 @@
 //! Layers by their names in a checkpoint: what every architecture reads alike.
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
 use super::LoadError;
 use crate::model::weights::{WeightError, Weights};
-use crate::nn::{Activation, Backend, FeedForward, Matrix, Middle};
+use crate::nn::{Activation, Backend, Matrix, Middle};
 
 /// A checkpoint and the backend that takes its layers.
 pub(super) struct Parts<'a, B> {
@@ -19,12 +22,42 @@ pub(super) enum Bias {
     Absent,
 }
 
+impl Bias {
+    /// As a switch of the configuration says.
+    pub(super) fn of(has_bias: bool) -> Self {
+        if has_bias { Self::Present } else { Self::Absent }
+    }
+}
+
 /// Sizes of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
     pub(super) bias: Bias,
+}
+
+/// Where a checkpoint has the first linear layer of a feed-forward layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Up {
+    /// One layer and no gate.
+    Plain(&'static str),
+    /// The gate, to which the activation is applied, and what it is multiplied with, each in a tensor of its own.
+    Apart { gate: &'static str, up: &'static str },
+    /// Both in one tensor, the gate first.
+    GateFirst(&'static str),
+    /// Both in one tensor, the gate last.
+    UpFirst(&'static str),
+}
+
+impl Up {
+    /// What follows the layer.
+    pub(super) fn middle(self, activation: Activation) -> Middle {
+        match self {
+            Self::Plain(_) => Middle::Activation(activation),
+            Self::Apart { .. } | Self::GateFirst(_) | Self::UpFirst(_) => Middle::Gate(activation),
+        }
+    }
 }
 
 impl<B: Backend> Parts<'_, B> {
@@ -59,26 +92,73 @@ impl<B: Backend> Parts<'_, B> {
         Ok(self.backend.linear(Matrix::stack(weights), biases)?)
     }
 
-    /// Two linear layers with an activation between them, by their names.
-    pub(super) fn feed_forward(
+    /// The first linear layer of a feed-forward layer, below `prefix`; with a gate, whose half is put first.
+    pub(super) fn up(
         &self,
-        [up, down]: [&str; 2],
+        prefix: &str,
+        up: Up,
         (hidden, inner): (usize, usize),
-        activation: Activation,
         bias: Bias,
-    ) -> Result<FeedForward<B::Linear>, LoadError> {
-        Ok(FeedForward {
-            up: self.linear(up, Shape { outputs: inner, inputs: hidden, bias })?,
-            middle: Middle::Activation(activation),
-            down: self.linear(down, Shape { outputs: hidden, inputs: inner, bias })?,
-        })
+    ) -> Result<B::Linear, LoadError> {
+        let name = |part: &str| format!("{prefix}.{part}");
+        let both = Shape { outputs: 2 * inner, inputs: hidden, bias };
+        match up {
+            Up::Plain(up) => self.linear(&name(up), Shape { outputs: inner, ..both }),
+            Up::Apart { gate, up } => self.stacked(&[(&name(gate), inner), (&name(up), inner)], hidden, bias),
+            Up::GateFirst(gate_up) => self.linear(&name(gate_up), both),
+            Up::UpFirst(up_gate) => {
+                let halves_swapped = |part: &str, shape: &[usize]| -> Result<Vec<f32>, LoadError> {
+                    let mut values = self.tensor(&[&format!("{prefix}.{up_gate}.{part}")], shape)?;
+                    let half = values.len() / 2;
+                    values.rotate_left(half);
+                    Ok(values)
+                };
+                let values = halves_swapped("weight", &[both.outputs, hidden])?;
+                let bias = (bias == Bias::Present).then(|| halves_swapped("bias", &[both.outputs])).transpose()?;
+                Ok(self.backend.linear(Matrix { rows: both.outputs, columns: hidden, values }, bias)?)
+            }
+        }
     }
 
     /// `NAME.weight` and `NAME.bias`; old checkpoints call them `gamma` and `beta`.
     pub(super) fn layer_norm(&self, name: &str, width: usize, epsilon: f64) -> Result<B::Norm, LoadError> {
+        self.norm(name, width, epsilon, Bias::Present)
+    }
+
+    /// The same, with or without a bias.
+    pub(super) fn norm(&self, name: &str, width: usize, epsilon: f64, bias: Bias) -> Result<B::Norm, LoadError> {
         let weight = self.tensor(&[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
-        let bias = self.tensor(&[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?;
-        Ok(self.backend.layer_norm(weight, Some(bias), epsilon)?)
+        let bias = (bias == Bias::Present)
+            .then(|| self.tensor(&[&format!("{name}.bias"), &format!("{name}.beta")], &[width]))
+            .transpose()?;
+        Ok(self.backend.layer_norm(weight, bias, epsilon)?)
+    }
+}
+
+/// What `config.json` says, with defaults for keys that it leaves out.
+pub(super) fn config<T: DeserializeOwned>(config: &Value, defaults: Value) -> Result<T, LoadError> {
+    serde_json::from_value(merged(defaults, config.clone())).map_err(LoadError::Config)
+}
+
+/// The keys of both objects, with the values of the second where both have one.
+pub(super) fn merged(mut under: Value, over: Value) -> Value {
+    if let (Value::Object(under), Value::Object(over)) = (&mut under, over) {
+        under.extend(over);
+    }
+    under
+}
+
+/// Refuses a key that is set to anything but null or one of some values.
+pub(super) fn refuse_unless(
+    config: &Value,
+    key: &'static str,
+    allowed: &[Value],
+    supported: &'static str,
+) -> Result<(), LoadError> {
+    match config.get(key) {
+        None | Some(Value::Null) => Ok(()),
+        Some(value) if allowed.contains(value) => Ok(()),
+        Some(value) => Err(LoadError::Unsupported { key, value: value.to_string(), supported }),
     }
 }
 
@@ -101,4 +181,16 @@ pub(super) fn head_size(hidden: usize, heads: usize) -> Result<usize, LoadError>
         });
     }
     Ok(hidden / heads)
+}
+
+/// `head_dim` where the configuration has it, else [`head_size`].
+pub(super) fn own_head_size(config: &Value, hidden: usize, heads: usize) -> Result<usize, LoadError> {
+    match config.get("head_dim") {
+        None | Some(Value::Null) => head_size(hidden, heads),
+        Some(value) => {
+            let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0 && heads > 0);
+            let (key, supported) = ("head_dim", "a whole number above 0, and heads to have it");
+            size.ok_or_else(|| LoadError::Unsupported { key, value: value.to_string(), supported })
+        }
+    }
 }

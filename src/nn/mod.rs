@@ -8,6 +8,7 @@
 mod attention;
 mod candle;
 pub mod cpu;
+mod relative_attention;
 
 #[cfg(test)]
 mod agreement_tests;
@@ -15,6 +16,7 @@ mod agreement_tests;
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
 pub use cpu::{Cpu, Instructions};
+pub use relative_attention::{Distances, RelativeAttention};
 
 use crate::domain::PackedBatch;
 
@@ -177,6 +179,8 @@ pub trait Backend: Send + Sync + 'static {
     type Norm: Send + Sync;
     /// An attention layer.
     type Attention: Send + Sync;
+    /// An attention layer with relative positions.
+    type RelativeAttention: Send + Sync;
 
     /// How many cores the following operations may use, where that is for the backend to decide.
     fn use_cores(&mut self, _cores: usize) {}
@@ -196,6 +200,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Takes an attention layer.
     fn attention(&self, attention: Attention) -> Result<Self::Attention, NnError>;
+
+    /// Takes an attention layer with relative positions.
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<Self::RelativeAttention, NnError>;
 
     /// Sum of the looked-up vectors: each table with `[tokens]` indices into it.
     fn embed(&self, lookups: &[(&Self::Embedding, &[u32])]) -> Result<Self::Activations, NnError>;
@@ -232,6 +239,15 @@ pub trait Backend: Send + Sync + 'static {
     fn apply_attention(
         &self,
         attention: &Self::Attention,
+        qkv: &Self::Activations,
+        batch: &PackedBatch,
+    ) -> Result<Self::Activations, NnError>;
+
+    /// Attention with relative positions within each sequence. `qkv` is [tokens, 3 · heads · `head_size`]: all heads of q,
+    /// then of k, then of v. Gives [tokens, heads · `head_size`].
+    fn apply_relative_attention(
+        &self,
+        attention: &Self::RelativeAttention,
         qkv: &Self::Activations,
         batch: &PackedBatch,
     ) -> Result<Self::Activations, NnError>;

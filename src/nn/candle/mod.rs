@@ -4,11 +4,12 @@
 //! nothing is padded. Batches come sorted by length, which makes the groups large.
 
 mod attention;
+mod relative_attention;
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
 
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
+use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention};
 use crate::domain::PackedBatch;
 
 /// Operations on one candle device.
@@ -82,12 +83,30 @@ fn groups_of_one_length(batch: &PackedBatch) -> Vec<Group> {
     groups
 }
 
+/// The results of all groups of a batch, one after the other.
+fn by_groups(
+    qkv: &Tensor,
+    output_width: usize,
+    batch: &PackedBatch,
+    apply: impl Fn(&Tensor, usize, usize) -> Result<Tensor, NnError>,
+) -> Result<Tensor, NnError> {
+    let mut contexts = Vec::new();
+    for Group { first_token, sequences, length } in groups_of_one_length(batch) {
+        contexts.push(apply(&qkv.narrow(0, first_token, sequences * length)?, sequences, length)?);
+    }
+    if contexts.is_empty() {
+        return Ok(Tensor::zeros((0, output_width), qkv.dtype(), qkv.device())?);
+    }
+    Ok(Tensor::cat(&contexts, 0)?)
+}
+
 impl Backend for Candle {
     type Activations = Tensor;
     type Embedding = Tensor;
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type RelativeAttention = RelativeAttention;
 
     fn embedding(&self, table: Matrix) -> Result<Tensor, NnError> {
         self.matrix(table)
@@ -110,6 +129,11 @@ impl Backend for Candle {
     }
 
     fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
+        attention.assert_consistent();
+        Ok(attention)
+    }
+
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<RelativeAttention, NnError> {
         attention.assert_consistent();
         Ok(attention)
     }
@@ -146,15 +170,18 @@ impl Backend for Candle {
     }
 
     fn apply_attention(&self, attention: &Attention, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let mut contexts = Vec::new();
-        for Group { first_token, sequences, length } in groups_of_one_length(batch) {
-            let group = qkv.narrow(0, first_token, sequences * length)?;
-            contexts.push(attention::apply(attention, &group, sequences, length)?);
-        }
-        if contexts.is_empty() {
-            return Ok(Tensor::zeros((0, attention.output_width()), qkv.dtype(), qkv.device())?);
-        }
-        Ok(Tensor::cat(&contexts, 0)?)
+        let apply = |group: &Tensor, sequences, length| attention::apply(attention, group, sequences, length);
+        by_groups(qkv, attention.output_width(), batch, apply)
+    }
+
+    fn apply_relative_attention(
+        &self,
+        attention: &RelativeAttention,
+        qkv: &Tensor,
+        batch: &PackedBatch,
+    ) -> Result<Tensor, NnError> {
+        let apply = |group: &Tensor, sequences, length| relative_attention::apply(attention, group, sequences, length);
+        by_groups(qkv, attention.output_width(), batch, apply)
     }
 
     fn apply_gate(&self, activation: Activation, gate_up: &Tensor) -> Result<Tensor, NnError> {

@@ -11,6 +11,7 @@ mod instructions;
 mod linear;
 mod norm;
 mod pool;
+mod relative_attention;
 mod rotation;
 mod tile;
 mod vector;
@@ -25,7 +26,7 @@ use self::buffers::{Buffer, Buffers};
 use self::gemm::{Finish, Gate, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling};
+use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention};
 use crate::domain::PackedBatch;
 
 /// Operations of one thread, which other cores may help for a while.
@@ -100,6 +101,7 @@ impl Backend for Cpu {
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type RelativeAttention = RelativeAttention;
 
     fn use_cores(&mut self, cores: usize) {
         self.cores = cores.max(1);
@@ -124,6 +126,11 @@ impl Backend for Cpu {
     }
 
     fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
+        attention.assert_consistent();
+        Ok(attention)
+    }
+
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<RelativeAttention, NnError> {
         attention.assert_consistent();
         Ok(attention)
     }
@@ -198,6 +205,18 @@ impl Backend for Cpu {
         let rotation = attention.rotary.as_ref().map(|rotary| self.rotations.get(rotary, batch.longest()));
         let (qkv, buffers) = (&qkv.values[..], &self.buffers);
         self.instructions.run(attention::Layer { attention, rotation, qkv, batch, out: &mut out.values, buffers });
+        Ok(out)
+    }
+
+    fn apply_relative_attention(
+        &self,
+        attention: &RelativeAttention,
+        qkv: &Activations,
+        batch: &PackedBatch,
+    ) -> Result<Activations, NnError> {
+        let mut out = self.activations(batch.tokens(), attention.output_width());
+        let (qkv, buffers, instructions) = (&qkv.values[..], &self.buffers, self.instructions);
+        relative_attention::Layer { attention, qkv, batch, out: &mut out.values, buffers, instructions }.apply();
         Ok(out)
     }
 
