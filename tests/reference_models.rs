@@ -118,7 +118,7 @@ fn check_directory<B: Backend>(directory: &Path, backend: impl Fn() -> B) {
     let model = directory.display();
     let reference: Reference = serde_json::from_slice(&fs::read(directory.join("reference.json")).unwrap()).unwrap();
     let spec = ModelSpec::read(directory).unwrap();
-    let weights = Weights::open(&spec.weights).unwrap();
+    let weights = Weights::of(&spec).unwrap();
     assert!(!reference.cases.is_empty());
     let lease = Lease::shared([DeviceKey::of_slot(0)]);
     let device = lease.devices().next().unwrap();
@@ -135,7 +135,8 @@ fn check_directory<B: Backend>(directory: &Path, backend: impl Fn() -> B) {
         };
         let prompt = spec.prompt(&choice).unwrap().text;
         let max_length = case.max_length.unwrap_or(spec.max_length);
-        let tokenizer = Tokenizer::load(&spec.tokenizer, max_length, prompt).unwrap();
+        let tokenizer = Tokenizer::of(&spec, max_length, prompt).unwrap();
+        let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens().unwrap() };
         let sequences: Vec<TokenSeq> = case.texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
         for (index, sequence) in sequences.iter().enumerate() {
             let text = &case.texts[index];
@@ -143,7 +144,8 @@ fn check_directory<B: Backend>(directory: &Path, backend: impl Fn() -> B) {
             let full_count = sequence.ids.len() + sequence.truncated as usize;
             assert_eq!(full_count, case.full_token_counts[index], "{model}, {}: tokens of {text:?}", case.name);
         }
-        let finish = Finish { normalize: case.normalize.unwrap_or(spec.normalize), truncate_dim: case.truncate_dim };
+        let finish =
+            Finish { left_out, normalize: case.normalize.unwrap_or(spec.normalize), truncate_dim: case.truncate_dim };
         let mut encoders = encoder::load_on(&spec, &weights, finish, vec![(device, backend())]).unwrap();
         let (sequences, expected): (Vec<TokenSeq>, Vec<Vec<f32>>) = sequences
             .into_iter()
@@ -176,6 +178,11 @@ fn a_bert_with_mean_pooling_is_true_to_its_reference() {
 #[test]
 fn a_bert_with_cls_pooling_and_prompts_is_true_to_its_reference() {
     check("bert-bge");
+}
+
+#[test]
+fn a_bert_with_four_poolings_is_true_to_its_reference() {
+    check("bert-poolings");
 }
 
 #[test]

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerNames, Numbering, PostNorm, QueryKeyValue};
+use super::post_norm::{
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, Projection, QueryKeyValue,
+};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::Backend;
@@ -43,10 +45,14 @@ pub(super) fn load<B: Backend>(
         parts::config(config, defaults())?;
     let parts = Parts { weights, backend };
     let sizes = config.layer_sizes()?;
-    let embedding_sizes = EmbeddingSizes { width: embedding_size, ..config.embedding_sizes(Numbering::FromZero) };
+    let embedding_sizes = EmbeddingSizes {
+        width: embedding_size,
+        norm_width: embedding_size,
+        ..config.embedding_sizes(Numbering::FromZero)
+    };
     let mut embeddings = Embeddings::load(&parts, &embedding_sizes)?;
     let projection = Shape { outputs: config.hidden_size, inputs: embedding_size, bias: Bias::Present };
-    embeddings.projection = Some(parts.linear("encoder.embedding_hidden_mapping_in", projection)?);
+    embeddings.projection = Projection::AfterNorm(parts.linear("encoder.embedding_hidden_mapping_in", projection)?);
     let group = |group| -> Result<Vec<Arc<Layer<B>>>, LoadError> {
         let name = |index| format!("encoder.albert_layer_groups.{group}.albert_layers.{index}");
         (0..inner_group_num).map(|index| Layer::load(&parts, &name(index), &LAYER, &sizes).map(Arc::new)).collect()
@@ -56,12 +62,12 @@ pub(super) fn load<B: Backend>(
         let (key, supported) = ("num_hidden_groups", "1 and more");
         return Err(LoadError::Unsupported { key, value: "0".to_owned(), supported });
     }
-    let layers = (0..config.num_hidden_layers)
-        .map(|layer| &groups[group_of(layer, config.num_hidden_layers, groups.len())]);
+    let layers =
+        (0..config.num_hidden_layers).map(|layer| &groups[group_of(layer, config.num_hidden_layers, groups.len())]);
     Ok(Arc::new(PostNorm {
         embeddings,
         layers: layers.flatten().cloned().collect(),
-        attention: backend.attention(config.attention()?)?,
+        attention: LayerAttention::Same(backend.attention(config.attention()?)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts};
-use super::post_norm::{BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerSizes, Numbering, PostNorm};
+use super::post_norm::{
+    BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerSizes, Numbering, PostNorm,
+};
 use super::{Architecture, LoadError};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend};
@@ -42,7 +44,7 @@ pub(super) fn load<B: Backend>(
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &config.embedding_sizes(Numbering::FromZero))?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(config.attention()?)?,
+        attention: LayerAttention::Same(backend.attention(config.attention()?)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))
@@ -81,6 +83,7 @@ impl Config {
             types: self.type_vocab_size,
             positions: Some((self.max_position_embeddings, numbering)),
             width: self.hidden_size,
+            norm_width: self.hidden_size,
             norm: "embeddings.LayerNorm",
             epsilon: self.layer_norm_eps,
         }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    QueryKeyValue,
 };
 use super::{Architecture, LoadError};
 use crate::model::weights::Weights;
@@ -63,13 +64,14 @@ pub(super) fn load<B: Backend>(
         types: 0,
         positions: Some((config.max_position_embeddings, Numbering::FromZero)),
         width: config.dim,
+        norm_width: config.dim,
         norm: "embeddings.LayerNorm",
         epsilon: EPSILON,
     };
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.n_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention::new(config.n_heads, head_size))?,
+        attention: LayerAttention::Same(backend.attention(Attention::new(config.n_heads, head_size))?),
         hidden_size: config.dim,
         max_positions: config.max_position_embeddings,
     }))

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape};
-use super::post_norm::{BERT_LAYER, EmbeddingSizes, Embeddings, Layer, Numbering, PostNorm};
+use super::post_norm::{
+    BERT_LAYER, EmbeddingSizes, Embeddings, Layer, LayerAttention, Numbering, PostNorm, Projection,
+};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::Backend;
@@ -31,17 +33,20 @@ pub(super) fn load<B: Backend>(
     let parts = Parts { weights, backend };
     let sizes = config.layer_sizes()?;
     let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &BERT_LAYER, &sizes).map(Arc::new);
-    let embedding_sizes =
-        EmbeddingSizes { width: embedding_size, ..config.embedding_sizes(Numbering::FromZero) };
+    let embedding_sizes = EmbeddingSizes {
+        width: embedding_size,
+        norm_width: embedding_size,
+        ..config.embedding_sizes(Numbering::FromZero)
+    };
     let mut embeddings = Embeddings::load(&parts, &embedding_sizes)?;
     if embedding_size != config.hidden_size {
         let shape = Shape { outputs: config.hidden_size, inputs: embedding_size, bias: Bias::Present };
-        embeddings.projection = Some(parts.linear("embeddings_project", shape)?);
+        embeddings.projection = Projection::AfterNorm(parts.linear("embeddings_project", shape)?);
     }
     Ok(Arc::new(PostNorm {
         embeddings,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(config.attention()?)?,
+        attention: LayerAttention::Same(backend.attention(config.attention()?)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

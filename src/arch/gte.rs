@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    QueryKeyValue,
 };
-use super::{Architecture, LoadError, bert, rotary};
+use super::rope::{self, Rope};
+use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend};
 
@@ -51,14 +54,49 @@ pub(super) fn load<B: Backend>(
     };
     let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &names, &sizes).map(Arc::new);
     let embedding_sizes = EmbeddingSizes { positions: None, ..config.embedding_sizes(Numbering::FromZero) };
-    let rotary = Some(rotary::read(raw, head_size, if is_old { 10_000.0 } else { 160_000.0 })?);
+    let attention = rope(raw, head_size, if is_old { 10_000.0 } else { 160_000.0 })?
+        .turning(Attention::new(config.num_attention_heads, head_size));
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?,
+        attention: LayerAttention::Same(backend.attention(attention)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))
+}
+
+/// What the older layout has beside the scalings of `transformers`: "ntk".
+#[derive(Debug, Deserialize)]
+struct Ntk {
+    factor: f64,
+    mixed_b: Option<f64>,
+}
+
+/// Rotary positions, with a base where nothing is said.
+fn rope(raw: &Value, head_size: usize, default_theta: f64) -> Result<Rope, LoadError> {
+    let scaling = raw.get("rope_scaling").filter(|scaling| scaling.get("type").is_some_and(|kind| kind == "ntk"));
+    let Some(scaling) = scaling else { return rope::read_with_base(raw, head_size, default_theta) };
+    let ntk = Ntk::deserialize(scaling).map_err(LoadError::Config)?;
+    if let Some(mixed_b) = ntk.mixed_b {
+        let (key, supported) = ("rope_scaling.mixed_b", "null");
+        return Err(LoadError::Unsupported { key, value: mixed_b.to_string(), supported });
+    }
+    let theta = raw.get("rope_theta").and_then(Value::as_f64).unwrap_or(default_theta);
+    scaled(theta, ntk.factor, head_size)
+}
+
+/// Fixed NTK scaling: a larger base, and all frequencies a little lower, so that the lowest is divided by `factor`
+/// (<https://kexue.fm/archives/9706>, equation 6). Without a factor above 1, nothing is scaled.
+fn scaled(theta: f64, factor: f64, head_size: usize) -> Result<Rope, LoadError> {
+    let with_base = |theta: f64| rope::read_with_base(&json!({"rope_theta": theta}), head_size, theta);
+    if factor <= 1.0 {
+        return with_base(theta);
+    }
+    let mut rope = with_base(theta * factor)?;
+    #[expect(clippy::cast_possible_truncation, reason = "the reference divides by an f32")]
+    let divisor = factor.powf(2.0 / head_size as f64) as f32;
+    rope.rotary.inverse_frequencies.iter_mut().for_each(|frequency| *frequency /= divisor);
+    Ok(rope)
 }
 
 /// Those of `GteConfig` in `transformers`.
@@ -71,4 +109,28 @@ fn defaults() -> Value {
 fn old_defaults() -> Value {
     let own = json!({"vocab_size": 30528, "type_vocab_size": 1, "max_position_embeddings": 2048});
     parts::merged(bert::Config::defaults(), own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frequencies(raw: &Value) -> Vec<f32> {
+        rope(raw, 4, 10_000.0).unwrap().rotary.inverse_frequencies
+    }
+
+    #[test]
+    fn ntk_scaling_divides_the_lowest_frequency_by_the_factor() {
+        let found = frequencies(&json!({"rope_scaling": {"type": "ntk", "factor": 4.0}}));
+        assert!((found[0] - 0.5).abs() < 1e-7 && (found[1] - 0.01 / 4.0).abs() < 1e-9, "{found:?}");
+        assert_eq!(frequencies(&json!({"rope_scaling": {"type": "ntk", "factor": 1.0}})), [1.0, 0.01]);
+        assert_eq!(frequencies(&json!({"rope_theta": 100.0, "rope_scaling": null})), [1.0, 0.1]);
+    }
+
+    #[test]
+    fn mixed_ntk_scaling_is_refused_by_name() {
+        let raw = json!({"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}});
+        let error = rope(&raw, 4, 10_000.0).unwrap_err().to_string();
+        assert!(error.contains("rope_scaling.mixed_b = 0.5"), "{error}");
+    }
 }

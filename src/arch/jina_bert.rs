@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm,
+    BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
 };
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
@@ -45,7 +45,7 @@ pub(super) fn load<B: Backend>(
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention { position_bias, ..config.attention()? })?,
+        attention: LayerAttention::Same(backend.attention(Attention { position_bias, ..config.attention()? })?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

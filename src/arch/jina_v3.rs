@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue};
-use super::{Architecture, LoadError, bert, rotary};
+use super::post_norm::{
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+};
+use super::{Architecture, LoadError, bert, rope};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend};
 
@@ -27,6 +29,7 @@ pub(super) fn load<B: Backend>(
     weights: &Weights,
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let raw = &with_key_of_transformers(raw);
     let config: bert::Config = parts::config(raw, defaults())?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
     let parts = Parts { weights, backend };
@@ -34,14 +37,23 @@ pub(super) fn load<B: Backend>(
     let layer = |index| Layer::load(&parts, &format!("encoder.layers.{index}"), &LAYER, &sizes).map(Arc::new);
     let embedding_sizes =
         EmbeddingSizes { positions: None, norm: "emb_ln", ..config.embedding_sizes(Numbering::FromZero) };
-    let rotary = Some(rotary::read(raw, head_size, 20_000.0)?);
+    let rope = rope::read_with_base(raw, head_size, 20_000.0)?;
+    let attention = rope.turning(Attention::new(config.num_attention_heads, head_size));
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention { rotary, ..Attention::new(config.num_attention_heads, head_size) })?,
+        attention: LayerAttention::Same(backend.attention(attention)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))
+}
+
+/// Jina's own code has another name for the base of the rotary positions.
+fn with_key_of_transformers(raw: &Value) -> Value {
+    match raw.get("rotary_emb_base").filter(|base| !base.is_null()) {
+        Some(base) => parts::merged(json!({"rope_theta": base}), raw.clone()),
+        None => raw.clone(),
+    }
 }
 
 /// Those of `JinaEmbeddingsV3Config` in `transformers`.

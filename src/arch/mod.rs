@@ -4,6 +4,7 @@
 
 mod albert;
 mod bert;
+mod deberta_v2;
 mod decoder;
 mod distilbert;
 mod electra;
@@ -22,7 +23,6 @@ mod qwen2;
 mod qwen3;
 mod roberta;
 mod rope;
-mod rotary;
 mod t5;
 mod token_table;
 
@@ -91,14 +91,24 @@ pub fn load<B: Backend>(
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config = serde_json::Value::Object(spec.config.clone());
     match spec.architecture {
+        spec::Architecture::Albert => albert::load(&config, weights, backend),
         spec::Architecture::Bert => bert::load(&config, weights, backend),
-        spec::Architecture::Qwen2 => qwen2::load(&config, weights, backend),
-        spec::Architecture::Qwen3 => qwen3::load(&config, weights, backend),
+        spec::Architecture::DebertaV2 => deberta_v2::load(&config, weights, backend),
+        spec::Architecture::DistilBert => distilbert::load(&config, weights, backend),
+        spec::Architecture::Electra => electra::load(&config, weights, backend),
+        spec::Architecture::Gemma3 => gemma3::load(&config, weights, backend),
+        spec::Architecture::Gte => gte::load(&config, weights, backend),
+        spec::Architecture::JinaBert => jina_bert::load(&config, weights, backend),
+        spec::Architecture::JinaV3 => jina_v3::load(&config, weights, backend),
         spec::Architecture::Llama => llama::load(&config, weights, backend),
         spec::Architecture::Mistral => llama::load_mistral(&config, weights, backend),
-        spec::Architecture::Gemma3 => gemma3::load(&config, weights, backend),
+        spec::Architecture::ModernBert => modernbert::load(&config, weights, backend),
+        spec::Architecture::Mpnet => mpnet::load(&config, weights, backend),
+        spec::Architecture::NomicBert => nomic_bert::load(&config, weights, backend),
+        spec::Architecture::Qwen2 => qwen2::load(&config, weights, backend),
+        spec::Architecture::Qwen3 => qwen3::load(&config, weights, backend),
+        spec::Architecture::Roberta => roberta::load(&config, weights, backend),
         spec::Architecture::T5 => t5::load(&config, weights, backend),
         spec::Architecture::Static => token_table::load(spec.hidden_size, weights, backend),
-        other => Err(LoadError::Unsupported { key: "model_type", value: other.as_str().to_owned(), supported: "bert" }),
     }
 }

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::parts::{self, Bias, Parts, Shape, Up};
-use super::{Architecture, LoadError, rotary};
+use super::rope::{self, Rope};
+use super::{Architecture, LoadError};
 use crate::domain::PackedBatch;
 use crate::model::weights::Weights;
-use crate::nn::{Attention, Backend, Epilogue, FeedForward, Mask, NnError, Rotary};
+use crate::nn::{Attention, Backend, Epilogue, FeedForward, Mask, NnError};
 
 /// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
@@ -92,15 +93,12 @@ pub(super) fn load<B: Backend>(
             feed_forward: FeedForward {
                 up: parts.up(&prefix, up, (hidden, inner), mlp_bias)?,
                 middle: up.middle(activation),
-                down: parts
-                    .linear(&name("mlp.Wo"), Shape { outputs: hidden, inputs: inner, bias: mlp_bias })?,
+                down: parts.linear(&name("mlp.Wo"), Shape { outputs: hidden, inputs: inner, bias: mlp_bias })?,
             },
         })
     };
-    let [global_rotary, local_rotary] = rotaries(raw, head_size)?;
-    let global = Attention { rotary: Some(global_rotary), ..Attention::new(heads, head_size) };
-    let mask = Mask::window(config.local_attention / 2);
-    let local = Attention { rotary: Some(local_rotary), mask, ..Attention::new(heads, head_size) };
+    let [global, local] = ropes(raw, head_size)?.map(|rope| rope.turning(Attention::new(heads, head_size)));
+    let local = Attention { mask: Mask::window(config.local_attention / 2), ..local };
     Ok(Arc::new(ModernBert {
         words: parts.embedding("embeddings.tok_embeddings", config.vocab_size, hidden)?,
         norm: norm("embeddings.norm")?,
@@ -132,19 +130,21 @@ fn reaches(config: &Config) -> Result<Vec<Reach>, LoadError> {
     types.iter().map(reach).collect()
 }
 
-/// Those of global and of local layers.
-fn rotaries(raw: &Value, head_size: usize) -> Result<[Rotary; 2], LoadError> {
-    // An explicit null of older files means that there is one base for all.
-    let old = |key: &str| raw.get(key).and_then(Value::as_f64);
-    let global = old("global_rope_theta").unwrap_or(160_000.0);
+/// The rotary positions of global and of local layers.
+fn ropes(raw: &Value, head_size: usize) -> Result<[Rope; 2], LoadError> {
+    let old = |key: &str| raw.get(key).filter(|theta| !theta.is_null()).cloned();
+    let global = old("global_rope_theta").unwrap_or_else(|| json!(160_000.0));
     let local = match raw.get("local_rope_theta") {
-        Some(Value::Null) => global,
-        _ => old("local_rope_theta").unwrap_or(10_000.0),
+        // In older files: one base for all.
+        Some(Value::Null) => global.clone(),
+        _ => old("local_rope_theta").unwrap_or_else(|| json!(10_000.0)),
     };
-    let scaling = raw.get("rope_scaling").cloned().unwrap_or(Value::Null);
+    let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
     let of = |name: &str, theta| {
-        let own = raw.get("rope_parameters").and_then(|all| all.get(name)).cloned().unwrap_or(Value::Null);
-        rotary::read(&json!({"rope_parameters": own, "rope_scaling": scaling}), head_size, theta)
+        let mut parameters: Map<String, Value> = object(raw.get("rope_parameters").and_then(|all| all.get(name)));
+        parameters.extend(object(raw.get("rope_scaling")));
+        parameters.entry("rope_theta").or_insert(theta);
+        rope::from_parameters(&parameters, raw, head_size)
     };
     Ok([of("full_attention", global)?, of("sliding_attention", local)?])
 }
@@ -199,4 +199,36 @@ fn defaults() -> Value {
         "global_attn_every_n_layers": 3,
         "local_attention": 128,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slowest(raw: &Value) -> [f32; 2] {
+        ropes(raw, 4).unwrap().map(|rope| rope.rotary.inverse_frequencies[1])
+    }
+
+    #[test]
+    fn bases_of_global_and_local_layers_are_found_in_either_style() {
+        assert_eq!(slowest(&json!({})), [1.0 / 400.0, 1.0 / 100.0]);
+        assert_eq!(slowest(&json!({"global_rope_theta": 400.0, "local_rope_theta": 100})), [1.0 / 20.0, 1.0 / 10.0]);
+        assert_eq!(slowest(&json!({"global_rope_theta": 400.0, "local_rope_theta": null})), [1.0 / 20.0; 2]);
+        let parameters = json!({"full_attention": {"rope_theta": 400.0}, "sliding_attention": {"rope_theta": 100.0}});
+        assert_eq!(slowest(&json!({"rope_parameters": parameters})), [1.0 / 20.0, 1.0 / 10.0]);
+    }
+
+    #[test]
+    fn local_layers_are_named_or_all_but_every_third() {
+        let reaches = |own: Value| reaches(&parts::config(&own, defaults()).unwrap());
+        let (global, local) = (Reach::Global, Reach::Local);
+        assert_eq!(reaches(json!({"num_hidden_layers": 4})).unwrap(), [global, local, local, global]);
+        let every = json!({"num_hidden_layers": 3, "global_attn_every_n_layers": 2});
+        assert_eq!(reaches(every).unwrap(), [global, local, global]);
+        let named = |types: Value| reaches(json!({"num_hidden_layers": 2, "layer_types": types}));
+        assert_eq!(named(json!(["sliding_attention", "full_attention"])).unwrap(), [local, global]);
+        assert!(named(json!(["full_attention"])).is_err());
+        let error = named(json!(["full_attention", "chunked_attention"])).unwrap_err().to_string();
+        assert!(error.contains("layer_types = chunked_attention"), "{error}");
+    }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
-use super::post_norm::{EmbeddingSizes, Embeddings, Layer, LayerNames, Numbering, PostNorm, QueryKeyValue};
+use super::post_norm::{
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, QueryKeyValue,
+};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, Matrix, PositionBias};
@@ -48,7 +50,7 @@ pub(super) fn load<B: Backend>(
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(Attention { position_bias, ..attention })?,
+        attention: LayerAttention::Same(backend.attention(Attention { position_bias, ..attention })?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings.saturating_sub(numbering.offset()),
     }))

@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    QueryKeyValue,
 };
-use super::{Architecture, LoadError, bert, rotary};
+use super::{Architecture, LoadError, bert, rope};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, Pairing};
 
@@ -67,15 +68,15 @@ pub(super) fn load<B: Backend>(
         norm: "emb_ln",
         ..config.embedding_sizes(Numbering::FromZero)
     };
-    let mut rotary = rotary::read(raw, head_size, 1000.0)?;
+    let mut rope = rope::read_with_base(raw, head_size, 1000.0)?;
     if raw.get("rotary_emb_interleaved") == Some(&Value::Bool(true)) {
-        rotary.pairing = Pairing::Interleaved;
+        rope.rotary.pairing = Pairing::Interleaved;
     }
-    let attention = Attention { rotary: Some(rotary), ..Attention::new(config.num_attention_heads, head_size) };
+    let attention = rope.turning(Attention::new(config.num_attention_heads, head_size));
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &embedding_sizes)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(attention)?,
+        attention: LayerAttention::Same(backend.attention(attention)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings,
     }))

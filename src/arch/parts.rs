@@ -43,10 +43,7 @@ pub(super) enum Up {
     /// One layer and no gate.
     Plain(&'static str),
     /// The gate, to which the activation is applied, and what it is multiplied with, each in a tensor of its own.
-    Apart {
-        gate: &'static str,
-        up: &'static str,
-    },
+    Apart { gate: &'static str, up: &'static str },
     /// Both in one tensor, the gate first.
     GateFirst(&'static str),
     /// Both in one tensor, the gate last.

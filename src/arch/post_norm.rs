@@ -17,10 +17,18 @@ pub(super) struct PostNorm<B: Backend> {
     pub(super) embeddings: Embeddings<B>,
     /// In the order in which they run; one may run several times.
     pub(super) layers: Vec<Arc<Layer<B>>>,
-    pub(super) attention: B::Attention,
+    pub(super) attention: LayerAttention<B>,
     pub(super) hidden_size: usize,
     /// Longest sequence.
     pub(super) max_positions: usize,
+}
+
+/// How tokens of a sequence reach each other.
+pub(super) enum LayerAttention<B: Backend> {
+    /// The same in all layers.
+    Same(B::Attention),
+    /// With relative positions of its own in each layer.
+    Relative(Vec<B::RelativeAttention>),
 }
 
 /// From token ids to the input of the first layer.
@@ -30,8 +38,14 @@ pub(super) struct Embeddings<B: Backend> {
     pub(super) types: Option<B::Embedding>,
     pub(super) positions: Option<(B::Embedding, Numbering)>,
     pub(super) norm: B::Norm,
-    /// To the width of the layers, where that is another.
-    pub(super) projection: Option<B::Linear>,
+    pub(super) projection: Projection<B>,
+}
+
+/// To the width of the layers, where embeddings have another.
+pub(super) enum Projection<B: Backend> {
+    None,
+    BeforeNorm(B::Linear),
+    AfterNorm(B::Linear),
 }
 
 /// Which row of the table a token's position has.
@@ -52,6 +66,8 @@ pub(super) struct EmbeddingSizes {
     /// Rows of the table of positions, where there is one.
     pub(super) positions: Option<(usize, Numbering)>,
     pub(super) width: usize,
+    /// What comes out of the norm; another width than that of the tables where a projection lies before it.
+    pub(super) norm_width: usize,
     pub(super) norm: &'static str,
     pub(super) epsilon: f64,
 }
@@ -103,8 +119,12 @@ pub(super) struct Biases {
 
 impl Biases {
     /// All have one.
-    pub(super) const ALL: Self =
-        Self { query_key_value: Bias::Present, attention_output: Bias::Present, up: Bias::Present, down: Bias::Present };
+    pub(super) const ALL: Self = Self {
+        query_key_value: Bias::Present,
+        attention_output: Bias::Present,
+        up: Bias::Present,
+        down: Bias::Present,
+    };
 }
 
 /// The names of BERT, which many others kept.
@@ -126,8 +146,8 @@ impl<B: Backend> Embeddings<B> {
             words: table("word", sizes.vocabulary)?,
             types: (sizes.types > 0).then(|| table("token_type", sizes.types)).transpose()?,
             positions: sizes.positions.map(positions).transpose()?,
-            norm: parts.layer_norm(sizes.norm, sizes.width, sizes.epsilon)?,
-            projection: None,
+            norm: parts.layer_norm(sizes.norm, sizes.norm_width, sizes.epsilon)?,
+            projection: Projection::None,
         })
     }
 
@@ -145,10 +165,15 @@ impl<B: Backend> Embeddings<B> {
         if let Some((table, _)) = &self.positions {
             lookups.push((table, &positions));
         }
-        let hidden = backend.apply_norm(&self.norm, &backend.embed(&lookups)?)?;
+        let embedded = backend.embed(&lookups)?;
         match &self.projection {
-            Some(projection) => backend.apply_linear(projection, &hidden, Epilogue::Bias),
-            None => Ok(hidden),
+            Projection::None => backend.apply_norm(&self.norm, &embedded),
+            Projection::BeforeNorm(projection) => {
+                backend.apply_norm(&self.norm, &backend.apply_linear(projection, &embedded, Epilogue::Bias)?)
+            }
+            Projection::AfterNorm(projection) => {
+                backend.apply_linear(projection, &backend.apply_norm(&self.norm, &embedded)?, Epilogue::Bias)
+            }
         }
     }
 }
@@ -209,8 +234,7 @@ impl<B: Backend> Layer<B> {
             feed_forward: FeedForward {
                 up: parts.up(prefix, names.up, (hidden, inner), biases.up)?,
                 middle: names.up.middle(activation),
-                down: parts
-                    .linear(&name(names.down), Shape { outputs: hidden, inputs: inner, bias: biases.down })?,
+                down: parts.linear(&name(names.down), Shape { outputs: hidden, inputs: inner, bias: biases.down })?,
             },
             output_norm: parts.layer_norm(&name(names.output_norm), hidden, epsilon)?,
         })
@@ -220,9 +244,12 @@ impl<B: Backend> Layer<B> {
 impl<B: Backend> Architecture<B> for PostNorm<B> {
     fn forward(&self, backend: &B, batch: &PackedBatch) -> Result<B::Activations, NnError> {
         let mut hidden = self.embeddings.forward(backend, batch)?;
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             let qkv = backend.apply_linear(&layer.query_key_value, &hidden, Epilogue::Bias)?;
-            let context = backend.apply_attention(&self.attention, &qkv, batch)?;
+            let context = match &self.attention {
+                LayerAttention::Same(attention) => backend.apply_attention(attention, &qkv, batch)?,
+                LayerAttention::Relative(layers) => backend.apply_relative_attention(&layers[index], &qkv, batch)?,
+            };
             let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
             let attended = backend.apply_norm(&layer.attention_norm, &attended)?;
             let output = backend.apply_feed_forward(&layer.feed_forward, &attended, Epilogue::Residual(&attended))?;

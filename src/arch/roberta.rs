@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts};
-use super::post_norm::{BERT_LAYER, Embeddings, Layer, Numbering, PostNorm};
+use super::post_norm::{BERT_LAYER, Embeddings, Layer, LayerAttention, Numbering, PostNorm};
 use super::{Architecture, LoadError, bert};
 use crate::model::weights::Weights;
 use crate::nn::Backend;
@@ -35,7 +35,7 @@ pub(super) fn load<B: Backend>(
     Ok(Arc::new(PostNorm {
         embeddings: Embeddings::load(&parts, &config.embedding_sizes(numbering))?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: backend.attention(config.attention()?)?,
+        attention: LayerAttention::Same(backend.attention(config.attention()?)?),
         hidden_size: config.hidden_size,
         max_positions: config.max_position_embeddings.saturating_sub(numbering.offset()),
     }))

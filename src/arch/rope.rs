@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::LoadError;
-use crate::nn::{Pairing, Rotary};
+use crate::nn::{Attention, Pairing, Rotary};
 
 /// Rotary positions of whole heads.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,12 +26,26 @@ pub(super) struct Rope {
 /// The base that `transformers` takes where nothing is said.
 pub(super) const DEFAULT_THETA: f64 = 10_000.0;
 
+impl Rope {
+    /// An attention layer with these positions.
+    pub(super) fn turning(self, attention: Attention) -> Attention {
+        // Turned queries and keys are both multiplied with the factor; so their products are, with its square.
+        let scale = rounded(f64::from(attention.scale) * self.attention_factor.powi(2));
+        Attention { scale, rotary: Some(self.rotary), ..attention }
+    }
+}
+
 /// Rotary positions that are the same in all layers.
 pub(super) fn read(config: &Value, head_size: usize) -> Result<Rope, LoadError> {
+    read_with_base(config, head_size, DEFAULT_THETA)
+}
+
+/// The same for a model with another base where nothing is said.
+pub(super) fn read_with_base(config: &Value, head_size: usize, default_theta: f64) -> Result<Rope, LoadError> {
     let of = |key: &str| config.get(key).and_then(Value::as_object).filter(|parameters| !parameters.is_empty());
     let mut parameters = of("rope_scaling").or_else(|| of("rope_parameters")).cloned().unwrap_or_default();
     let outer = |key: &str| config.get(key).filter(|value| !value.is_null()).cloned();
-    let theta = outer("rope_theta").unwrap_or_else(|| DEFAULT_THETA.into());
+    let theta = outer("rope_theta").unwrap_or_else(|| default_theta.into());
     parameters.entry("rope_theta").or_insert(theta);
     if let Some(part) = outer("partial_rotary_factor") {
         parameters.entry("partial_rotary_factor").or_insert(part);

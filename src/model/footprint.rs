@@ -27,10 +27,12 @@ impl Footprint {
     /// (hidden size each), query, key, value and their result (four of them), and what the feed-forward widens to, before
     /// and after its activation (intermediate size each); for each pair of tokens, one score a head.
     pub fn new(spec: &ModelSpec, weights: &Weights) -> Self {
-        let size = |key: &str| spec.config.get(key).and_then(serde_json::Value::as_u64);
-        let hidden = size("hidden_size").unwrap_or(spec.dimension as u64);
-        let intermediate = size("intermediate_size").unwrap_or(hidden.saturating_mul(4));
-        let heads = size("num_attention_heads").unwrap_or(1);
+        let size = |keys: &[&str]| keys.iter().find_map(|key| spec.config.get(*key)?.as_u64());
+        let hidden = spec.hidden_size as u64;
+        // Each is known by several names, one of which a configuration has.
+        let intermediate = size(&["intermediate_size", "hidden_dim", "n_inner", "d_ff"]);
+        let intermediate = intermediate.unwrap_or(hidden.saturating_mul(4));
+        let heads = size(&["num_attention_heads", "n_heads", "n_head", "num_heads"]).unwrap_or(1);
         Self {
             weights: Bytes(weights.numbers().saturating_mul(NUMBER)),
             token_bytes: hidden.saturating_mul(7).saturating_add(intermediate.saturating_mul(2)).saturating_mul(NUMBER),
