@@ -181,10 +181,15 @@ fn with_transformer(
 fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
     let weights = weight_files::find(directory)?;
     let width = table_width(&weights).map_err(|source| SpecError::Weights { source: Box::new(source) })?;
-    let note = format!(
-        "a table of vectors sees texts of any length; {} is cut at {LENGTH_WITHOUT_LIMIT} tokens",
-        directory.display()
-    );
+    let tokenizer = tokenizer::find(directory, false)?;
+    let mut notes = Vec::new();
+    let max_length = tokenizer::own_limit(&tokenizer)?.unwrap_or_else(|| {
+        notes.push(format!(
+            "a table of vectors sees texts of any length; {} is cut at {LENGTH_WITHOUT_LIMIT} tokens",
+            directory.display()
+        ));
+        LENGTH_WITHOUT_LIMIT
+    });
     Ok(ModelSpec {
         directory: directory.to_owned(),
         architecture: Architecture::Static,
@@ -193,16 +198,16 @@ fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
         after_pooling: Vec::new(),
         normalize: false,
         dimension: width,
-        max_length: LENGTH_WITHOUT_LIMIT,
+        max_length,
         include_prompt: true,
         prompts: BTreeMap::new(),
         default_prompt_name: None,
         similarity: None,
-        tokenizer: tokenizer::find(directory, false)?,
+        tokenizer,
         special_tokens: false,
         weights,
         config: Map::new(),
-        notes: vec![note],
+        notes,
     })
 }
 
