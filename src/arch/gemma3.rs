@@ -81,9 +81,7 @@ fn mask(config: &Config, own: &Own, layer: LayerType) -> Result<Mask, LoadError>
     let beyond = usize::from(config.is_causal == Some(false));
     match (layer, config.mask(layer)?) {
         (LayerType::FullAttention, _) => Ok(Mask::FULL),
-        (LayerType::SlidingAttention, _) => {
-            Ok(Mask::window(config.sliding_window.unwrap_or_default() / 2 + beyond))
-        }
+        (LayerType::SlidingAttention, _) => Ok(Mask::window(config.sliding_window.unwrap_or_default() / 2 + beyond)),
     }
 }
 
