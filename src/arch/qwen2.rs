@@ -49,8 +49,7 @@ pub(super) fn layers(raw: &Value, config: &Config, own: &Own) -> Result<Vec<(Mas
     decoder::refuse_bidirectional_key(raw)?;
     let window = config.sliding_window.filter(|_| own.use_sliding_window);
     let windowed = |layer| window.is_some() && layer >= own.max_window_layers;
-    let by_place =
-        |layer| if windowed(layer) { LayerType::SlidingAttention } else { LayerType::FullAttention };
+    let by_place = |layer| if windowed(layer) { LayerType::SlidingAttention } else { LayerType::FullAttention };
     let types = config.layer_types(by_place)?;
     let config = Config { sliding_window: window, ..config.clone() };
     let rope = rope::read(raw, config.head_size()?)?;

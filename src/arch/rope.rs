@@ -186,7 +186,9 @@ impl Yarn {
     fn scale(&self, theta: f64, rotated: usize, frequencies: &mut [f32]) {
         let rotated = rotated as f64;
         // The pair that makes so many turns in the length that the model was trained on.
-        let pair_of = |turns: f64| rotated * (self.original_max_position_embeddings / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+        let pair_of = |turns: f64| {
+            rotated * (self.original_max_position_embeddings / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln())
+        };
         let set = |beta: Option<f64>, default| beta.filter(|beta| *beta != 0.0).unwrap_or(default);
         let (mut first, mut last) = (pair_of(set(self.beta_fast, 32.0)), pair_of(set(self.beta_slow, 1.0)));
         if self.truncate.unwrap_or(true) {

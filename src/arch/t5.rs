@@ -51,19 +51,15 @@ pub(super) fn load<B: Backend>(
             attention_norm: norm(&format!("block.{index}.layer.0.layer_norm"))?,
             qkv: parts.stacked(&[(&query, context), (&key, context), (&value, context)], hidden, Bias::Absent)?,
             attention: backend.attention(attention.clone())?,
-            attention_output: parts.linear(
-                &name("0.SelfAttention.o"),
-                Shape { outputs: hidden, inputs: context, bias: Bias::Absent },
-            )?,
+            attention_output: parts
+                .linear(&name("0.SelfAttention.o"), Shape { outputs: hidden, inputs: context, bias: Bias::Absent })?,
             after_attention: None,
             feed_forward_norm: norm(&format!("block.{index}.layer.1.layer_norm"))?,
             feed_forward: FeedForward {
                 up: parts.up(&dense, up, (hidden, inner), Bias::Absent)?,
                 middle: up.middle(activation),
-                down: parts.linear(
-                    &format!("{dense}.wo"),
-                    Shape { outputs: hidden, inputs: inner, bias: Bias::Absent },
-                )?,
+                down: parts
+                    .linear(&format!("{dense}.wo"), Shape { outputs: hidden, inputs: inner, bias: Bias::Absent })?,
             },
             after_feed_forward: None,
         })
@@ -91,9 +87,8 @@ fn feed_forward(projection: &str) -> Result<(Up, Activation), LoadError> {
 fn attention<B: Backend>(config: &Config, parts: &Parts<'_, B>) -> Result<Attention, LoadError> {
     let (heads, head_size) = (config.num_heads, config.d_kv);
     let (buckets, max_distance) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
-    let unsupported = |key, value: usize, supported| {
-        Err(LoadError::Unsupported { key, value: value.to_string(), supported })
-    };
+    let unsupported =
+        |key, value: usize, supported| Err(LoadError::Unsupported { key, value: value.to_string(), supported });
     if heads == 0 || head_size == 0 {
         return unsupported(if heads == 0 { "num_heads" } else { "d_kv" }, 0, "numbers above 0");
     }
