@@ -270,7 +270,9 @@ mod tests {
         assert_eq!(types(named).unwrap(), [sliding, full, full]);
         let error = types(json!({"layer_types": ["full_attention"]})).unwrap_err().to_string();
         assert!(error.contains("layer_types = 1 types"), "{error}");
-        let error = types(json!({"layer_types": ["chunked_attention", "full_attention", "full_attention"]})).unwrap_err().to_string();
+        let error = types(json!({"layer_types": ["chunked_attention", "full_attention", "full_attention"]}))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("chunked_attention"), "{error}");
     }
 

@@ -86,8 +86,11 @@ mod tests {
     fn vectors(tensors: &[Stored<'_>]) -> Result<Vec<f32>, LoadError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.safetensors");
-        let view = |(_, dtype, shape, bytes): &'_ Stored<'_>| TensorView::new(*dtype, Vec::from(*shape), bytes).unwrap();
-        serialize_to_file(tensors.iter().map(|tensor| (tensor.0, view(tensor))), None, &path).unwrap();
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.to_vec(), bytes).unwrap();
+            (*name, view)
+        });
+        serialize_to_file(views, None, &path).unwrap();
         let weights = Weights::open(&[path]).unwrap();
         let found = load(2, &weights, &Candle::cpu())?.forward(&Candle::cpu(), &PackedBatch::new([&[0, 1, 2][..]]))?;
         Ok(found.flatten_all().unwrap().to_vec1().unwrap())
@@ -107,10 +110,7 @@ mod tests {
         let mapping = |values: &[i64]| ("mapping", Dtype::I64, &[3][..], rows(values));
         let stored = ("embeddings", Dtype::F32, &[2, 2][..], table.clone());
         let weights = ("weights", Dtype::F32, &[3][..], floats(&[2.0, 0.5, 1.0]));
-        assert_eq!(
-            vectors(&[stored.clone(), mapping(&[1, 0, 1]), weights]).unwrap(),
-            [6.0, 8.0, 0.5, 1.0, 3.0, 4.0]
-        );
+        assert_eq!(vectors(&[stored.clone(), mapping(&[1, 0, 1]), weights]).unwrap(), [6.0, 8.0, 0.5, 1.0, 3.0, 4.0]);
         for row in [2, -1] {
             let error = vectors(&[stored.clone(), mapping(&[0, row, 1])]).unwrap_err().to_string();
             assert!(error.contains(&format!("row {row} of a table of 2")), "{error}");
