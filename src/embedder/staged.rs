@@ -80,10 +80,11 @@ impl Staged {
         kernel: Kernel,
     ) -> Result<Self, ModelFault> {
         let prompt = spec.prompt(&wishes.prompt)?;
-        let finish = Finish { normalize: spec.normalize, truncate_dim: wishes.truncate_dim };
-        let weights = Weights::open(&spec.weights)?;
+        let weights = Weights::of(&spec)?;
         let digests = weights.digests();
-        let tokenizer = Tokenizer::load(&spec.tokenizer, wishes.max_length, prompt.text.clone())?;
+        let tokenizer = Tokenizer::of(&spec, wishes.max_length, prompt.text.clone())?;
+        let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
+        let finish = Finish { left_out, normalize: spec.normalize, truncate_dim: wishes.truncate_dim };
         let dtype = arithmetic::class(kernel.arithmetic());
         let dimension = finish.dimension(spec.dimension);
         let space = vector_space(
@@ -106,7 +107,7 @@ impl Staged {
             vector_space: space,
             dimension,
             dtype: dtype.as_str().to_owned(),
-            pooling: spec.pooling.as_str().to_owned(),
+            pooling: spec.pooling_names(),
             normalize: spec.normalize,
             max_length: wishes.max_length,
             prompt: prompt.text,

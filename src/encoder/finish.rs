@@ -2,9 +2,11 @@
 
 use crate::domain::Embeddings;
 
-/// Steps after pooling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a run asks for beside the model's own steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finish {
+    /// Leading tokens that pooling leaves out: those of a prompt that is read and not pooled.
+    pub left_out: usize,
     /// Scale to unit length, as the model's Normalize module asks.
     pub normalize: bool,
     /// Keep only so many leading components (Matryoshka): cut first, then normalise.
@@ -64,7 +66,7 @@ impl Finish {
 
 /// Scales to unit length. The sum of squares is in f64, where no finite f32 overflows it; a zero vector stays zero.
 #[expect(clippy::cast_possible_truncation, reason = "components of a unit vector fit f32; this is the rounding step")]
-fn normalize(vector: &mut [f32]) {
+pub(super) fn normalize(vector: &mut [f32]) {
     let length = vector.iter().map(|&component| f64::from(component).powi(2)).sum::<f64>().sqrt();
     if length > 0.0 {
         vector.iter_mut().for_each(|component| *component = (f64::from(*component) / length) as f32);
@@ -77,14 +79,14 @@ mod tests {
 
     #[test]
     fn vectors_are_cut_first_and_normalised_then() {
-        let finish = Finish { normalize: true, truncate_dim: Some(2) };
+        let finish = Finish { left_out: 0, normalize: true, truncate_dim: Some(2) };
         let embeddings = finish.apply(vec![3.0, 4.0, 100.0, 0.0, -2.0, 7.0], 3);
         assert_eq!(embeddings, Embeddings { dimension: 2, values: vec![0.6, 0.8, 0.0, -1.0] });
     }
 
     #[test]
     fn large_components_do_not_overflow_the_length() {
-        let embeddings = Finish { normalize: true, truncate_dim: None }.apply(vec![3e38, 3e38], 2);
+        let embeddings = Finish { normalize: true, ..Finish::default() }.apply(vec![3e38, 3e38], 2);
         assert!((embeddings.values[0] - std::f32::consts::FRAC_1_SQRT_2).abs() < 1e-7, "{embeddings:?}");
     }
 
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn normalising_keeps_useless_vectors_recognisable() {
-        let finish = Finish { normalize: true, truncate_dim: None };
+        let finish = Finish { normalize: true, ..Finish::default() };
         for (pooled, expected) in [
             (vec![0.0, 0.0], VectorFault::Zero),
             (vec![f32::NAN, 1.0], VectorFault::NotFinite),

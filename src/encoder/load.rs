@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Encoder, Finish, ModelEncoder};
+use super::{Encoder, Finish, Head, ModelEncoder, dense};
 use crate::arch::{self, LoadError};
 use crate::lease::LeasedDevice;
-use crate::model::spec::{self, ModelSpec};
+use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 use crate::nn::cpu::gemm::Kernel;
-use crate::nn::{Backend, Cpu, Pooling};
+use crate::nn::{Backend, Cpu};
 
 /// Loads a model onto devices for a number of workers on each. The workers come in the order of the devices, and
 /// nothing of the model outlives the lease.
@@ -43,13 +43,10 @@ pub fn load_on<'lease, B: Backend>(
 ) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
     let Some((_, first)) = workers.first() else { return Ok(Vec::new()) };
     let architecture = arch::load(spec, weights, first)?;
-    let pooling = match spec.pooling {
-        spec::Pooling::Cls => Pooling::Cls,
-        spec::Pooling::Mean => Pooling::Mean,
-    };
+    let head = Arc::new(Head { poolings: spec.pooling.clone(), steps: dense::load(&spec.after_pooling, weights)? });
     let worker = |(device, backend)| -> Box<dyn Encoder + 'lease> {
         let architecture = Arc::clone(&architecture);
-        Box::new(ModelEncoder { backend, architecture, pooling, finish, _device: device })
+        Box::new(ModelEncoder { backend, architecture, head: Arc::clone(&head), finish, _device: device })
     };
     Ok(workers.into_iter().map(worker).collect())
 }

@@ -1,7 +1,7 @@
 //! From packed batches to finished vectors.
 //!
-//! An [`Encoder`] is one worker's hold on a loaded model: architecture, pooling, truncation and normalisation in one
-//! step. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
+//! An [`Encoder`] is one worker's hold on a loaded model: architecture, pooling, layers after it, truncation and
+//! normalisation in one step. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
 //! gone before the lease is; the two last lines exchanged do not compile:
 //!
 //! ```compile_fail,E0505
@@ -12,7 +12,7 @@
 //! use embed_collections::nn::cpu::gemm::Kernel;
 //!
 //! fn load_and_release(lease: Lease, spec: &ModelSpec, weights: &Weights) {
-//!     let finish = Finish { normalize: true, truncate_dim: None };
+//!     let finish = Finish { normalize: true, ..Finish::default() };
 //!     let device = lease.devices().next().expect("a device is leased");
 //!     let encoders = encoder::load(spec, weights, finish, &[(device, 1)], Kernel::single(Instructions::detect()));
 //!     drop(lease);
@@ -20,6 +20,7 @@
 //! }
 //! ```
 
+mod dense;
 mod finish;
 mod load;
 
@@ -55,11 +56,17 @@ pub enum EncodeError {
     Operation(#[from] NnError),
 }
 
+/// What makes one vector of the token vectors of a text.
+struct Head {
+    poolings: Vec<Pooling>,
+    steps: Vec<dense::Step>,
+}
+
 /// The encoder of any architecture on any backend.
 struct ModelEncoder<'lease, B: Backend> {
     backend: B,
     architecture: Arc<dyn Architecture<B>>,
-    pooling: Pooling,
+    head: Arc<Head>,
     finish: Finish,
     /// Where the layers are.
     _device: LeasedDevice<'lease>,
@@ -67,12 +74,19 @@ struct ModelEncoder<'lease, B: Backend> {
 
 impl<B: Backend> Encoder for ModelEncoder<'_, B> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        let Self { backend, architecture, pooling, .. } = self;
-        let pooled = backend.run(|| -> Result<_, NnError> {
+        let Self { backend, architecture, head, finish, .. } = self;
+        let mut vectors = backend.run(|| -> Result<_, NnError> {
             let hidden = architecture.forward(backend, batch)?;
-            backend.pool(*pooling, &hidden, batch)
+            backend.pool(&head.poolings, finish.left_out, &hidden, batch)
         })?;
-        Ok(self.finish.apply(pooled, self.architecture.hidden_size()))
+        let mut width = architecture.hidden_size() * head.poolings.len();
+        for step in &head.steps {
+            match step {
+                dense::Step::Dense(dense) => (vectors, width) = (dense.apply(&vectors), dense.outputs()),
+                dense::Step::Normalize => vectors.chunks_exact_mut(width).for_each(finish::normalize),
+            }
+        }
+        Ok(finish.apply(vectors, width))
     }
 
     fn use_cores(&mut self, cores: usize) {

@@ -2,7 +2,7 @@
 //!
 //! Numbers are counted as f32: the activations are, and weights in bf16 or int8 take less, never more.
 
-use super::spec::ModelSpec;
+use super::spec::{Architecture, ModelSpec};
 use super::weights::Weights;
 use crate::domain::Bytes;
 
@@ -24,17 +24,29 @@ impl Footprint {
     /// From the tensors of the weight files and the sizes in `config.json`.
     ///
     /// While a layer of a transformer computes, these are alive for each token: its input, the residual and the output
-    /// (hidden size each), query, key, value and their result (four of them), and what the feed-forward widens to, before
-    /// and after its activation (intermediate size each); for each pair of tokens, one score a head.
+    /// (hidden size each), query, key, value and their result (four times the width of all heads), and what the
+    /// feed-forward widens to, before and after its activation (intermediate size each; a gate has another); for each
+    /// pair of tokens, one score a head. A table of vectors has no layers.
     pub fn new(spec: &ModelSpec, weights: &Weights) -> Self {
-        let size = |key: &str| spec.config.get(key).and_then(serde_json::Value::as_u64);
-        let hidden = size("hidden_size").unwrap_or(spec.dimension as u64);
-        let intermediate = size("intermediate_size").unwrap_or(hidden.saturating_mul(4));
-        let heads = size("num_attention_heads").unwrap_or(1);
+        let size = |keys: &[&str]| keys.iter().find_map(|key| spec.config.get(*key)?.as_u64());
+        let hidden = spec.hidden_size as u64;
+        // Each is known by several names, one of which a configuration has.
+        let intermediate = size(&["intermediate_size", "hidden_dim", "n_inner", "d_ff"]);
+        let intermediate = intermediate.unwrap_or(hidden.saturating_mul(4));
+        let heads = size(&["num_attention_heads", "n_heads", "n_head", "num_heads"]).unwrap_or(1);
+        let head_size = size(&["head_dim", "d_kv"]).unwrap_or_default();
+        let widths = if spec.architecture == Architecture::Static {
+            hidden
+        } else {
+            let attention = heads.saturating_mul(head_size).max(hidden).saturating_mul(4);
+            let middle = intermediate.saturating_mul(if gated(spec) { 3 } else { 2 });
+            hidden.saturating_mul(3).saturating_add(attention).saturating_add(middle)
+        };
+        let pair_heads = if spec.architecture == Architecture::Static { 0 } else { heads };
         Self {
             weights: Bytes(weights.numbers().saturating_mul(NUMBER)),
-            token_bytes: hidden.saturating_mul(7).saturating_add(intermediate.saturating_mul(2)).saturating_mul(NUMBER),
-            pair_bytes: heads.saturating_mul(NUMBER),
+            token_bytes: widths.saturating_mul(NUMBER),
+            pair_bytes: pair_heads.saturating_mul(NUMBER),
         }
     }
 
@@ -45,8 +57,24 @@ impl Footprint {
     }
 }
 
+/// Whether feed-forward layers have a gate.
+fn gated(spec: &ModelSpec) -> bool {
+    match spec.architecture {
+        Architecture::NomicBert | Architecture::ModernBert | Architecture::Gte | Architecture::JinaBert => true,
+        Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Mistral | Architecture::Llama => true,
+        Architecture::Gemma3 => true,
+        Architecture::T5 => {
+            let projection = spec.config.get("feed_forward_proj").and_then(serde_json::Value::as_str);
+            projection.is_some_and(|projection| projection.starts_with("gated-"))
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -62,5 +90,23 @@ mod tests {
         assert_eq!(footprint.weights, Bytes(stored * 4));
         assert_eq!((footprint.token_bytes, footprint.pair_bytes), ((7 * 32 + 2 * 64) * 4, 16));
         assert_eq!(footprint.activations(10, 5), Bytes(10 * (352 * 4 + 5 * 16)));
+    }
+
+    #[test]
+    fn heads_and_gates_are_counted_as_wide_as_they_are() {
+        let read = |model: &str| {
+            let spec = ModelSpec::read(&Path::new("tests/fixtures/models").join(model)).unwrap();
+            let footprint = Footprint::new(&spec, &Weights::open(&spec.weights).unwrap());
+            (spec, footprint)
+        };
+        let (spec, footprint) = read("qwen3-sharded");
+        let size = |key: &str| spec.config[key].as_u64().unwrap();
+        let (hidden, heads) = (size("hidden_size"), size("num_attention_heads"));
+        let attention = heads * size("head_dim");
+        assert!(attention > hidden, "a fixture whose heads are wider than its tokens");
+        let numbers = 3 * hidden + 4 * attention + 3 * size("intermediate_size");
+        assert_eq!((footprint.token_bytes, footprint.pair_bytes), (4 * numbers, 4 * heads));
+        let (spec, footprint) = read("static-model2vec");
+        assert_eq!((footprint.token_bytes, footprint.pair_bytes), (4 * spec.dimension as u64, 0));
     }
 }

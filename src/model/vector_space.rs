@@ -11,10 +11,10 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value};
 
-use super::spec::{ModelSpec, Prompt};
+use super::spec::{AfterPooling, Dense, ModelSpec, Prompt};
 use crate::domain::{Digest, DigestWriter};
 
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// The arithmetic in which vectors are computed; vectors of two classes differ in the third or fourth digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ impl DtypeClass {
 /// What a run adds to the model's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Digests of the weight files, in the order of their names.
+    /// Digests of the weight files, in the order of their names, those of layers after pooling last.
     pub weights: Vec<Digest>,
     /// Digest of `tokenizer.json`.
     pub tokenizer: Digest,
@@ -61,7 +61,7 @@ pub struct Settings {
 }
 
 /// The digest of a vector space. Equal exactly when the weights, the configuration of the layers, the tokenizer, the
-/// pooling, the prompt's text, the limit, the dimension, the normalisation and the class of arithmetic are equal; the
+/// pooling and what follows it, the prompt's text, the limit, the dimension, the normalisation and the class of arithmetic are equal; the
 /// name of the model, of the prompt and of files do not matter.
 pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     let mut fields = Fields(DigestWriter::new(io::sink()));
@@ -72,7 +72,12 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
         fields.add("weights", digest.as_bytes());
     }
     fields.add("tokenizer", settings.tokenizer.as_bytes());
-    fields.add("pooling", spec.pooling.as_str().as_bytes());
+    for pooling in &spec.pooling {
+        fields.add("pooling", pooling.as_str().as_bytes());
+    }
+    for step in &spec.after_pooling {
+        fields.add("after_pooling", described(step).as_bytes());
+    }
     fields.add("prompt", settings.prompt.text.as_bytes());
     // Without a prompt there is nothing to leave out.
     fields.add("include_prompt", flag(spec.include_prompt || settings.prompt.text.is_empty()));
@@ -82,6 +87,17 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     fields.add("dtype", settings.dtype.as_str().as_bytes());
     let (_, digest, _) = fields.0.finish();
     digest
+}
+
+/// A step in words; its weights are among the digests.
+fn described(step: &AfterPooling) -> String {
+    match step {
+        AfterPooling::Normalize => "normalize".to_owned(),
+        AfterPooling::Dense(Dense { inputs, outputs, bias, activation, residual, .. }) => {
+            let activation = activation.as_str();
+            format!("dense {inputs} {outputs} bias {bias} activation {activation} residual {residual}")
+        }
+    }
 }
 
 struct Fields(DigestWriter<io::Sink>);
@@ -103,7 +119,7 @@ fn flag(value: bool) -> &'static [u8] {
 /// Keys of `config.json` that say nothing about what the layers compute: where the file comes from, how it was
 /// trained, what a program may return. A key that is not listed counts, so that an unknown one can separate two
 /// spaces but never merge them.
-const NEUTRAL_KEYS: [&str; 24] = [
+const NEUTRAL_KEYS: [&str; 23] = [
     "_name_or_path",
     "architectures",
     "attention_probs_dropout_prob",
@@ -115,7 +131,6 @@ const NEUTRAL_KEYS: [&str; 24] = [
     "id2label",
     "initializer_range",
     "label2id",
-    "max_position_embeddings",
     "model_type",
     "num_labels",
     "output_attentions",
@@ -168,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::spec::{Pooling, PromptOrigin};
+    use crate::model::spec::{DenseActivation, Pooling, PromptOrigin};
 
     fn bert() -> ModelSpec {
         ModelSpec::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/bert-minilm")).unwrap()
@@ -217,7 +232,23 @@ mod tests {
         for dtype in [DtypeClass::F16, DtypeClass::Bf16, DtypeClass::Int8] {
             check_other(|_, settings| settings.dtype = dtype);
         }
-        check_other(|spec, _| spec.pooling = Pooling::Cls);
+        check_other(|spec, _| spec.pooling = vec![Pooling::Cls]);
+        check_other(|spec, _| spec.pooling.push(Pooling::Max));
+        check_other(|spec, _| spec.after_pooling.push(AfterPooling::Normalize));
+        let dense = |activation| {
+            AfterPooling::Dense(Dense {
+                directory: "2_Dense".into(),
+                weights: Vec::new(),
+                inputs: 32,
+                outputs: 16,
+                bias: true,
+                activation,
+                residual: false,
+            })
+        };
+        check_other(|spec, _| spec.after_pooling.push(dense(DenseActivation::Tanh)));
+        let with = |activation| space_with(|spec, _| spec.after_pooling.push(dense(activation)));
+        assert_ne!(with(DenseActivation::Tanh), with(DenseActivation::Identity));
         check_other(|spec, _| spec.include_prompt = false);
         for (key, value) in
             [("hidden_act", json!("relu")), ("num_attention_heads", json!(2)), ("layer_norm_eps", json!(1e-5))]
@@ -265,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_digest_of_a_known_space_does_not_change_from_version_to_version() {
-        let expected = "d788d2a39fa77c353faecbd996728615a59f7201bf26117e78101667ef291a6c";
+        let expected = "7b6f023a5c2102c5a42a6ca24bf0075eff5d406984d803a9f2d049d8f73738db";
         assert_eq!(space_with(|_, _| {}).to_string(), expected, "whoever changes the fields changes VERSION and this");
     }
 }

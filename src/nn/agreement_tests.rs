@@ -8,18 +8,16 @@ use super::*;
 
 const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
 
-const ALL_POOLINGS: [Pooling; 6] =
-    [Pooling::Cls, Pooling::Max, Pooling::Mean, Pooling::MeanSqrtLen, Pooling::WeightedMean, Pooling::LastToken];
-
 /// Operations from host to host.
 trait OnHost {
     fn name(&self) -> String;
     fn attend(&self, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+    fn attend_relatively(&self, attention: &RelativeAttention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32>;
     fn norm(&self, norm: &TestNorm, input: &Matrix) -> Vec<f32>;
     fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32>;
     fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32>;
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
-    fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+    fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +45,7 @@ impl<B: Backend> Named<B> {
     }
 
     fn down(&self, activations: &B::Activations, rows: usize) -> Vec<f32> {
-        self.1.pool(Pooling::Cls, activations, &batch_of(&vec![1; rows])).unwrap()
+        self.1.pool(&[Pooling::Cls], 0, activations, &batch_of(&vec![1; rows])).unwrap()
     }
 }
 
@@ -59,6 +57,11 @@ impl<B: Backend + Clone> OnHost for Named<B> {
     fn attend(&self, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32> {
         let layer = self.1.attention(attention.clone()).unwrap();
         self.down(&self.1.apply_attention(&layer, &self.up(qkv), batch).unwrap(), qkv.rows)
+    }
+
+    fn attend_relatively(&self, attention: &RelativeAttention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32> {
+        let layer = self.1.relative_attention(attention.clone()).unwrap();
+        self.down(&self.1.apply_relative_attention(&layer, &self.up(qkv), batch).unwrap(), qkv.rows)
     }
 
     fn norm(&self, norm: &TestNorm, input: &Matrix) -> Vec<f32> {
@@ -89,8 +92,8 @@ impl<B: Backend + Clone> OnHost for Named<B> {
         self.down(&self.1.scale(&sum, factor).unwrap(), one.rows)
     }
 
-    fn pooled(&self, pooling: Pooling, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
-        self.1.pool(pooling, &self.up(input), batch).unwrap()
+    fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
+        self.1.pool(poolings, left_out, &self.up(input), batch).unwrap()
     }
 }
 
@@ -231,6 +234,33 @@ mod by_hand {
     }
 
     #[test]
+    fn relative_positions_meet_the_contents_of_queries_and_of_keys() {
+        // One number a head; scores are q · k + q · key of the distance + k · query of the distance. Rows are for keys
+        // two and more after the query, one after, itself, one and more before.
+        let table = |values: [f32; 4]| Some(Matrix { rows: 4, columns: 1, values: values.to_vec() });
+        let check = |keys, queries, rows: &[&[f32]], expected: &[f32]| {
+            let distances = Distances { span: 2, max_distance: None };
+            let attention = RelativeAttention { heads: 1, head_size: 1, scale: 0.5, keys, queries, distances };
+            let qkv = Matrix { rows: rows.len(), columns: 3, values: rows.concat() };
+            for backend in cpus().chain([candle()]) {
+                let found = backend.attend_relatively(&attention, &qkv, &batch_of(&[rows.len()]));
+                assert_close(&backend.name(), &found, expected, 2e-6);
+            }
+        };
+        let (twice, none) = (2.0 * LN_3, 0.0);
+        // The query of the first token is 1, of the second -1: each puts weights 3 : 1 or 1 : 3 on the next and itself.
+        let rows: [&[f32]; 2] = [&[1.0, 0.0, 4.0], &[-1.0, 0.0, 8.0]];
+        check(table([none, twice, none, none]), None, &rows, &[7.0, 6.0]);
+        check(table([none, none, none, twice]), None, &rows, &[6.0, 7.0]);
+        // The key of the second token is 1, that of the first 0: only the second can gain.
+        let rows: [&[f32]; 2] = [&[0.0, 0.0, 4.0], &[0.0, 1.0, 8.0]];
+        check(None, table([none, twice, none, none]), &rows, &[7.0, 6.0]);
+        check(None, table([none, none, twice, none]), &rows, &[6.0, 7.0]);
+        // Contents alone.
+        check(None, None, &[&[0.0, 0.0, 4.0], &[2.0, LN_3, 8.0]], &[6.0, 7.0]);
+    }
+
+    #[test]
     fn norms_of_heads_take_away_the_length_of_queries_and_keys() {
         let norm = HeadNorm { query: vec![1.0, 0.0], key: vec![LN_3 / 2.0, 5.0], epsilon: 0.0 };
         let attention = Attention { scale: 1.0, head_norm: Some(norm), ..Attention::new(1, 2) };
@@ -318,8 +348,44 @@ fn cases() -> impl Strategy<Value = Case> {
     (attentions(), lengths, any::<u64>()).prop_map(|(attention, lengths, seed)| Case { attention, lengths, seed })
 }
 
+/// A random attention layer with relative positions, and lengths of sequences.
+fn relative_cases() -> impl Strategy<Value = (RelativeAttention, Vec<usize>, u64)> {
+    let distances = prop_oneof![
+        (1_usize..20).prop_map(|span| Distances { span, max_distance: None }),
+        (2_usize..20, 0_usize..40).prop_map(|(span, more)| Distances { span, max_distance: Some(span / 2 + 2 + more) }),
+    ];
+    let lengths = prop_oneof![4 => proptest::collection::vec(0_usize..90, 1..5), 1 => Just(vec![3, 200, 17])];
+    (1..=3_usize, 1..40_usize, distances, any::<bool>(), any::<bool>(), lengths, any::<u64>()).prop_map(
+        |(heads, head_size, distances, has_keys, has_queries, lengths, seed)| {
+            let table = |seed| noise_matrix(seed, 1.0, 2 * distances.span, heads * head_size);
+            let keys = has_keys.then(|| table(seed.wrapping_add(1)));
+            let queries = has_queries.then(|| table(seed.wrapping_add(2)));
+            let scale = 1.0 / (3.0 * head_size as f32).sqrt();
+            (RelativeAttention { heads, head_size, scale, keys, queries, distances }, lengths, seed)
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn relative_attention_is_the_same_on_all_backends_and_in_any_batch((attention, lengths, seed) in relative_cases()) {
+        let batch = batch_of(&lengths);
+        let qkv = noise_matrix(seed, 1.5, batch.tokens(), attention.input_width());
+        let expected = candle().attend_relatively(&attention, &qkv, &batch);
+        for cpu in cpus() {
+            let together = cpu.attend_relatively(&attention, &qkv, &batch);
+            assert_close(&cpu.name(), &together, &expected, 5e-6);
+            for (bounds, &length) in batch.cu_seqlens().windows(2).zip(&lengths) {
+                let own = bounds[0] * qkv.columns..bounds[1] * qkv.columns;
+                let alone = Matrix { rows: length, columns: qkv.columns, values: qkv.values[own].to_vec() };
+                let alone = cpu.attend_relatively(&attention, &alone, &batch_of(&[length]));
+                let width = attention.output_width();
+                assert_eq!(alone, together[bounds[0] * width..bounds[1] * width], "{}", cpu.name());
+            }
+        }
+    }
 
     #[test]
     fn attention_is_the_same_on_all_backends(case in cases()) {
@@ -370,8 +436,12 @@ proptest! {
                 check(cpu.gate(activation, &gate_up), truth.gate(activation, &gate_up));
             }
             check(cpu.scaled_sum(&input, &input, 0.3), truth.scaled_sum(&input, &input, 0.3));
-            for pooling in ALL_POOLINGS {
-                check(cpu.pooled(pooling, &input, &batch), truth.pooled(pooling, &input, &batch));
+            for left_out in [0, 3, 25] {
+                // The largest of nothing is infinite, which no difference can be taken of.
+                let poolings: Vec<Pooling> =
+                    Pooling::ALL.into_iter().filter(|pooling| left_out == 0 || *pooling != Pooling::Max).collect();
+                let pooled = |backend: &dyn OnHost| backend.pooled(&poolings, left_out, &input, &batch);
+                check(pooled(cpu.as_ref()), pooled(truth.as_ref()));
             }
         }
     }

@@ -8,6 +8,7 @@
 mod attention;
 mod candle;
 pub mod cpu;
+mod relative_attention;
 
 #[cfg(test)]
 mod agreement_tests;
@@ -15,6 +16,7 @@ mod agreement_tests;
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
 pub use cpu::{Cpu, Instructions};
+pub use relative_attention::{Distances, RelativeAttention};
 
 use crate::domain::PackedBatch;
 
@@ -127,6 +129,24 @@ pub enum Pooling {
     LastToken,
 }
 
+impl Pooling {
+    /// All of them, in the order in which several are joined.
+    pub const ALL: [Self; 6] =
+        [Self::Cls, Self::Max, Self::Mean, Self::MeanSqrtLen, Self::WeightedMean, Self::LastToken];
+
+    /// The name that sentence-transformers gives it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Max => "max",
+            Self::Mean => "mean",
+            Self::MeanSqrtLen => "mean_sqrt_len_tokens",
+            Self::WeightedMean => "weightedmean",
+            Self::LastToken => "lasttoken",
+        }
+    }
+}
+
 /// An operation that a backend could not carry out.
 #[derive(Debug, thiserror::Error)]
 pub enum NnError {
@@ -159,6 +179,8 @@ pub trait Backend: Send + Sync + 'static {
     type Norm: Send + Sync;
     /// An attention layer.
     type Attention: Send + Sync;
+    /// An attention layer with relative positions.
+    type RelativeAttention: Send + Sync;
 
     /// How many cores the following operations may use, where that is for the backend to decide.
     fn use_cores(&mut self, _cores: usize) {}
@@ -186,6 +208,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Takes an attention layer.
     fn attention(&self, attention: Attention) -> Result<Self::Attention, NnError>;
+
+    /// Takes an attention layer with relative positions.
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<Self::RelativeAttention, NnError>;
 
     /// Sum of the looked-up vectors: each table with `[tokens]` indices into it.
     fn embed(&self, lookups: &[(&Self::Embedding, &[u32])]) -> Result<Self::Activations, NnError>;
@@ -226,6 +251,15 @@ pub trait Backend: Send + Sync + 'static {
         batch: &PackedBatch,
     ) -> Result<Self::Activations, NnError>;
 
+    /// Attention with relative positions within each sequence. `qkv` is [tokens, 3 · heads · `head_size`]: all heads of q,
+    /// then of k, then of v. Gives [tokens, heads · `head_size`].
+    fn apply_relative_attention(
+        &self,
+        attention: &Self::RelativeAttention,
+        qkv: &Self::Activations,
+        batch: &PackedBatch,
+    ) -> Result<Self::Activations, NnError>;
+
     /// activation(gate) · up, point by point, of [tokens, 2 · width] with the gate in the first half of each row: what
     /// gated feed-forward layers do between their linear ones. Gives [tokens, width].
     fn apply_gate(&self, activation: Activation, gate_up: &Self::Activations) -> Result<Self::Activations, NnError>;
@@ -236,6 +270,16 @@ pub trait Backend: Send + Sync + 'static {
     /// Every number times `factor`.
     fn scale(&self, input: &Self::Activations, factor: f32) -> Result<Self::Activations, NnError>;
 
-    /// [sequences, width] on the host, in f32. Sequences must not be empty.
-    fn pool(&self, pooling: Pooling, hidden: &Self::Activations, batch: &PackedBatch) -> Result<Vec<f32>, NnError>;
+    /// [sequences, poolings · width] on the host, in f32: what each pooling gives, side by side.
+    ///
+    /// So many leading tokens of every sequence take no part. Where none remains, the result is what
+    /// sentence-transformers gives: the first token's for [`Pooling::Cls`], -∞ for [`Pooling::Max`], else zeros. For a
+    /// sequence without tokens it is zeros.
+    fn pool(
+        &self,
+        poolings: &[Pooling],
+        left_out: usize,
+        hidden: &Self::Activations,
+        batch: &PackedBatch,
+    ) -> Result<Vec<f32>, NnError>;
 }

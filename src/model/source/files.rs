@@ -36,25 +36,50 @@ fn is_wanted_name(name: &str) -> bool {
         || json("config")
         || json("tokenizer")
         || json("model.safetensors.index")
+        || json("pytorch_model.bin.index")
         || (name.starts_with("sentence_") && name.ends_with("_config.json"))
         || is_weights(name)
 }
 
 fn is_weights(name: &str) -> bool {
-    name == "model.safetensors" || is_shard(name)
+    name == "model.safetensors" || name == "pytorch_model.bin" || is_shard(name)
 }
 
+#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "see above")]
 fn is_shard(name: &str) -> bool {
-    name.starts_with("model-") && name.ends_with(".safetensors")
+    (name.starts_with("model-") && name.ends_with(".safetensors"))
+        || (name.starts_with("pytorch_model-") && name.ends_with(".bin"))
 }
 
-/// The wanted ones among `files`, weights last; where a directory has its weights whole, its shards are left out.
+/// In which order weights are looked for; of a directory that has them several times over, only the first are wanted.
+fn rank(name: &str) -> Option<usize> {
+    let of_safetensors = !name.starts_with("pytorch_model");
+    let whole = name == "model.safetensors" || name == "pytorch_model.bin";
+    let index = name == "model.safetensors.index.json" || name == "pytorch_model.bin.index.json";
+    (whole || index || is_shard(name)).then_some(match (of_safetensors, whole) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, true) => 2,
+        (false, false) => 3,
+    })
+}
+
+/// The wanted ones among `files`, weights last; of weights that a directory has several times over, safetensors before
+/// those of PyTorch, and whole ones before shards.
 pub(super) fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    let is_whole = |directory: &str| files.contains_key(&format!("{directory}model.safetensors"));
+    let split = |path: &str| path.rfind('/').map_or(0, |slash| slash + 1);
+    let mut best: BTreeMap<&str, usize> = BTreeMap::new();
+    for path in files.keys() {
+        let (directory, name) = path.split_at(split(path));
+        // An index alone holds no weights.
+        if let Some(rank) = rank(name).filter(|_| is_weights(name)) {
+            best.entry(directory).and_modify(|best| *best = rank.min(*best)).or_insert(rank);
+        }
+    }
     let (mut small, mut weights) = (Vec::new(), Vec::new());
     for (path, bytes) in files {
-        let (directory, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
-        let spare = is_whole(directory) && (is_shard(name) || name.starts_with("model.safetensors.index"));
+        let (directory, name) = path.split_at(split(path));
+        let spare = rank(name).is_some_and(|rank| best.get(directory).is_some_and(|best| rank != *best));
         if !is_wanted(path) || spare {
             continue;
         }
@@ -125,6 +150,10 @@ mod tests {
             "model.safetensors.index.json",
             "1_Pooling/config.json",
             "2_Dense/model.safetensors",
+            "pytorch_model.bin",
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model.bin.index.json",
+            "2_Dense/pytorch_model.bin",
             "0_Transformer/tokenizer.json",
         ] {
             check(path, true);
@@ -132,7 +161,8 @@ mod tests {
         for path in [
             "README.md",
             "data_config.json",
-            "pytorch_model.bin",
+            "training_args.bin",
+            "sparse_linear.pt",
             "consolidated.safetensors",
             "onnx/model.onnx",
             "onnx/config.json",
@@ -157,7 +187,14 @@ mod tests {
         assert_eq!(select_names(&files), ["vocab.txt", "model.safetensors"]);
         let shards = ["model.safetensors.index.json", "vocab.txt", "model-1.safetensors"];
         assert_eq!(select_names(&files[1..]), shards);
-        assert!(!has_weights(&select(&[("pytorch_model.bin".to_owned(), 1), ("config.json".to_owned(), 1)].into())));
+        let both = ["model-1.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model-1.bin"];
+        assert_eq!(select_names(&both), ["model.safetensors.index.json", "model-1.safetensors"]);
+        assert_eq!(select_names(&both[1..]), ["pytorch_model.bin"], "an index without its shards is nothing");
+        let shards = ["pytorch_model.bin.index.json", "pytorch_model-1.bin"];
+        assert_eq!(select_names(&shards), shards);
+        let apart = ["2_Dense/model.safetensors", "pytorch_model.bin"];
+        assert_eq!(select_names(&apart), apart, "each directory has weights of its own");
+        assert!(!has_weights(&select(&[("tf_model.h5".to_owned(), 1), ("config.json".to_owned(), 1)].into())));
     }
 
     #[test]

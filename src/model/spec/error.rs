@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::model::weights::WeightError;
+
 /// A directory that cannot be read, contradicts itself, or asks for something that is not implemented.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -47,6 +49,12 @@ pub enum SpecError {
         path: PathBuf,
         /// What it asks for.
         what: String,
+    },
+    /// The size of a table of vectors stands in its weights, and those cannot be read.
+    #[error(transparent)]
+    Weights {
+        /// Why.
+        source: Box<WeightError>,
     },
     /// A prompt was asked for by a name that the model does not have.
     #[error("the model in {} has no prompt named {name:?}; {}", directory.display(), known_names(known))]

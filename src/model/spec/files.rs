@@ -10,13 +10,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::architecture::{Architecture, PositionTable};
 use super::error::SpecError;
 
 /// `config.json` of the transformer; the architecture reads the rest of it from [`TransformerConfig::raw`].
 pub(super) struct TransformerConfig {
     pub(super) raw: Map<String, Value>,
+    pub(super) architecture: Architecture,
+    /// Width of a token vector.
     pub(super) hidden_size: usize,
-    pub(super) positions: usize,
+    /// The length that the model was made for, in the file's own words.
+    pub(super) positions: Option<usize>,
+    /// The length that it can take at all, where there is a row for every position.
+    pub(super) rows: Option<usize>,
 }
 
 pub(super) fn transformer_config(path: &Path) -> Result<TransformerConfig, SpecError> {
@@ -26,35 +32,45 @@ pub(super) fn transformer_config(path: &Path) -> Result<TransformerConfig, SpecE
             what: "every model has one; is this a model's directory?",
         });
     };
-    let refuse = |what: String| Err(SpecError::unsupported(path, what));
-    let set = |key: &str| raw.get(key).filter(|value| !is_empty(value));
-    match raw.get("model_type").and_then(Value::as_str) {
-        Some("bert") => {}
-        Some(other) => return refuse(format!("model_type {other:?} (only \"bert\" is)")),
-        None => return Err(SpecError::invalid(path, "it names no model_type")),
-    }
-    if let Some(kind) = set("position_embedding_type").filter(|kind| *kind != "absolute") {
-        return refuse(format!("position_embedding_type {kind}"));
-    }
-    if let Some(code) = set("auto_map") {
-        return refuse(format!("code of the model's own (auto_map {code})"));
-    }
+    let architecture = Architecture::of(&raw, path)?;
     for key in ["is_decoder", "add_cross_attention", "is_encoder_decoder", "quantization_config", "pruned_heads"] {
-        if let Some(value) = set(key) {
-            return refuse(format!("{key} {value}"));
+        // Of T5, only the encoder is used.
+        if key == "is_encoder_decoder" && architecture == Architecture::T5 {
+            continue;
+        }
+        if let Some(value) = raw.get(key).filter(|value| !is_empty(value)) {
+            return Err(SpecError::unsupported(path, format!("{key} {value}")));
         }
     }
-    // The defaults of BertConfig in transformers, which apply to files that leave the keys out.
-    let hidden_size = positive(&raw, "hidden_size", 768, path)?;
-    let positions = positive(&raw, "max_position_embeddings", 512, path)?;
-    Ok(TransformerConfig { raw, hidden_size, positions })
+    let (keys, default) = architecture.hidden_size();
+    let hidden_size = positive(&raw, keys, default, path)?;
+    if let Some(other) = keys.iter().find(|key| raw.get(**key).is_some_and(|value| *value != hidden_size)) {
+        return Err(SpecError::invalid(path, format!("{} and {other} are not equal", keys[0])));
+    }
+    let positions = architecture.positions().map(|(keys, default)| positive(&raw, keys, default, path)).transpose()?;
+    let rows = match architecture.position_table(&raw) {
+        PositionTable::None => None,
+        PositionTable::FromZero => positions,
+        PositionTable::AfterPadding => {
+            let padding = raw.get("pad_token_id").map_or(Some(1), Value::as_u64);
+            let first = padding.and_then(|padding| usize::try_from(padding).ok()?.checked_add(1));
+            let rows = positions.zip(first).and_then(|(rows, first)| rows.checked_sub(first));
+            let rows = rows.filter(|rows| *rows > 0).ok_or_else(|| {
+                let what = "pad_token_id leaves none of its max_position_embeddings";
+                SpecError::invalid(path, what)
+            })?;
+            Some(rows)
+        }
+    };
+    Ok(TransformerConfig { raw, architecture, hidden_size, positions, rows })
 }
 
 /// The class that the weights were saved from, where that says that a plain mean over the tokens is not what the
 /// model is for: a text generator, a scorer of pairs, one vector a token.
 pub(super) fn other_purpose(config: &Map<String, Value>) -> Option<&str> {
     let class = config.get("architectures")?.get(0)?.as_str()?;
-    (!["BertModel", "BertForMaskedLM", "BertForPreTraining"].contains(&class)).then_some(class)
+    let plain = class.ends_with("Model") && !class.ends_with("LMHeadModel");
+    (!plain && !class.ends_with("ForMaskedLM") && !class.ends_with("ForPreTraining")).then_some(class)
 }
 
 /// One entry of `modules.json`.
@@ -179,7 +195,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
 }
 
 /// Whether a value asks for nothing: null, false, or an empty list, object or text.
-fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) | Value::Number(_) => false,
@@ -196,10 +212,11 @@ fn length(value: &Value, key: &str, path: &Path) -> Result<u64, SpecError> {
     whole.ok_or_else(|| SpecError::invalid(path, format!("{key} {value} is not a number of tokens above 0")))
 }
 
-fn positive(raw: &Map<String, Value>, key: &str, default: usize, path: &Path) -> Result<usize, SpecError> {
-    match raw.get(key) {
+/// The number under the first of some keys that there is.
+fn positive(raw: &Map<String, Value>, keys: &[&str], default: usize, path: &Path) -> Result<usize, SpecError> {
+    match keys.iter().find_map(|key| Some((key, raw.get(*key)?))) {
         None => Ok(default),
-        Some(value) => value
+        Some((key, value)) => value
             .as_u64()
             .and_then(|number| usize::try_from(number).ok())
             .filter(|number| *number > 0)

@@ -4,23 +4,34 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Pooling;
+use super::after::{self, AfterPooling};
 use super::error::SpecError;
 use super::files::{Module, read_json};
+use crate::nn::Pooling;
 
 /// The steps of a model.
 pub(super) struct Steps {
-    /// Directory of the transformer, its tokenizer and its weights.
-    pub(super) transformer: PathBuf,
-    pub(super) pooling: PoolingStep,
-    pub(super) normalize: bool,
+    /// Directory of the first step, its tokenizer and its weights.
+    pub(super) first: PathBuf,
+    pub(super) kind: First,
+    /// What comes then, in order.
+    pub(super) after: Vec<AfterPooling>,
+}
+
+/// What a model begins with.
+pub(super) enum First {
+    /// A transformer and how its vectors become one.
+    Transformer(PoolingStep),
+    /// A table of vectors, whose mean is the result.
+    Static,
 }
 
 /// What the pooling step's file says.
 pub(super) struct PoolingStep {
     /// The file, for messages.
     pub(super) path: PathBuf,
-    pub(super) mode: Pooling,
+    /// Several are joined in this order.
+    pub(super) modes: Vec<Pooling>,
     /// Whether the prompt's tokens take part.
     pub(super) include_prompt: bool,
     /// Length of the vectors that it expects.
@@ -34,35 +45,51 @@ pub(super) fn read(directory: &Path) -> Result<Option<Steps>, SpecError> {
     let mut modules = modules.iter();
 
     let first = modules.next().ok_or_else(|| SpecError::invalid(&path, "it lists no module"))?;
-    expect_class(first, "Transformer", &path)?;
-    let transformer = subdirectory(directory, first, &path)?;
-
-    let Some(second) = modules.next() else {
-        return Err(SpecError::unsupported(&path, "a model without a Pooling module"));
+    let first_directory = subdirectory(directory, first, &path)?;
+    let kind = match class(first, &path)? {
+        "StaticEmbedding" => First::Static,
+        "Transformer" => {
+            let Some(second) = modules.next() else {
+                return Err(SpecError::unsupported(&path, "a model without a Pooling module"));
+            };
+            match class(second, &path)? {
+                "Pooling" => First::Transformer(pooling(&subdirectory(directory, second, &path)?.join("config.json"))?),
+                other => return Err(misplaced(other, "Pooling", &path)),
+            }
+        }
+        other => return Err(misplaced(other, "Transformer", &path)),
     };
-    expect_class(second, "Pooling", &path)?;
-    let pooling = pooling(&subdirectory(directory, second, &path)?.join("config.json"))?;
 
-    let mut normalize = false;
+    let mut after = Vec::new();
     for module in modules {
-        expect_class(module, "Normalize", &path)?;
-        check_normalize(&subdirectory(directory, module, &path)?.join("config.json"))?;
-        normalize = true;
+        let step = subdirectory(directory, module, &path)?;
+        match class(module, &path)? {
+            "Normalize" => {
+                refuse_other_vectors(&step.join("config.json"))?;
+                after.push(AfterPooling::Normalize);
+            }
+            "Dense" => after.push(AfterPooling::Dense(after::dense(&step)?)),
+            // It does something only while a model is trained.
+            "Dropout" => {}
+            other => return Err(misplaced(other, "Dense or Normalize", &path)),
+        }
     }
-    Ok(Some(Steps { transformer, pooling, normalize }))
+    Ok(Some(Steps { first: first_directory, kind, after }))
 }
 
 /// The class of a module is the last component of its type; but only the reference library's own classes are known.
-fn expect_class(module: &Module, expected: &str, path: &Path) -> Result<(), SpecError> {
-    let class = module.class.rsplit('.').next().unwrap_or_default();
+fn class<'a>(module: &'a Module, path: &Path) -> Result<&'a str, SpecError> {
     if !module.class.starts_with("sentence_transformers.") || module.class.starts_with("sentence_transformers.sparse") {
-        Err(SpecError::unsupported(path, format!("the module type {:?}", module.class)))
-    } else if class == expected {
-        Ok(())
-    } else if ["Transformer", "Pooling", "Normalize"].contains(&class) {
-        Err(SpecError::unsupported(path, format!("the module {class} where {expected} is expected")))
+        return Err(SpecError::unsupported(path, format!("the module type {:?}", module.class)));
+    }
+    Ok(module.class.rsplit('.').next().unwrap_or_default())
+}
+
+fn misplaced(class: &str, expected: &str, path: &Path) -> SpecError {
+    if ["Transformer", "StaticEmbedding", "Pooling", "Dense", "Normalize"].contains(&class) {
+        SpecError::unsupported(path, format!("the module {class} where {expected} is expected"))
     } else {
-        Err(SpecError::unsupported(path, format!("the module {class}")))
+        SpecError::unsupported(path, format!("the module {class}"))
     }
 }
 
@@ -75,13 +102,13 @@ fn subdirectory(directory: &Path, module: &Module, path: &Path) -> Result<PathBu
 }
 
 /// The older keys and the modes that they stand for, in the order in which several modes are joined.
-const MODE_KEYS: [(&str, &str); 6] = [
-    ("pooling_mode_cls_token", "cls"),
-    ("pooling_mode_max_tokens", "max"),
-    ("pooling_mode_mean_tokens", "mean"),
-    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-    ("pooling_mode_weightedmean_tokens", "weightedmean"),
-    ("pooling_mode_lasttoken", "lasttoken"),
+const MODE_KEYS: [(&str, Pooling); 6] = [
+    ("pooling_mode_cls_token", Pooling::Cls),
+    ("pooling_mode_max_tokens", Pooling::Max),
+    ("pooling_mode_mean_tokens", Pooling::Mean),
+    ("pooling_mode_mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
+    ("pooling_mode_weightedmean_tokens", Pooling::WeightedMean),
+    ("pooling_mode_lasttoken", Pooling::LastToken),
 ];
 
 fn pooling(path: &Path) -> Result<PoolingStep, SpecError> {
@@ -89,15 +116,15 @@ fn pooling(path: &Path) -> Result<PoolingStep, SpecError> {
         return Err(SpecError::Missing { path: path.to_owned(), what: "it says how token vectors become one vector" });
     };
     for key in config.keys().filter(|key| key.starts_with("pooling_mode_")) {
-        if !MODE_KEYS.iter().any(|(known, _)| known == key) && config[key] != Value::Bool(false) {
-            return Err(SpecError::unsupported(path, format!("{key} {}", config[key])));
+        let value = &config[key];
+        if !MODE_KEYS.iter().any(|(known, _)| known == key) && *value != Value::Bool(false) {
+            return Err(SpecError::unsupported(path, format!("{key} {value}")));
+        }
+        if !value.is_boolean() {
+            return Err(SpecError::invalid(path, format!("{key} {value} is neither true nor false")));
         }
     }
-    let mode = match modes(&config, path)?.as_slice() {
-        [mode] if mode == "cls" => Pooling::Cls,
-        [mode] if mode == "mean" => Pooling::Mean,
-        others => return Err(SpecError::unsupported(path, format!("pooling by {}", others.join(" + ")))),
-    };
+    let modes = modes(&config, path)?;
     let include_prompt = match config.get("include_prompt") {
         None | Some(Value::Bool(true)) => true,
         Some(Value::Bool(false)) => false,
@@ -107,33 +134,37 @@ fn pooling(path: &Path) -> Result<PoolingStep, SpecError> {
     };
     let dimension =
         ["embedding_dimension", "word_embedding_dimension"].iter().find_map(|key| config.get(*key)?.as_u64());
-    Ok(PoolingStep { path: path.to_owned(), mode, include_prompt, dimension })
+    Ok(PoolingStep { path: path.to_owned(), modes, include_prompt, dimension })
 }
 
-/// The modes, from the newer key if it is there, else from the older ones; without any, the mean, as in the
-/// reference library.
-fn modes(config: &Map<String, Value>, path: &Path) -> Result<Vec<String>, SpecError> {
-    let invalid = || SpecError::invalid(path, "pooling_mode is neither a name nor a list of names");
+/// The modes: from the newer key if it is there, in its own order, else from the older ones; without any, the mean, as
+/// in the reference library.
+fn modes(config: &Map<String, Value>, path: &Path) -> Result<Vec<Pooling>, SpecError> {
+    let named = |value: &Value| match value.as_str() {
+        Some(name) => Pooling::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+            .ok_or_else(|| SpecError::unsupported(path, format!("pooling by {name}"))),
+        None => Err(SpecError::invalid(path, "pooling_mode is neither a name nor a list of names")),
+    };
     match config.get("pooling_mode") {
-        Some(Value::String(mode)) => Ok(vec![mode.clone()]),
-        Some(Value::Array(list)) if !list.is_empty() => {
-            list.iter().map(|mode| mode.as_str().map(str::to_owned).ok_or_else(invalid)).collect()
-        }
-        Some(_) => Err(invalid()),
+        Some(Value::Array(list)) if !list.is_empty() => list.iter().map(named).collect(),
+        Some(value) => Ok(vec![named(value)?]),
         None => {
             let on = MODE_KEYS.iter().filter(|(key, _)| config.get(*key) == Some(&Value::Bool(true)));
-            let modes: Vec<String> = on.map(|(_, mode)| (*mode).to_owned()).collect();
-            Ok(if modes.is_empty() { vec!["mean".to_owned()] } else { modes })
+            let modes: Vec<Pooling> = on.map(|(_, mode)| *mode).collect();
+            Ok(if modes.is_empty() { vec![Pooling::Mean] } else { modes })
         }
     }
 }
 
-fn check_normalize(path: &Path) -> Result<(), SpecError> {
+/// Refuses a step that works on anything but the vector of a text.
+pub(super) fn refuse_other_vectors(path: &Path) -> Result<Map<String, Value>, SpecError> {
     let config = read_json::<Map<String, Value>>(path)?.unwrap_or_default();
     for key in ["module_input_name", "module_output_name"] {
         if let Some(name) = config.get(key).filter(|name| !name.is_null() && *name != "sentence_embedding") {
-            return Err(SpecError::unsupported(path, format!("normalising with {key} {name}")));
+            return Err(SpecError::unsupported(path, format!("a step with {key} {name}")));
         }
     }
-    Ok(())
+    Ok(config)
 }

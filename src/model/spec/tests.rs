@@ -76,7 +76,7 @@ fn check_refused_with(file: &str, value: &Value, part: &str) {
 #[test]
 fn a_directory_with_all_files_says_all() {
     let spec = fixture("bert-minilm");
-    assert_eq!((spec.pooling, spec.normalize, spec.dimension, spec.max_length), (Pooling::Mean, true, 32, 80));
+    assert_eq!((spec.pooling, spec.normalize, spec.dimension, spec.max_length), (vec![Pooling::Mean], true, 32, 80));
     assert_eq!((spec.prompts.len(), spec.default_prompt_name.as_deref()), (0, None));
     assert_eq!(spec.similarity.as_deref(), Some("cosine"));
     assert_eq!(spec.config["num_attention_heads"], 4);
@@ -84,7 +84,7 @@ fn a_directory_with_all_files_says_all() {
     assert_eq!(spec.notes, [] as [String; 0]);
 
     let spec = fixture("bert-bge");
-    assert_eq!((spec.pooling, spec.normalize), (Pooling::Cls, true));
+    assert_eq!((spec.pooling, spec.normalize), (vec![Pooling::Cls], true));
     assert_eq!(spec.prompts["query"], "Represent this sentence for searching relevant passages: ");
 
     let spec = fixture("bert-short");
@@ -94,7 +94,7 @@ fn a_directory_with_all_files_says_all() {
 #[test]
 fn a_directory_without_modules_is_a_mean_without_normalisation_and_says_so() {
     let spec = fixture("bert-plain");
-    assert_eq!((spec.pooling, spec.normalize, spec.max_length), (Pooling::Mean, false, 77));
+    assert_eq!((spec.pooling, spec.normalize, spec.max_length), (vec![Pooling::Mean], false, 77));
     assert!(spec.notes.len() == 1 && spec.notes[0].contains("no modules.json"), "{:?}", spec.notes);
 }
 
@@ -127,7 +127,7 @@ fn the_newer_spelling_of_the_same_directory_says_the_same() {
     for mode in [json!("cls"), json!(["cls"])] {
         directory.json(pooling, &json!({"embedding_dimension": 8, "pooling_mode": mode, "include_prompt": true}));
         let spec = directory.read().unwrap();
-        assert_eq!((spec.pooling, spec.normalize, spec.max_length), (Pooling::Cls, true, 33));
+        assert_eq!((spec.pooling, spec.normalize, spec.max_length), (vec![Pooling::Cls], true, 33));
     }
 }
 
@@ -187,11 +187,10 @@ fn a_limit_that_is_none_is_an_error() {
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
     for (classes, part) in [
-        (&["Transformer", "Pooling", "Dense"][..], "Dense"),
-        (&["Transformer", "Pooling", "Normalize", "LayerNorm"], "LayerNorm"),
+        (&["Transformer", "Pooling", "Normalize", "LayerNorm"][..], "LayerNorm"),
+        (&["Transformer", "Pooling", "Pooling"], "Pooling where Dense or Normalize"),
         (&["Transformer", "Normalize", "Pooling"], "Normalize where Pooling"),
         (&["Transformer"], "without a Pooling"),
-        (&["StaticEmbedding"], "StaticEmbedding"),
         (&["custom_st.Transformer", "Pooling"], "custom_st.Transformer"),
         (&["sentence_transformers.sparse_encoder.models.MLMTransformer", "Pooling"], "MLMTransformer"),
     ] {
@@ -204,24 +203,14 @@ fn what_is_not_implemented_is_refused_by_name() {
         config[key] = value;
         config
     };
-    check_refused_with("config.json", &config("model_type", json!("nomic_bert")), "nomic_bert");
+    check_refused_with("config.json", &config("model_type", json!("xlnet")), "xlnet");
     check_refused_with("config.json", &config("position_embedding_type", json!("relative_key")), "relative_key");
     check_refused_with("config.json", &config("is_decoder", json!(true)), "is_decoder");
     check_refused_with("config.json", &config("auto_map", json!({"AutoModel": "x.Y"})), "auto_map");
     check_refused_with("config.json", &config("quantization_config", json!({"bits": 4})), "quantization_config");
     check_refused_with("adapter_config.json", &json!({}), "adapter");
-    for (key, mode) in [
-        ("pooling_mode_max_tokens", "max"),
-        ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-        ("pooling_mode_weightedmean_tokens", "weightedmean"),
-        ("pooling_mode_lasttoken", "lasttoken"),
-        ("pooling_mode_magic", "pooling_mode_magic"),
-    ] {
-        check_refused_with("1_Pooling/config.json", &json!({key: true}), mode);
-    }
-    let two = json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true});
-    check_refused_with("1_Pooling/config.json", &two, "cls + mean");
-    check_refused_with("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "max"]}), "mean + max");
+    check_refused_with("1_Pooling/config.json", &json!({"pooling_mode_magic": true}), "pooling_mode_magic");
+    check_refused_with("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "first"]}), "pooling by first");
     let sparse = json!({"model_type": "SparseEncoder"});
     check_refused_with("config_sentence_transformers.json", &sparse, "SparseEncoder");
     for (key, value) in [
@@ -305,8 +294,13 @@ fn missing_and_broken_files_are_named() {
 fn weights_are_one_file_or_the_shards_of_an_index_or_refused() {
     let directory = Directory::new();
     directory.remove("model.safetensors");
+    directory.write("tf_model.h5", "");
+    directory.check_refused(&["tf_model.h5", "safetensors"]);
+    directory.json("pytorch_model.bin.index.json", &json!({"weight_map": {"a": "pytorch_model-1.bin"}}));
+    directory.write("pytorch_model-1.bin", "");
+    assert_eq!(directory.read().unwrap().weights, [directory.0.path().join("pytorch_model-1.bin")]);
     directory.write("pytorch_model.bin", "");
-    directory.check_refused(&["pytorch_model.bin", "safetensors"]);
+    assert_eq!(directory.read().unwrap().weights, [directory.0.path().join("pytorch_model.bin")]);
 
     let index =
         json!({"weight_map": {"b": "model-2.safetensors", "a": "model-1.safetensors", "c": "model-2.safetensors"}});
@@ -366,11 +360,143 @@ fn an_unknown_prompt_name_is_an_error_that_lists_the_names() {
 }
 
 #[test]
-fn a_prompt_that_is_not_to_be_pooled_is_refused_but_none_is_fine() {
+fn a_prompt_may_be_left_out_of_the_pooling() {
     let directory = Directory::new();
     directory.json("1_Pooling/config.json", &json!({"include_prompt": false}));
+    assert!(!directory.read().unwrap().include_prompt);
+    directory.json("1_Pooling/config.json", &json!({"include_prompt": "no"}));
+    assert!(matches!(directory.read(), Err(SpecError::Invalid { .. })));
+}
+
+#[test]
+fn poolings_are_joined_in_the_order_of_the_library_or_of_their_list() {
+    let directory = Directory::new();
+    let all = [
+        "pooling_mode_lasttoken",
+        "pooling_mode_mean_tokens",
+        "pooling_mode_cls_token",
+        "pooling_mode_weightedmean_tokens",
+        "pooling_mode_max_tokens",
+        "pooling_mode_mean_sqrt_len_tokens",
+    ];
+    let switches: Map<String, Value> = all.iter().map(|key| ((*key).to_owned(), json!(true))).collect();
+    directory.json("1_Pooling/config.json", &Value::Object(switches));
     let spec = directory.read().unwrap();
-    assert_eq!(spec.prompt(&PromptChoice::Default).unwrap().text, "");
-    let error = spec.prompt(&PromptChoice::Text("x".to_owned())).unwrap_err();
-    assert!(matches!(error, SpecError::Unsupported { .. }), "{error:?}");
+    assert_eq!((spec.pooling.as_slice(), spec.dimension, spec.hidden_size), (&Pooling::ALL[..], 48, 8));
+    directory.json("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "cls"], "pooling_mode_max_tokens": true}));
+    let spec = directory.read().unwrap();
+    assert_eq!((spec.pooling_names().as_str(), spec.dimension), ("mean + cls", 16));
+    directory.json("1_Pooling/config.json", &json!({"pooling_mode_mean_tokens": 1}));
+    assert!(matches!(directory.read(), Err(SpecError::Invalid { .. })));
+}
+
+/// A directory whose vectors pass through Dense modules with these configurations, and what comes of it.
+fn with_dense(classes: &[&str], configs: &[(&str, Value)]) -> Result<ModelSpec, SpecError> {
+    let directory = Directory::new();
+    directory.modules(classes);
+    for (name, config) in configs {
+        directory.json(&format!("{name}/config.json"), config);
+        directory.write(&format!("{name}/model.safetensors"), "");
+    }
+    directory.read()
+}
+
+#[test]
+fn dense_layers_follow_each_other_and_only_the_last_scaling_waits_for_the_cut() {
+    let identity = "torch.nn.modules.linear.Identity";
+    let spec = with_dense(
+        &["Transformer", "Pooling", "Dense", "Normalize", "Dense", "Dropout", "Normalize", "Normalize"],
+        &[
+            ("2_Dense", json!({"in_features": 8, "out_features": 16, "bias": false, "activation_function": identity})),
+            ("4_Dense", json!({"in_features": 16, "out_features": 4, "use_residual": true, "unknown": 1})),
+        ],
+    )
+    .unwrap();
+    assert_eq!((spec.dimension, spec.hidden_size, spec.normalize), (4, 8, true));
+    let [AfterPooling::Dense(first), AfterPooling::Normalize, AfterPooling::Dense(second)] = &spec.after_pooling[..]
+    else {
+        panic!("{:?}", spec.after_pooling);
+    };
+    assert_eq!((first.activation, first.bias, first.residual), (DenseActivation::Identity, false, false));
+    assert_eq!((second.activation, second.bias, second.residual), (DenseActivation::Tanh, true, true));
+    assert!(second.weights[0].ends_with("4_Dense/model.safetensors"));
+}
+
+#[test]
+fn dense_layers_that_nobody_can_compute_are_refused() {
+    #[track_caller]
+    fn check(config: Value, parts: &[&str]) {
+        let error = with_dense(&["Transformer", "Pooling", "Dense"], &[("2_Dense", config)]).unwrap_err().to_string();
+        for part in ["2_Dense/config.json"].iter().chain(parts) {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    }
+    let with = |key: &str, value: Value| {
+        let mut config = json!({"in_features": 8, "out_features": 4});
+        config[key] = value;
+        config
+    };
+    check(with("activation_function", json!("torch.nn.modules.activation.Hardswish")), &["Hardswish", "Tanh"]);
+    check(with("activation_function", json!("my.own.Tanh")), &["my.own.Tanh"]);
+    check(with("activation_function", Value::Null), &["activation_function"]);
+    check(with("module_input_name", json!("token_embeddings")), &["token_embeddings"]);
+    check(with("in_features", json!(9)), &["9", "8"]);
+    check(with("out_features", json!(0)), &["out_features"]);
+    check(with("bias", json!("yes")), &["bias"]);
+    let error = with_dense(&["Transformer", "Pooling", "Dense"], &[]).unwrap_err().to_string();
+    assert!(error.contains("2_Dense/config.json is missing"), "{error}");
+}
+
+#[test]
+fn every_architecture_gives_its_sizes_under_its_own_keys() {
+    #[track_caller]
+    fn check(config: Value, expected: (Architecture, usize, usize)) {
+        let directory = Directory::new();
+        directory.json("config.json", &config);
+        let spec = directory.read().unwrap();
+        assert_eq!((spec.architecture, spec.hidden_size, spec.max_length), expected, "{config}");
+    }
+    check(json!({"model_type": "bert"}), (Architecture::Bert, 768, 512));
+    check(json!({"model_type": "distilbert", "dim": 12}), (Architecture::DistilBert, 12, 512));
+    check(json!({"model_type": "xlm-roberta", "max_position_embeddings": 514}), (Architecture::Roberta, 768, 512));
+    check(json!({"model_type": "camembert", "pad_token_id": 3}), (Architecture::Roberta, 768, 508));
+    check(json!({"model_type": "mpnet", "max_position_embeddings": 34}), (Architecture::Mpnet, 768, 32));
+    check(json!({"model_type": "electra"}), (Architecture::Electra, 256, 512));
+    check(json!({"model_type": "nomic_bert", "n_embd": 12, "n_positions": 99}), (Architecture::NomicBert, 12, 99));
+    check(json!({"model_type": "t5", "d_model": 12, "is_encoder_decoder": true}), (Architecture::T5, 12, 32_768));
+    check(json!({"model_type": "qwen3", "hidden_size": 12}), (Architecture::Qwen3, 12, 32_768));
+    let code = |class: &str| json!({"AutoModel": format!("someone/code--modeling.{class}"), "AutoConfig": "x"});
+    check(json!({"model_type": "new", "auto_map": code("NewModel")}), (Architecture::Gte, 768, 8192));
+    let alibi = json!({"model_type": "bert", "position_embedding_type": "alibi", "auto_map": code("JinaBertModel")});
+    check(alibi, (Architecture::JinaBert, 768, 512));
+    let rotary =
+        json!({"model_type": "xlm-roberta", "position_embedding_type": "rotary", "auto_map": code("XLMRobertaLoRA")});
+    check(rotary, (Architecture::JinaV3, 1024, 8194));
+    for refused in [
+        json!({"model_type": "qwen2", "auto_map": code("Qwen2Model")}),
+        json!({"model_type": "bert", "auto_map": code("NewModel")}),
+        json!({"model_type": "nomic_bert", "auto_map": code("OtherModel")}),
+    ] {
+        let directory = Directory::new();
+        directory.json("config.json", &refused);
+        directory.check_refused(&["config.json", "auto_map"]);
+    }
+    let directory = Directory::new();
+    directory.json("config.json", &json!({"model_type": "distilbert", "dim": 12, "hidden_size": 13}));
+    assert!(matches!(directory.read(), Err(SpecError::Invalid { .. })));
+}
+
+#[test]
+fn only_a_table_of_positions_lowers_a_limit_that_the_files_name() {
+    let limit = |model_type: &str| {
+        let directory = Directory::new();
+        directory.json("config.json", &json!({"model_type": model_type, "max_position_embeddings": 64}));
+        directory.json("sentence_bert_config.json", &json!({"max_seq_length": 100}));
+        let spec = directory.read().unwrap();
+        (spec.max_length, spec.notes.len())
+    };
+    assert_eq!(limit("bert"), (64, 1));
+    assert_eq!(limit("roberta"), (62, 1));
+    assert_eq!(limit("qwen2"), (100, 0));
+    assert_eq!(limit("modernbert"), (100, 0));
 }

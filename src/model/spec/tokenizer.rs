@@ -35,6 +35,21 @@ pub(super) fn find(directory: &Path, do_lower_case: bool) -> Result<PathBuf, Spe
     Ok(path)
 }
 
+/// The length at which `tokenizer.json` itself cuts a text. Of a static model, and of no other, the reference library
+/// leaves that as it is.
+pub(super) fn own_limit(path: &Path) -> Result<Option<usize>, SpecError> {
+    let tokenizer = read_json::<Map<String, Value>>(path)?.unwrap_or_default();
+    let Some(truncation) = tokenizer.get("truncation").filter(|truncation| !truncation.is_null()) else {
+        return Ok(None);
+    };
+    if truncation["direction"] != "Right" {
+        return Err(SpecError::unsupported(path, format!("truncation {truncation}")));
+    }
+    let limit = truncation["max_length"].as_u64().and_then(|limit| usize::try_from(limit).ok());
+    let limit = limit.ok_or_else(|| SpecError::invalid(path, "its truncation names no max_length"))?;
+    Ok(Some(limit))
+}
+
 /// Whether a normaliser leaves no upper case.
 fn lowers_everything(normalizer: &Value) -> bool {
     match kind(normalizer) {

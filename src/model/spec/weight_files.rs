@@ -1,4 +1,4 @@
-//! Which files hold the weights: one safetensors file, or several with an index.
+//! Which files hold the weights: one, or several with an index; safetensors before those of PyTorch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -8,26 +8,31 @@ use serde::Deserialize;
 use super::error::SpecError;
 use super::files::read_json;
 
-/// The safetensors files of a directory, in the order of their names.
+/// What weights may be called, in the order in which transformers looks for them.
+const NAMES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The weight files of a directory, in the order of their names.
 pub(super) fn find(directory: &Path) -> Result<Vec<PathBuf>, SpecError> {
-    let single = directory.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index_path = directory.join("model.safetensors.index.json");
-    if let Some(index) = read_json::<Index>(&index_path)? {
-        return shards(directory, &index, &index_path);
-    }
-    for name in ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"] {
-        let path = directory.join(name);
-        if path.is_file() {
-            return Err(SpecError::unsupported(&path, "a model whose weights are not in safetensors"));
+    for name in NAMES {
+        let single = directory.join(name);
+        if single.is_file() {
+            return Ok(vec![single]);
+        }
+        let index_path = directory.join(format!("{name}.index.json"));
+        if let Some(index) = read_json::<Index>(&index_path)? {
+            return shards(directory, &index, &index_path);
         }
     }
-    Err(SpecError::Missing { path: single, what: "the directory has no weights" })
+    for name in ["tf_model.h5", "flax_model.msgpack", "rust_model.ot"] {
+        let path = directory.join(name);
+        if path.is_file() {
+            return Err(SpecError::unsupported(&path, "a model whose weights are neither safetensors nor of PyTorch"));
+        }
+    }
+    Err(SpecError::Missing { path: directory.join(NAMES[0]), what: "the directory has no weights" })
 }
 
-/// `model.safetensors.index.json`: the file of every tensor.
+/// `model.safetensors.index.json` and its like: the file of every tensor.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -45,7 +50,7 @@ fn shards(directory: &Path, index: &Index, index_path: &Path) -> Result<Vec<Path
         }
         let path = directory.join(name);
         if !path.is_file() {
-            return Err(SpecError::Missing { path, what: "model.safetensors.index.json says that it holds weights" });
+            return Err(SpecError::Missing { path, what: "the index of the weights says that it holds some" });
         }
         paths.push(path);
     }

@@ -4,11 +4,12 @@
 //! nothing is padded. Batches come sorted by length, which makes the groups large.
 
 mod attention;
+mod relative_attention;
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
 
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling};
+use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention};
 use crate::domain::PackedBatch;
 
 /// Operations on one candle device.
@@ -82,12 +83,30 @@ fn groups_of_one_length(batch: &PackedBatch) -> Vec<Group> {
     groups
 }
 
+/// The results of all groups of a batch, one after the other.
+fn by_groups(
+    qkv: &Tensor,
+    output_width: usize,
+    batch: &PackedBatch,
+    apply: impl Fn(&Tensor, usize, usize) -> Result<Tensor, NnError>,
+) -> Result<Tensor, NnError> {
+    let mut contexts = Vec::new();
+    for Group { first_token, sequences, length } in groups_of_one_length(batch) {
+        contexts.push(apply(&qkv.narrow(0, first_token, sequences * length)?, sequences, length)?);
+    }
+    if contexts.is_empty() {
+        return Ok(Tensor::zeros((0, output_width), qkv.dtype(), qkv.device())?);
+    }
+    Ok(Tensor::cat(&contexts, 0)?)
+}
+
 impl Backend for Candle {
     type Activations = Tensor;
     type Embedding = Tensor;
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type RelativeAttention = RelativeAttention;
 
     fn embedding(&self, table: Matrix) -> Result<Tensor, NnError> {
         self.matrix(table)
@@ -110,6 +129,11 @@ impl Backend for Candle {
     }
 
     fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
+        attention.assert_consistent();
+        Ok(attention)
+    }
+
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<RelativeAttention, NnError> {
         attention.assert_consistent();
         Ok(attention)
     }
@@ -146,15 +170,18 @@ impl Backend for Candle {
     }
 
     fn apply_attention(&self, attention: &Attention, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let mut contexts = Vec::new();
-        for Group { first_token, sequences, length } in groups_of_one_length(batch) {
-            let group = qkv.narrow(0, first_token, sequences * length)?;
-            contexts.push(attention::apply(attention, &group, sequences, length)?);
-        }
-        if contexts.is_empty() {
-            return Ok(Tensor::zeros((0, attention.output_width()), qkv.dtype(), qkv.device())?);
-        }
-        Ok(Tensor::cat(&contexts, 0)?)
+        let apply = |group: &Tensor, sequences, length| attention::apply(attention, group, sequences, length);
+        by_groups(qkv, attention.output_width(), batch, apply)
+    }
+
+    fn apply_relative_attention(
+        &self,
+        attention: &RelativeAttention,
+        qkv: &Tensor,
+        batch: &PackedBatch,
+    ) -> Result<Tensor, NnError> {
+        let apply = |group: &Tensor, sequences, length| relative_attention::apply(attention, group, sequences, length);
+        by_groups(qkv, attention.output_width(), batch, apply)
     }
 
     fn apply_gate(&self, activation: Activation, gate_up: &Tensor) -> Result<Tensor, NnError> {
@@ -171,31 +198,58 @@ impl Backend for Candle {
         Ok((input * f64::from(factor))?)
     }
 
-    fn pool(&self, pooling: Pooling, hidden: &Tensor, batch: &PackedBatch) -> Result<Vec<f32>, NnError> {
-        if batch.sequences() == 0 {
+    fn pool(
+        &self,
+        poolings: &[Pooling],
+        left_out: usize,
+        hidden: &Tensor,
+        batch: &PackedBatch,
+    ) -> Result<Vec<f32>, NnError> {
+        if batch.sequences() == 0 || poolings.is_empty() {
             return Ok(Vec::new());
         }
         let hidden = hidden.to_dtype(DType::F32)?;
-        let mut rows = Vec::with_capacity(batch.sequences());
+        let mut rows = Vec::with_capacity(batch.sequences() * poolings.len());
         for bounds in batch.cu_seqlens().windows(2) {
-            let (start, length) = (bounds[0], bounds[1] - bounds[0]);
-            let tokens = hidden.narrow(0, start, length)?;
-            rows.push(match pooling {
-                Pooling::Cls => tokens.get(0)?,
-                Pooling::Max => tokens.max(0)?,
-                Pooling::Mean => tokens.mean(0)?,
-                Pooling::MeanSqrtLen => (tokens.sum(0)? / (length as f64).sqrt())?,
-                Pooling::WeightedMean => {
-                    let weights = Tensor::arange(1, u32::try_from(length).unwrap_or(u32::MAX - 1) + 1, &self.device)?;
-                    let weights = weights.to_dtype(DType::F32)?;
-                    let weighted = tokens.broadcast_mul(&weights.unsqueeze(1)?)?;
-                    weighted.sum(0)?.broadcast_div(&weights.sum_all()?)?
-                }
-                Pooling::LastToken => tokens.get(length - 1)?,
-            });
+            let tokens = hidden.narrow(0, bounds[0], bounds[1] - bounds[0])?;
+            for &pooling in poolings {
+                rows.push(self.pooled(pooling, &tokens, left_out)?);
+            }
         }
         let width = hidden.dim(D::Minus1)?;
         Ok(Tensor::cat(&rows, 0)?.reshape(rows.len() * width)?.to_vec1()?)
+    }
+}
+
+impl Candle {
+    /// `[width]` of one sequence of [tokens, width], of which so many leading tokens take no part.
+    fn pooled(&self, pooling: Pooling, tokens: &Tensor, left_out: usize) -> Result<Tensor, NnError> {
+        let (length, width) = tokens.dims2()?;
+        let filled = |value: f32| Tensor::full(value, width, &self.device);
+        let count = length.saturating_sub(left_out);
+        if count == 0 {
+            return Ok(match pooling {
+                _ if length == 0 => filled(0.0)?,
+                Pooling::Cls => tokens.get(0)?,
+                Pooling::Max => filled(f32::NEG_INFINITY)?,
+                _ => filled(0.0)?,
+            });
+        }
+        let tokens = tokens.narrow(0, left_out, count)?;
+        Ok(match pooling {
+            Pooling::Cls => tokens.get(0)?,
+            Pooling::Max => tokens.max(0)?,
+            Pooling::Mean => tokens.mean(0)?,
+            Pooling::MeanSqrtLen => (tokens.sum(0)? / (count as f64).sqrt())?,
+            Pooling::WeightedMean => {
+                let position = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+                let weights = Tensor::arange(position(left_out + 1), position(length + 1), &self.device)?;
+                let weights = weights.to_dtype(DType::F32)?;
+                let weighted = tokens.broadcast_mul(&weights.unsqueeze(1)?)?;
+                weighted.sum(0)?.broadcast_div(&weights.sum_all()?)?
+            }
+            Pooling::LastToken => tokens.get(count - 1)?,
+        })
     }
 }
 

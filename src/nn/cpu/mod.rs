@@ -13,6 +13,7 @@ mod instructions;
 mod linear;
 mod norm;
 mod pool;
+mod relative_attention;
 mod rotation;
 mod tile;
 mod vector;
@@ -27,7 +28,7 @@ use self::buffers::{Buffer, Buffers};
 use self::gemm::{Finish, Gate, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling};
+use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention};
 use crate::domain::PackedBatch;
 
 /// Operations of one thread, which other cores may help for a while.
@@ -102,6 +103,7 @@ impl Backend for Cpu {
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type RelativeAttention = RelativeAttention;
 
     fn use_cores(&mut self, cores: usize) {
         self.cores = cores.max(1);
@@ -130,6 +132,11 @@ impl Backend for Cpu {
     }
 
     fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
+        attention.assert_consistent();
+        Ok(attention)
+    }
+
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<RelativeAttention, NnError> {
         attention.assert_consistent();
         Ok(attention)
     }
@@ -215,6 +222,18 @@ impl Backend for Cpu {
         Ok(out)
     }
 
+    fn apply_relative_attention(
+        &self,
+        attention: &RelativeAttention,
+        qkv: &Activations,
+        batch: &PackedBatch,
+    ) -> Result<Activations, NnError> {
+        let mut out = self.activations(batch.tokens(), attention.output_width());
+        let (qkv, buffers, instructions) = (&qkv.values[..], &self.buffers, self.instructions);
+        relative_attention::Layer { attention, qkv, batch, out: &mut out.values, buffers, instructions }.apply();
+        Ok(out)
+    }
+
     fn apply_gate(&self, activation: Activation, gate_up: &Activations) -> Result<Activations, NnError> {
         let width = gate_up.width / 2;
         let mut out = self.activations(gate_up.tokens(), width);
@@ -242,11 +261,20 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn pool(&self, pooling: Pooling, hidden: &Activations, batch: &PackedBatch) -> Result<Vec<f32>, NnError> {
+    fn pool(
+        &self,
+        poolings: &[Pooling],
+        left_out: usize,
+        hidden: &Activations,
+        batch: &PackedBatch,
+    ) -> Result<Vec<f32>, NnError> {
         let width = hidden.width;
-        let mut pooled = Vec::with_capacity(batch.sequences() * width);
+        let mut pooled = Vec::with_capacity(batch.sequences() * poolings.len() * width);
         for bounds in batch.cu_seqlens().windows(2) {
-            pooled.extend(pool::pool(pooling, &hidden.values[bounds[0] * width..bounds[1] * width], width));
+            let tokens = &hidden.values[bounds[0] * width..bounds[1] * width];
+            for &pooling in poolings {
+                pooled.extend(pool::pool(pooling, tokens, width, left_out));
+            }
         }
         Ok(pooled)
     }

@@ -1,0 +1,91 @@
+//! `DistilBERT`: BERT without types of tokens, under other names.
+//!
+//! Sanh et al. 2019, <https://arxiv.org/abs/1910.01108>; checked against `transformers` (`DistilBertModel`). Sinusoidal
+//! positions need no code of their own: checkpoints hold them as a table.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::parts::{self, Parts, Up};
+use super::post_norm::{
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    QueryKeyValue,
+};
+use super::{Architecture, LoadError};
+use crate::model::weights::Weights;
+use crate::nn::{Attention, Backend};
+
+/// What of `config.json` decides about the result.
+#[derive(Debug, Clone, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    max_position_embeddings: usize,
+    n_layers: usize,
+    n_heads: usize,
+    dim: usize,
+    hidden_dim: usize,
+    activation: String,
+}
+
+/// Not in the configuration.
+const EPSILON: f64 = 1e-12;
+
+const LAYER: LayerNames = LayerNames {
+    query_key_value: QueryKeyValue::Apart(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
+    attention_output: "attention.out_lin",
+    attention_norm: "sa_layer_norm",
+    up: Up::Plain("ffn.lin1"),
+    down: "ffn.lin2",
+    output_norm: "output_layer_norm",
+};
+
+/// Reads configuration and weights.
+pub(super) fn load<B: Backend>(
+    config: &Value,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let config: Config = parts::config(config, defaults())?;
+    let head_size = parts::head_size(config.dim, config.n_heads)?;
+    let parts = Parts { weights, backend };
+    let sizes = LayerSizes {
+        hidden: config.dim,
+        attention: config.dim,
+        inner: config.hidden_dim,
+        activation: parts::activation("activation", &config.activation)?,
+        epsilon: EPSILON,
+        biases: Biases::ALL,
+    };
+    let layer = |index| Layer::load(&parts, &format!("transformer.layer.{index}"), &LAYER, &sizes).map(Arc::new);
+    let embedding_sizes = EmbeddingSizes {
+        vocabulary: config.vocab_size,
+        types: 0,
+        positions: Some((config.max_position_embeddings, Numbering::FromZero)),
+        width: config.dim,
+        norm_width: config.dim,
+        norm: "embeddings.LayerNorm",
+        epsilon: EPSILON,
+    };
+    Ok(Arc::new(PostNorm {
+        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
+        layers: (0..config.n_layers).map(layer).collect::<Result<_, _>>()?,
+        attention: LayerAttention::Same(backend.attention(Attention::new(config.n_heads, head_size))?),
+        hidden_size: config.dim,
+        max_positions: config.max_position_embeddings,
+    }))
+}
+
+/// Those of `DistilBertConfig` in `transformers`.
+fn defaults() -> Value {
+    json!({
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+        "n_layers": 6,
+        "n_heads": 12,
+        "dim": 768,
+        "hidden_dim": 3072,
+        "activation": "gelu",
+    })
+}

@@ -1,0 +1,99 @@
+//! Llama and Mistral: no biases unless asked for; Mistral's layers all see a window.
+//!
+//! Touvron et al. 2023, <https://arxiv.org/abs/2302.13971>, and Jiang et al. 2023, <https://arxiv.org/abs/2310.06825>;
+//! checked against `transformers` (`LlamaModel`, `MistralModel`).
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::decoder::{self, Config, Family, LayerType};
+use super::parts::{self, Bias};
+use super::rope;
+use super::{Architecture, LoadError};
+use crate::model::weights::Weights;
+use crate::nn::Backend;
+
+/// Reads configuration and weights of a Llama.
+pub(super) fn load<B: Backend>(
+    raw: &Value,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let config = Config::read(raw, defaults())?;
+    let own: Own = parts::config(raw, defaults())?;
+    load_layers(raw, &config, &own, LayerType::FullAttention, weights, backend)
+}
+
+/// Reads configuration and weights of a Mistral.
+pub(super) fn load_mistral<B: Backend>(
+    raw: &Value,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let config = Config::read(raw, mistral_defaults())?;
+    // Keys of Llama's that Mistral does not have.
+    let own = Own { mlp_bias: false, ..parts::config(raw, mistral_defaults())? };
+    let layer = if config.sliding_window.is_some() { LayerType::SlidingAttention } else { LayerType::FullAttention };
+    load_layers(raw, &Config { attention_bias: false, ..config }, &own, layer, weights, backend)
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Own {
+    hidden_act: String,
+    mlp_bias: bool,
+}
+
+/// All layers are of one type: `transformers` reads no `layer_types` for these.
+fn load_layers<B: Backend>(
+    raw: &Value,
+    config: &Config,
+    own: &Own,
+    layer: LayerType,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    decoder::refuse_bidirectional_key(raw)?;
+    let attention_bias = Bias::of(config.attention_bias);
+    let rope = rope::read(raw, config.head_size()?)?;
+    let family = Family {
+        query_key_value_bias: attention_bias,
+        attention_output_bias: attention_bias,
+        feed_forward_bias: Bias::of(own.mlp_bias),
+        activation: ("hidden_act", own.hidden_act.clone()),
+        head_norms: false,
+        gemma: false,
+        embedding_scale: 1.0,
+        scale: None,
+        layers: vec![(config.mask(layer)?, rope); config.num_hidden_layers],
+    };
+    decoder::load(config, &family, weights, backend)
+}
+
+/// Those of `LlamaConfig`.
+fn defaults() -> Value {
+    json!({
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "attention_bias": false,
+        "mlp_bias": false,
+        "max_position_embeddings": 2048,
+    })
+}
+
+/// Those of `MistralConfig`.
+fn mistral_defaults() -> Value {
+    let own = json!({
+        "intermediate_size": 14_336,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "max_position_embeddings": 131_072,
+    });
+    parts::merged(defaults(), own)
+}

@@ -1,0 +1,234 @@
+//! `ModernBERT`: rotary positions, local attention in most layers, gated feed-forward layers, norms before and not after.
+//!
+//! Warner et al. 2024, <https://arxiv.org/abs/2412.13663>; checked against `transformers` (`ModernBertModel`).
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::parts::{self, Bias, Parts, Shape, Up};
+use super::rope::{self, Rope};
+use super::{Architecture, LoadError};
+use crate::domain::PackedBatch;
+use crate::model::weights::Weights;
+use crate::nn::{Attention, Backend, Epilogue, FeedForward, Mask, NnError};
+
+/// What of `config.json` decides about the result.
+#[derive(Debug, Clone, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    hidden_activation: String,
+    max_position_embeddings: usize,
+    norm_eps: f64,
+    norm_bias: bool,
+    attention_bias: bool,
+    mlp_bias: bool,
+    /// Which layers are local, by name.
+    layer_types: Option<Vec<String>>,
+    /// The same in older files: every so many layers, one is global.
+    global_attn_every_n_layers: usize,
+    /// Both sides of a local window together.
+    local_attention: usize,
+}
+
+/// A `ModernBERT` encoder.
+struct ModernBert<B: Backend> {
+    words: B::Embedding,
+    norm: B::Norm,
+    layers: Vec<Layer<B>>,
+    global: B::Attention,
+    local: B::Attention,
+    final_norm: B::Norm,
+    hidden_size: usize,
+    max_positions: usize,
+}
+
+struct Layer<B: Backend> {
+    reach: Reach,
+    /// The first layer has none: its input comes from a norm.
+    attention_norm: Option<B::Norm>,
+    query_key_value: B::Linear,
+    attention_output: B::Linear,
+    feed_forward_norm: B::Norm,
+    feed_forward: FeedForward<B::Linear>,
+}
+
+/// How far a layer's attention reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Global,
+    Local,
+}
+
+/// Reads configuration and weights.
+pub(super) fn load<B: Backend>(
+    raw: &Value,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    let config: Config = parts::config(raw, defaults())?;
+    let (hidden, inner, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
+    let activation = parts::activation("hidden_activation", &config.hidden_activation)?;
+    let head_size = parts::head_size(hidden, heads)?;
+    let parts = Parts { weights, backend };
+    let bias = |has_bias| if has_bias { Bias::Present } else { Bias::Absent };
+    let (attention_bias, mlp_bias) = (bias(config.attention_bias), bias(config.mlp_bias));
+    let norm = |name: &str| parts.norm(name, hidden, config.norm_eps, bias(config.norm_bias));
+    let layer = |(index, reach)| {
+        let prefix = format!("layers.{index}");
+        let name = |part: &str| format!("{prefix}.{part}");
+        let up = Up::GateFirst("mlp.Wi");
+        let qkv = Shape { outputs: 3 * hidden, inputs: hidden, bias: attention_bias };
+        Ok(Layer {
+            reach,
+            attention_norm: (index > 0).then(|| norm(&name("attn_norm"))).transpose()?,
+            query_key_value: parts.linear(&name("attn.Wqkv"), qkv)?,
+            attention_output: parts.linear(&name("attn.Wo"), Shape { outputs: hidden, ..qkv })?,
+            feed_forward_norm: norm(&name("mlp_norm"))?,
+            feed_forward: FeedForward {
+                up: parts.up(&prefix, up, (hidden, inner), mlp_bias)?,
+                middle: up.middle(activation),
+                down: parts.linear(&name("mlp.Wo"), Shape { outputs: hidden, inputs: inner, bias: mlp_bias })?,
+            },
+        })
+    };
+    let [global, local] = ropes(raw, head_size)?.map(|rope| rope.turning(Attention::new(heads, head_size)));
+    let local = Attention { mask: Mask::window(config.local_attention / 2), ..local };
+    Ok(Arc::new(ModernBert {
+        words: parts.embedding("embeddings.tok_embeddings", config.vocab_size, hidden)?,
+        norm: norm("embeddings.norm")?,
+        layers: reaches(&config)?.into_iter().enumerate().map(layer).collect::<Result<_, LoadError>>()?,
+        global: backend.attention(global)?,
+        local: backend.attention(local)?,
+        final_norm: norm("final_norm")?,
+        hidden_size: hidden,
+        max_positions: config.max_position_embeddings,
+    }))
+}
+
+/// One for each layer.
+fn reaches(config: &Config) -> Result<Vec<Reach>, LoadError> {
+    let every = config.global_attn_every_n_layers.max(1);
+    let Some(types) = &config.layer_types else {
+        let reach = |layer: usize| if layer.is_multiple_of(every) { Reach::Global } else { Reach::Local };
+        return Ok((0..config.num_hidden_layers).map(reach).collect());
+    };
+    let unsupported = |value: String, supported| LoadError::Unsupported { key: "layer_types", value, supported };
+    if types.len() != config.num_hidden_layers {
+        return Err(unsupported(format!("{} names", types.len()), "as many as num_hidden_layers"));
+    }
+    let reach = |name: &String| match name.as_str() {
+        "full_attention" => Ok(Reach::Global),
+        "sliding_attention" => Ok(Reach::Local),
+        other => Err(unsupported(other.to_owned(), "full_attention, sliding_attention")),
+    };
+    types.iter().map(reach).collect()
+}
+
+/// The rotary positions of global and of local layers.
+fn ropes(raw: &Value, head_size: usize) -> Result<[Rope; 2], LoadError> {
+    let old = |key: &str| raw.get(key).filter(|theta| !theta.is_null()).cloned();
+    let global = old("global_rope_theta").unwrap_or_else(|| json!(160_000.0));
+    let local = match raw.get("local_rope_theta") {
+        // In older files: one base for all.
+        Some(Value::Null) => global.clone(),
+        _ => old("local_rope_theta").unwrap_or_else(|| json!(10_000.0)),
+    };
+    let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
+    let of = |name: &str, theta| {
+        let mut parameters: Map<String, Value> = object(raw.get("rope_parameters").and_then(|all| all.get(name)));
+        parameters.extend(object(raw.get("rope_scaling")));
+        parameters.entry("rope_theta").or_insert(theta);
+        rope::from_parameters(&parameters, raw, head_size)
+    };
+    Ok([of("full_attention", global)?, of("sliding_attention", local)?])
+}
+
+impl<B: Backend> Architecture<B> for ModernBert<B> {
+    fn forward(&self, backend: &B, batch: &PackedBatch) -> Result<B::Activations, NnError> {
+        let mut hidden = backend.apply_norm(&self.norm, &backend.embed(&[(&self.words, batch.ids())])?)?;
+        for layer in &self.layers {
+            let attention = match layer.reach {
+                Reach::Global => &self.global,
+                Reach::Local => &self.local,
+            };
+            let qkv = match &layer.attention_norm {
+                Some(norm) => {
+                    let input = backend.apply_norm(norm, &hidden)?;
+                    backend.apply_linear(&layer.query_key_value, &input, Epilogue::Bias)?
+                }
+                None => backend.apply_linear(&layer.query_key_value, &hidden, Epilogue::Bias)?,
+            };
+            let context = backend.apply_attention(attention, &qkv, batch)?;
+            let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
+            let input = backend.apply_norm(&layer.feed_forward_norm, &attended)?;
+            hidden = backend.apply_feed_forward(&layer.feed_forward, &input, Epilogue::Residual(&attended))?;
+        }
+        backend.apply_norm(&self.final_norm, &hidden)
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    fn positions(&self) -> usize {
+        self.max_positions
+    }
+}
+
+/// Those of `ModernBertConfig` in `transformers`.
+fn defaults() -> Value {
+    json!({
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "hidden_activation": "gelu",
+        "max_position_embeddings": 8192,
+        "norm_eps": 1e-5,
+        "norm_bias": false,
+        "attention_bias": false,
+        "mlp_bias": false,
+        "layer_types": null,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 128,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slowest(raw: &Value) -> [f32; 2] {
+        ropes(raw, 4).unwrap().map(|rope| rope.rotary.inverse_frequencies[1])
+    }
+
+    #[test]
+    fn bases_of_global_and_local_layers_are_found_in_either_style() {
+        assert_eq!(slowest(&json!({})), [1.0 / 400.0, 1.0 / 100.0]);
+        assert_eq!(slowest(&json!({"global_rope_theta": 400.0, "local_rope_theta": 100})), [1.0 / 20.0, 1.0 / 10.0]);
+        assert_eq!(slowest(&json!({"global_rope_theta": 400.0, "local_rope_theta": null})), [1.0 / 20.0; 2]);
+        let parameters = json!({"full_attention": {"rope_theta": 400.0}, "sliding_attention": {"rope_theta": 100.0}});
+        assert_eq!(slowest(&json!({"rope_parameters": parameters})), [1.0 / 20.0, 1.0 / 10.0]);
+    }
+
+    #[test]
+    fn local_layers_are_named_or_all_but_every_third() {
+        let reaches = |own: Value| reaches(&parts::config(&own, defaults()).unwrap());
+        let (global, local) = (Reach::Global, Reach::Local);
+        assert_eq!(reaches(json!({"num_hidden_layers": 4})).unwrap(), [global, local, local, global]);
+        let every = json!({"num_hidden_layers": 3, "global_attn_every_n_layers": 2});
+        assert_eq!(reaches(every).unwrap(), [global, local, global]);
+        let named = |types: Value| reaches(json!({"num_hidden_layers": 2, "layer_types": types}));
+        assert_eq!(named(json!(["sliding_attention", "full_attention"])).unwrap(), [local, global]);
+        assert!(named(json!(["full_attention"])).is_err());
+        let error = named(json!(["full_attention", "chunked_attention"])).unwrap_err().to_string();
+        assert!(error.contains("layer_types = chunked_attention"), "{error}");
+    }
+}

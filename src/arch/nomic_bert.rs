@@ -1,0 +1,133 @@
+//! Nomic's BERT: rotary positions and gated feed-forward layers, without most biases.
+//!
+//! Nussbaum et al. 2024, <https://arxiv.org/abs/2402.01613>; checked against `transformers` (`NomicBertModel`). The
+//! names of tensors are those of Nomic's own code. The configuration has the keys of that code, those of `transformers`,
+//! or both, where the latter count.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::parts::{self, Bias, Parts, Up};
+use super::post_norm::{
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    QueryKeyValue,
+};
+use super::{Architecture, LoadError, bert, rope};
+use crate::model::weights::Weights;
+use crate::nn::{Attention, Backend, Pairing};
+
+/// Keys of Nomic's own code and those of `transformers` for the same.
+const OTHER_KEYS: [(&str, &str); 7] = [
+    ("n_embd", "hidden_size"),
+    ("n_head", "num_attention_heads"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_inner", "intermediate_size"),
+    ("n_positions", "max_position_embeddings"),
+    ("layer_norm_epsilon", "layer_norm_eps"),
+    ("rotary_emb_base", "rope_theta"),
+];
+
+const LAYER: LayerNames = LayerNames {
+    query_key_value: QueryKeyValue::Stacked("attn.Wqkv"),
+    attention_output: "attn.out_proj",
+    attention_norm: "norm1",
+    up: Up::Apart { gate: "mlp.fc12", up: "mlp.fc11" },
+    down: "mlp.fc2",
+    output_norm: "norm2",
+};
+
+/// Reads configuration and weights.
+pub(super) fn load<B: Backend>(
+    raw: &Value,
+    weights: &Weights,
+    backend: &B,
+) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    refuse_what_is_not_implemented(raw)?;
+    let raw = &with_keys_of_transformers(raw);
+    let (act, up) = activation(raw)?;
+    let config: bert::Config = parts::config(&parts::merged(raw.clone(), json!({"hidden_act": act})), defaults())?;
+    let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
+    let parts = Parts { weights, backend };
+    let bias = |key: &str| if raw.get(key) == Some(&Value::Bool(true)) { Bias::Present } else { Bias::Absent };
+    let sizes = LayerSizes {
+        attention: config.num_attention_heads * head_size,
+        biases: Biases {
+            query_key_value: bias("qkv_proj_bias"),
+            attention_output: bias("qkv_proj_bias"),
+            up: bias("mlp_fc1_bias"),
+            down: bias("mlp_fc2_bias"),
+        },
+        ..config.layer_sizes()?
+    };
+    let names = LayerNames { up, ..LAYER };
+    let layer = |index| Layer::load(&parts, &format!("encoder.layers.{index}"), &names, &sizes).map(Arc::new);
+    let embedding_sizes = EmbeddingSizes {
+        vocabulary: vocabulary(raw, &config, weights)?,
+        positions: None,
+        norm: "emb_ln",
+        ..config.embedding_sizes(Numbering::FromZero)
+    };
+    let mut rope = rope::read_with_base(raw, head_size, 1000.0)?;
+    if raw.get("rotary_emb_interleaved") == Some(&Value::Bool(true)) {
+        rope.rotary.pairing = Pairing::Interleaved;
+    }
+    let attention = rope.turning(Attention::new(config.num_attention_heads, head_size));
+    Ok(Arc::new(PostNorm {
+        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
+        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+        attention: LayerAttention::Same(backend.attention(attention)?),
+        hidden_size: config.hidden_size,
+        max_positions: config.max_position_embeddings,
+    }))
+}
+
+fn refuse_what_is_not_implemented(raw: &Value) -> Result<(), LoadError> {
+    for key in ["prenorm", "use_rms_norm", "causal", "parallel_block"] {
+        parts::refuse_unless(raw, key, &[json!(false)], "false")?;
+    }
+    for key in ["rotary_emb_scale_base", "rotary_scaling_factor"] {
+        parts::refuse_unless(raw, key, &[], "null")?;
+    }
+    parts::refuse_unless(raw, "scale_attn_weights", &[json!(true)], "true")?;
+    parts::refuse_unless(raw, "rotary_emb_fraction", &[json!(1), json!(1.0)], "1.0")?;
+    parts::refuse_unless(raw, "num_experts", &[json!(0)], "0")
+}
+
+fn with_keys_of_transformers(raw: &Value) -> Value {
+    let renamed = OTHER_KEYS.iter().filter_map(|(own, key)| {
+        let value = raw.get(own).filter(|value| !value.is_null())?;
+        Some(((*key).to_owned(), value.clone()))
+    });
+    parts::merged(Value::Object(renamed.collect::<Map<_, _>>()), raw.clone())
+}
+
+/// The activation, and whether there is a gate.
+fn activation(raw: &Value) -> Result<(String, Up), LoadError> {
+    if let Some(Value::String(name)) = raw.get("hidden_act") {
+        return Ok((name.clone(), LAYER.up));
+    }
+    match raw.get("activation_function") {
+        None => Ok(("silu".to_owned(), LAYER.up)),
+        Some(name) if name == "swiglu" => Ok(("silu".to_owned(), LAYER.up)),
+        Some(name) if name == "geglu" => Ok(("gelu".to_owned(), LAYER.up)),
+        Some(name) if name == "gelu" => Ok(("gelu".to_owned(), Up::Plain("mlp.fc1"))),
+        Some(name) => {
+            let (key, supported) = ("activation_function", "swiglu, geglu, gelu");
+            Err(LoadError::Unsupported { key, value: name.to_string(), supported })
+        }
+    }
+}
+
+/// Rows of the table of words: Nomic's own code rounds their number up.
+fn vocabulary(raw: &Value, config: &bert::Config, weights: &Weights) -> Result<usize, LoadError> {
+    let multiple = raw.get("pad_vocab_size_multiple").and_then(Value::as_u64).and_then(|it| usize::try_from(it).ok());
+    let rounded = config.vocab_size.next_multiple_of(multiple.unwrap_or(1).max(1));
+    let stored = weights.tensor("embeddings.word_embeddings.weight")?.shape;
+    Ok(if stored.first() == Some(&rounded) { rounded } else { config.vocab_size })
+}
+
+/// Those of `NomicBertConfig` in `transformers`.
+fn defaults() -> Value {
+    parts::merged(bert::Config::defaults(), json!({"vocab_size": 30528, "max_position_embeddings": 2048}))
+}

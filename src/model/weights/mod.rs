@@ -1,0 +1,370 @@
+//! Weights: tensors by name, from memory-mapped safetensors or files of PyTorch.
+//!
+//! Mapped, so that a model is read once and by whoever needs it; checked when opened, so that a broken file is one
+//! clear error and not a strange vector. A checkpoint may put a prefix before all names; it is looked for here alone.
+
+mod pickle;
+mod pytorch;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::tensor::TensorView as RawView;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+
+pub use self::pickle::PickleError;
+pub use self::pytorch::PyTorchError;
+use super::spec::{AfterPooling, ModelSpec};
+use crate::domain::Digest;
+
+/// What checkpoints put before the names of a transformer's tensors.
+const PREFIXES: [&str; 14] = [
+    "",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "mpnet.",
+    "electra.",
+    "albert.",
+    "deberta.",
+    "new.",
+    "model.",
+    "transformer.",
+    "auto_model.",
+    "0.auto_model.",
+    "module.",
+];
+
+/// The tensors of a model, in one file or several.
+pub struct Weights {
+    files: Vec<MappedFile>,
+    /// Those of the layers after pooling, in their order.
+    after_pooling: Vec<Weights>,
+    /// Name to (file, place among the file's tensors).
+    places: HashMap<String, Place>,
+}
+
+/// Why weights cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// A file cannot be opened or mapped.
+    #[error("cannot open the weights {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not safetensors, or not all of it is there.
+    #[error("{} is not a whole safetensors file; delete it and fetch it again", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        #[source]
+        source: SafeTensorError,
+    },
+    /// A file of PyTorch is broken, or holds something else than tensors.
+    #[error("cannot use {}: {source}", path.display())]
+    PyTorch {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: PyTorchError,
+    },
+    /// The numbers of a tensor are not those that were written.
+    #[error("the tensor {tensor} in {} is damaged: its checksum does not fit; fetch the file again", path.display())]
+    Damaged {
+        /// The tensor.
+        tensor: String,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// Several tensors could be meant.
+    #[error("the tensor {tensor} is there as {}; only one of them can be the model's", names.join(" and as "))]
+    Ambiguous {
+        /// The tensor, without prefix.
+        tensor: String,
+        /// The names in the files.
+        names: Vec<String>,
+    },
+    /// Two files have a tensor of one name.
+    #[error("the tensor {tensor} is in {} and in {}", first.display(), second.display())]
+    Duplicate {
+        /// The tensor.
+        tensor: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// No file has the tensor, under any of the known prefixes.
+    #[error("there is no tensor {tensor} in {}", list(paths))]
+    Absent {
+        /// The tensor, without prefix.
+        tensor: String,
+        /// The files that were searched.
+        paths: Vec<PathBuf>,
+    },
+    /// The tensor is not of the expected shape.
+    #[error("the tensor {tensor} in {} has shape {found:?}, but {expected:?} is expected", path.display())]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// Its file.
+        path: PathBuf,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// The tensor's numbers are of a kind that is not read.
+    #[error("the tensor {tensor} in {} holds {dtype}; only {supported} are supported here", path.display())]
+    Dtype {
+        /// The tensor.
+        tensor: String,
+        /// Its file.
+        path: PathBuf,
+        /// Its numbers.
+        dtype: Dtype,
+        /// What would do.
+        supported: &'static str,
+    },
+}
+
+/// One tensor, as it is stored.
+#[derive(Debug, Clone)]
+pub struct TensorView<'weights> {
+    /// The name in the file, prefix included.
+    pub name: String,
+    /// The file.
+    pub path: &'weights Path,
+    /// Lengths of the axes, outermost first.
+    pub shape: Vec<usize>,
+    /// Kind of the numbers.
+    pub dtype: Dtype,
+    /// The numbers, little-endian, row after row.
+    pub bytes: &'weights [u8],
+}
+
+impl Weights {
+    /// Maps the files and reads their headers.
+    ///
+    /// # Errors
+    /// When a file cannot be opened, is not whole, or repeats a tensor of another.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, WeightError> {
+        let mut files: Vec<MappedFile> = Vec::with_capacity(paths.len());
+        let mut places: HashMap<String, Place> = HashMap::new();
+        for path in paths {
+            let mut file = MappedFile::open(path)?;
+            for (name, place) in file.read(files.len())? {
+                if let Some(earlier) = places.insert(name.clone(), place) {
+                    let first = files.get(earlier.file).map_or(path, |file| &file.path).clone();
+                    return Err(WeightError::Duplicate { tensor: name, first, second: path.clone() });
+                }
+            }
+            files.push(file);
+        }
+        Ok(Self { files, after_pooling: Vec::new(), places })
+    }
+
+    /// Maps all weights of a model: those of the transformer and of the layers after pooling.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn of(spec: &ModelSpec) -> Result<Self, WeightError> {
+        let mut weights = Self::open(&spec.weights)?;
+        for step in &spec.after_pooling {
+            if let AfterPooling::Dense(dense) = step {
+                weights.after_pooling.push(Self::open(&dense.weights)?);
+            }
+        }
+        Ok(weights)
+    }
+
+    /// The weights of the layers after pooling, in their order.
+    pub fn after_pooling(&self) -> &[Weights] {
+        &self.after_pooling
+    }
+
+    /// The tensor of this name, with or without one of the known prefixes.
+    ///
+    /// # Errors
+    /// When there is none, or more than one, or the file says that its numbers are damaged.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, WeightError> {
+        let mut found = PREFIXES.iter().filter_map(|prefix| self.places.get_key_value(&format!("{prefix}{name}")));
+        let Some((full_name, place)) = found.next() else {
+            let paths = self.files.iter().map(|file| file.path.clone()).collect();
+            return Err(WeightError::Absent { tensor: name.to_owned(), paths });
+        };
+        let others: Vec<&String> = found.map(|(name, _)| name).collect();
+        if !others.is_empty() {
+            let names = [full_name].into_iter().chain(others).cloned().collect();
+            return Err(WeightError::Ambiguous { tensor: name.to_owned(), names });
+        }
+        let file = &self.files[place.file];
+        if place.block.is_some_and(|block| !file.blocks[block].is_whole(&file.map)) {
+            return Err(WeightError::Damaged { tensor: full_name.clone(), path: file.path.clone() });
+        }
+        Ok(TensorView {
+            name: full_name.clone(),
+            path: &file.path,
+            shape: place.shape.clone(),
+            dtype: place.dtype,
+            bytes: &file.map[place.start..place.end],
+        })
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        PREFIXES.iter().any(|prefix| self.places.contains_key(&format!("{prefix}{name}")))
+    }
+
+    /// Names as they are stored, prefixes included, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Bytes of all files, those of layers after pooling included.
+    pub fn bytes(&self) -> u64 {
+        let own: u64 = self.files.iter().map(|file| file.map.len() as u64).sum();
+        own + self.after_pooling.iter().map(Self::bytes).sum::<u64>()
+    }
+
+    /// How many numbers all tensors have together.
+    pub fn numbers(&self) -> u64 {
+        let numbers = |place: &Place| place.shape.iter().map(|&length| length as u64).product::<u64>();
+        let own: u64 = self.places.values().map(numbers).sum();
+        own + self.after_pooling.iter().map(Self::numbers).sum::<u64>()
+    }
+
+    /// SHA-256 of every file, in the order in which they were given, those of layers after pooling last. Reads all of
+    /// them; on several threads.
+    pub fn digests(&self) -> Vec<Digest> {
+        let mut digests: Vec<Digest> = self.files.par_iter().map(|file| Digest::of(&file.map)).collect();
+        digests.extend(self.after_pooling.iter().flat_map(Self::digests));
+        digests
+    }
+}
+
+impl TensorView<'_> {
+    /// Checks the shape.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub fn expect_shape(self, expected: &[usize]) -> Result<Self, WeightError> {
+        if self.shape == expected {
+            Ok(self)
+        } else {
+            let (path, expected) = (self.path.to_owned(), expected.to_vec());
+            Err(WeightError::Shape { tensor: self.name, path, found: self.shape, expected })
+        }
+    }
+
+    /// The numbers as f32; exact for f16 and bf16, which are subsets, and rounded for f64.
+    ///
+    /// # Errors
+    /// When they are of any other kind.
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is said above")]
+    pub fn to_f32(&self) -> Result<Vec<f32>, WeightError> {
+        let (pairs, quads) = (self.bytes.as_chunks::<2>().0, self.bytes.as_chunks::<4>().0);
+        match self.dtype {
+            Dtype::F32 => Ok(quads.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            Dtype::F16 => Ok(pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()),
+            Dtype::BF16 => Ok(pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()),
+            Dtype::F64 => Ok(self.octets().iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect()),
+            _ => Err(self.unsupported("f32, f16, bf16 and f64")),
+        }
+    }
+
+    /// The numbers as whole ones.
+    ///
+    /// # Errors
+    /// When they are of any other kind.
+    pub fn to_i64(&self) -> Result<Vec<i64>, WeightError> {
+        match self.dtype {
+            Dtype::I64 => Ok(self.octets().iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
+            Dtype::I32 => {
+                Ok(self.bytes.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes).into()).collect())
+            }
+            _ => Err(self.unsupported("i64 and i32")),
+        }
+    }
+
+    fn octets(&self) -> &[[u8; 8]] {
+        self.bytes.as_chunks().0
+    }
+
+    fn unsupported(&self, supported: &'static str) -> WeightError {
+        let (tensor, path) = (self.name.clone(), self.path.to_owned());
+        WeightError::Dtype { tensor, path, dtype: self.dtype, supported }
+    }
+}
+
+struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+    /// Those of a file of PyTorch.
+    blocks: Vec<pytorch::Block>,
+}
+
+impl MappedFile {
+    fn open(path: &Path) -> Result<Self, WeightError> {
+        let open_error = |source| WeightError::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(open_error)?;
+        // SAFETY: the map is read-only and private to this struct. The bytes change under it only if somebody
+        // rewrites the file in place; every program known to write these files, this one included, writes a new file
+        // and renames it, which leaves the mapped one as it is.
+        let map = unsafe { Mmap::map(&file) }.map_err(open_error)?;
+        Ok(Self { path: path.to_owned(), map, blocks: Vec::new() })
+    }
+
+    /// The tensors of the file, which is the one of this number.
+    fn read(&mut self, file: usize) -> Result<Vec<(String, Place)>, WeightError> {
+        if self.path.extension().is_some_and(|extension| extension == "bin") {
+            let found = pytorch::find(&self.map);
+            let (tensors, blocks) = found.map_err(|source| WeightError::PyTorch { path: self.path.clone(), source })?;
+            self.blocks = blocks;
+            let place = |tensor: pytorch::Found| {
+                let pytorch::Found { name, dtype, shape, bytes, block } = tensor;
+                (name, Place { file, dtype, shape, start: bytes.start, end: bytes.end, block: Some(block) })
+            };
+            return Ok(tensors.into_iter().map(place).collect());
+        }
+        let tensors = SafeTensors::deserialize(&self.map)
+            .map_err(|source| WeightError::Corrupt { path: self.path.clone(), source })?;
+        Ok(tensors.iter().map(|(name, tensor)| (name.to_owned(), Place::of(file, &tensor, &self.map))).collect())
+    }
+}
+
+/// Where a tensor lies.
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: usize,
+    end: usize,
+    /// The block of a file of PyTorch that it is in.
+    block: Option<usize>,
+}
+
+impl Place {
+    fn of(file: usize, tensor: &RawView<'_>, map: &Mmap) -> Self {
+        let start = tensor.data().as_ptr().addr() - map.as_ptr().addr();
+        let end = start + tensor.data().len();
+        Self { file, dtype: tensor.dtype(), shape: tensor.shape().to_vec(), start, end, block: None }
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
