@@ -174,8 +174,8 @@ pub enum PositionBias {
     ///
     /// Press et al. 2021, <https://arxiv.org/abs/2108.12409>.
     Slopes(Vec<f32>),
-    /// A learned number for each bucket of distances; T5 and `MPNet`. `DeBERTa`'s disentangled attention is none of these:
-    /// its bias depends on the contents of tokens.
+    /// A learned number for each bucket of distances; T5 and `MPNet`. `DeBERTa`'s disentangled attention has a layer
+    /// of its own, [`RelativeAttention`](super::RelativeAttention): its bias depends on the contents of tokens.
     Buckets {
         /// [buckets, heads].
         table: Matrix,
