@@ -117,7 +117,7 @@ fn a_model_is_fetched_from_the_hub_once_and_only_what_is_read() {
     let (machine, hub) = (Machine::new(), Hub::serving("bert-bge"));
     let files = machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]).unwrap();
     check_hub_provenance(&files, false);
-    assert_eq!(ModelSpec::read(&files.directory).unwrap().pooling, Pooling::Cls);
+    assert_eq!(ModelSpec::read(&files.directory).unwrap().pooling, [Pooling::Cls]);
     let same =
         |name: &str| fs::read(files.directory.join(name)).unwrap() == fs::read(fixture("bert-bge").join(name)).unwrap();
     assert!(same("model.safetensors") && same("1_Pooling/config.json"));
