@@ -60,9 +60,15 @@ impl Footprint {
 /// Whether feed-forward layers have a gate.
 fn gated(spec: &ModelSpec) -> bool {
     match spec.architecture {
-        Architecture::NomicBert | Architecture::ModernBert | Architecture::Gte | Architecture::JinaBert => true,
-        Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Mistral | Architecture::Llama => true,
-        Architecture::Gemma3 => true,
+        Architecture::NomicBert
+        | Architecture::ModernBert
+        | Architecture::Gte
+        | Architecture::JinaBert
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Mistral
+        | Architecture::Llama
+        | Architecture::Gemma3 => true,
         Architecture::T5 => {
             let projection = spec.config.get("feed_forward_proj").and_then(serde_json::Value::as_str);
             projection.is_some_and(|projection| projection.starts_with("gated-"))
