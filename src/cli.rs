@@ -2,6 +2,7 @@
 
 mod devices;
 mod lease;
+mod models;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeaseRun};
+pub use models::{ModelName, ModelSettings, ModelsCommand};
 
 use crate::config::{
     CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy,
@@ -89,6 +91,11 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
+
+    /// TOML file of models with short names, which come before the built-in ones (as configs/models.toml is written)
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    models_file: Option<PathBuf>,
 
     /// Models of an ensemble, in order; the first is the primary one [default once an ensemble is asked for:
     /// jina-code-embeddings-1.5b bge-m3 qwen3-embedding-0.6b]
@@ -292,6 +299,9 @@ pub enum SubCommand {
     /// Show who holds which devices, or run a program that has devices for itself
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// List the known models, show what one is, fetch its files, or check them
+    #[command(subcommand)]
+    Models(ModelsCommand),
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]

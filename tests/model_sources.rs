@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use embed_collections::domain::Digest;
+use embed_collections::model::registry::Registry;
 use embed_collections::model::source::{
     AttemptError, HubCache, HubError, ModelFiles, Network, PackageError, PipCommand, Provenance, SourceError,
     SourceEvent, SourceRequest, default_pip_commands, resolve,
@@ -63,6 +64,7 @@ impl Machine {
         let own_cache = self.path("own");
         let request = SourceRequest {
             name,
+            registry: Registry::built_in(),
             revision: None,
             home: None,
             hub_cache: HubCache::HfHome(self.path("huggingface")),

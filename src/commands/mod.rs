@@ -4,6 +4,7 @@ mod devices;
 mod doctor;
 pub mod embed;
 pub mod lease;
+mod models;
 mod signals;
 
 use std::io::{self, IsTerminal, Write};
@@ -28,6 +29,10 @@ pub fn run(mut arguments: Arguments) -> u8 {
         None => return embed(arguments),
         Some(SubCommand::Lease(command)) => {
             return lease::run(command, &environment).unwrap_or_else(|error| fail(&error, error.exit_code()));
+        }
+        Some(SubCommand::Models(command)) => {
+            return models::run(command, &environment, &mut io::stdout())
+                .unwrap_or_else(|error| fail(&error, error.exit_code()));
         }
         Some(SubCommand::Devices(command)) => devices::run(command, &environment, &mut io::stdout()),
         Some(SubCommand::Doctor(command)) => doctor::run(command, &environment, &mut io::stdout()),

@@ -42,6 +42,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_OUTPUT_DIR", "output_dir", Kind::Text),
     variable("EMBEDDER_COLLECTIONS", "collections", Kind::List),
     variable("EMBEDDER_MODEL", "model", Kind::Text),
+    variable("EMBEDDER_MODELS_FILE", "models_file", Kind::Text),
     variable("EMBEDDER_ENSEMBLE_MODELS", "ensemble_models", Kind::List),
     variable("EMBEDDER_ENSEMBLE_WEIGHTS", "ensemble_weights", Kind::List),
     variable("ENSEMBLE_ENABLED", "ensemble", Kind::Switch),

@@ -20,6 +20,8 @@ pub struct Settings {
     pub collections: Vec<String>,
     /// Registry name, hub id or directory; the only model unless an ensemble is asked for.
     pub model: String,
+    /// A file of short names for models, which come before the built-in ones.
+    pub models_file: Option<PathBuf>,
     /// Models of the ensemble, in order; the first is the primary one.
     pub ensemble_models: Vec<String>,
     /// Weights of the models in fused vectors; equal if none is given.
@@ -120,6 +122,7 @@ impl Default for Settings {
             output_dir: "Embeddings".into(),
             collections: Vec::new(),
             model: "all-MiniLM-L6-v2".into(),
+            models_file: None,
             ensemble_models: Vec::new(),
             ensemble_weights: PerModel::default(),
             ensemble: None,

@@ -10,6 +10,7 @@ use crate::device::ChoiceError;
 use crate::exit;
 use crate::fusion::{FUSED, FuseError, ShapeError};
 use crate::lease::{DeviceKeyError, DirectoryError, LeaseError, PolicyError};
+use crate::model::registry::RegistryError;
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
 use crate::model::weights::WeightError;
@@ -24,6 +25,9 @@ pub enum EmbedError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The user's file of models cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// There is nothing to read.
     #[error(transparent)]
     Input(#[from] DiscoverError),
@@ -184,6 +188,7 @@ impl EmbedError {
         match self {
             Self::Input(_) | Self::NoJob => exit::INPUT,
             Self::Config(_)
+            | Self::Registry(_)
             | Self::TooLong { .. }
             | Self::TooWide { .. }
             | Self::Dtype { .. }

@@ -55,10 +55,12 @@ pub use devices::{Devices, choice, left_aside, look, thresholds};
 pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use machine::cores;
 pub use run::Job;
+pub use staged::find_files;
 
 use std::collections::BTreeMap;
 
 use crate::config::{Environment, PerModel, Resolved, Settings};
+use crate::model::registry::Registry;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::Summary;
 use crate::telemetry::event::Observer;
@@ -123,6 +125,7 @@ impl EnsembleConfig {
 /// Embeds collections with the models of an ensemble, or with one.
 pub struct Embedder {
     resolved: Resolved,
+    registry: Registry,
     devices: Devices,
     places: Vec<Place>,
 }
@@ -140,11 +143,12 @@ impl Embedder {
     /// Looks for the devices; nothing is loaded and nothing is leased yet.
     ///
     /// # Errors
-    /// If a device that is asked for is not there or of no use.
+    /// If a device that is asked for is not there or of no use, or the user's file of models is broken.
     pub fn new(resolved: Resolved) -> Result<Self, EmbedError> {
+        let registry = Registry::with_file(resolved.settings.models_file.as_deref())?;
         let devices = Devices::find(&resolved)?;
         let places = devices.places(&resolved.settings)?;
-        Ok(Self { resolved, devices, places })
+        Ok(Self { resolved, registry, devices, places })
     }
 
     /// Embeds what the settings name. The observer is told of everything; files are written in any case.

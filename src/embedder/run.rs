@@ -111,7 +111,7 @@ impl Session<'_> {
     ) -> Result<Vec<ModelError>, EmbedError> {
         let (settings, ensemble) = (&resolved.settings, &resolved.ensemble);
         announce(discovery, report);
-        let mut failed = self.stage(resolved, report)?;
+        let mut failed = self.stage(embedder, resolved, report)?;
         let staged: Vec<(usize, &Staged)> =
             self.staged.iter().enumerate().filter_map(|(place, staged)| Some((place, staged.as_ref()?))).collect();
         refuse_same_names(&staged)?;
@@ -182,14 +182,19 @@ impl Session<'_> {
     }
 
     /// Finds the models that are not there yet; returns those that cannot be had.
-    fn stage(&mut self, resolved: &Resolved, report: &Report<'_>) -> Result<Vec<ModelError>, EmbedError> {
+    fn stage(
+        &mut self,
+        embedder: &Embedder,
+        resolved: &Resolved,
+        report: &Report<'_>,
+    ) -> Result<Vec<ModelError>, EmbedError> {
         let kernel = arithmetic::kernel(&resolved.settings)?;
         let mut failed = Vec::new();
         for (asked, place) in resolved.ensemble.models.iter().zip(&mut self.staged) {
             if place.is_some() {
                 continue;
             }
-            match Staged::new(asked, resolved, kernel, report) {
+            match Staged::new(asked, resolved, &embedder.registry, kernel, report) {
                 Ok(staged) => *place = Some(staged),
                 Err(Unstaged::Usage(error)) => return Err(error),
                 Err(Unstaged::Fault(error)) => {

@@ -6,6 +6,7 @@ use super::{EmbedError, ModelError, ModelFault, arithmetic};
 use crate::config::{Resolved, Settings};
 use crate::encoder::Finish;
 use crate::model::Footprint;
+use crate::model::registry::Registry;
 use crate::model::source::{
     self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
 };
@@ -45,12 +46,13 @@ impl Staged {
     pub(super) fn new(
         asked: &str,
         resolved: &Resolved,
+        registry: &Registry,
         kernel: Kernel,
         observer: &dyn Observer,
     ) -> Result<Self, Unstaged> {
         let start = Instant::now();
         let fault = |fault: ModelFault| Unstaged::Fault(ModelError::new(asked, fault));
-        let files = find_files(asked, resolved, observer).map_err(|error| fault(error.into()))?;
+        let files = find_files(asked, resolved, registry, observer).map_err(|error| fault(error.into()))?;
         // A directory may be written in many ways; its name is what outputs are called after.
         let name = match files.provenance {
             Provenance::Local => {
@@ -193,7 +195,15 @@ impl Wishes {
 }
 
 /// Finds the model's files, fetching them if need be.
-fn find_files(name: &str, resolved: &Resolved, observer: &dyn Observer) -> Result<ModelFiles, SourceError> {
+///
+/// # Errors
+/// [`SourceError`], with all that was tried.
+pub fn find_files(
+    name: &str,
+    resolved: &Resolved,
+    registry: &Registry,
+    observer: &dyn Observer,
+) -> Result<ModelFiles, SourceError> {
     let Resolved { settings, places, .. } = resolved;
     let hub_cache = match (&settings.hf_hub_cache, &settings.hf_cache_dir) {
         (Some(cache), _) => HubCache::HfHubCache(cache.clone()),
@@ -202,6 +212,7 @@ fn find_files(name: &str, resolved: &Resolved, observer: &dyn Observer) -> Resul
     };
     let request = SourceRequest {
         name,
+        registry,
         revision: None,
         home: places.home.as_deref(),
         hub_cache,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::hub::HubError;
 use super::package::PackageError;
 use super::{Network, SourceRequest};
-use crate::model::registry::{self, Entry};
+use crate::model::registry::Entry;
 
 /// A name that means nothing, or a model that is nowhere.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +26,15 @@ pub enum SourceError {
     },
     /// The name is neither a directory, nor in the registry, nor a hub id.
     #[error(
-        "{name:?} is no directory, no hub id (owner/name) and none of the known models: {}",
-        registry::entries().iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ")
+        "{name:?} is no directory, no hub id (owner/name) and none of the known models{}; `embed-collections models list` \
+         lists them",
+        did_you_mean(similar)
     )]
     UnknownName {
         /// The name.
         name: String,
+        /// Known names that are like it.
+        similar: Vec<String>,
     },
     /// The model is not on this machine and could not be fetched.
     #[error("the model {name} is not on this machine and could not be fetched{}; {ways_out}", list(tried))]
@@ -123,6 +126,10 @@ impl SourceError {
             ways_out: format!("ways out: {}", ways.join("; or ")),
         }
     }
+}
+
+fn did_you_mean(similar: &[String]) -> String {
+    if similar.is_empty() { String::new() } else { format!(" (did you mean {}?)", similar.join(" or ")) }
 }
 
 fn list(tried: &[Attempt]) -> String {

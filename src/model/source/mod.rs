@@ -20,13 +20,15 @@ pub use self::error::{Attempt, AttemptError, SourceError};
 pub use self::hub::HubError;
 use self::hub_cache::CachedRepository;
 pub use self::package::{PackageError, PipCommand, default_pip_commands};
-use super::registry::{self, Entry};
+use super::registry::{Entry, Registry};
 
 /// What to find and where to look. Nothing here is taken from the environment.
 #[derive(Debug, Clone)]
 pub struct SourceRequest<'run> {
     /// A registry name, a hub id (`owner/name`) or a directory.
     pub name: &'run str,
+    /// The short names.
+    pub registry: &'run Registry,
     /// A branch, tag or commit instead of the registry's, or `main`.
     pub revision: Option<&'run str>,
     /// What `~` stands for.
@@ -173,8 +175,8 @@ pub enum SourceEvent {
 /// # Errors
 /// When the name means nothing, or the model is nowhere; the error tells what was tried.
 pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> Result<ModelFiles, SourceError> {
-    let entry = match classify(request.name, request.home)? {
-        Named::Directory(directory) => return Ok(local(request.name, directory)),
+    let entry = match classify(request.name, request.home, request.registry)? {
+        Named::Directory(directory) => return Ok(local(request.name, directory, request.registry)),
         Named::Registered(entry) => Some(entry),
         Named::HubId => None,
     };
@@ -188,13 +190,13 @@ pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> R
 
 /// What a name means.
 #[derive(Debug, PartialEq, Eq)]
-enum Named {
+enum Named<'run> {
     Directory(PathBuf),
-    Registered(&'static Entry),
+    Registered(&'run Entry),
     HubId,
 }
 
-fn classify(name: &str, home: Option<&Path>) -> Result<Named, SourceError> {
+fn classify<'run>(name: &str, home: Option<&Path>, registry: &'run Registry) -> Result<Named<'run>, SourceError> {
     let path = match name.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {
             let home = home.ok_or_else(|| SourceError::NoHome { name: name.to_owned() })?;
@@ -208,7 +210,7 @@ fn classify(name: &str, home: Option<&Path>) -> Result<Named, SourceError> {
     if name.starts_with(['.', '/', '~']) || path.is_file() {
         return Err(SourceError::NotADirectory { path });
     }
-    if let Some(entry) = registry::find(name) {
+    if let Some(entry) = registry.find(name) {
         return Ok(Named::Registered(entry));
     }
     let is_part = |part: &str| {
@@ -218,12 +220,12 @@ fn classify(name: &str, home: Option<&Path>) -> Result<Named, SourceError> {
     };
     match name.split_once('/') {
         Some((owner, rest)) if is_part(owner) && is_part(rest) => Ok(Named::HubId),
-        _ => Err(SourceError::UnknownName { name: name.to_owned() }),
+        _ => Err(SourceError::UnknownName { name: name.to_owned(), similar: registry.similar(name) }),
     }
 }
 
-fn local(name: &str, directory: PathBuf) -> ModelFiles {
-    let shadowed = registry::find(name).map(|entry| {
+fn local(name: &str, directory: PathBuf, registry: &Registry) -> ModelFiles {
+    let shadowed = registry.find(name).map(|entry| {
         format!("{name} is a directory here and is taken as such; pass {} for the model on the hub", entry.hub)
     });
     ModelFiles {
@@ -237,7 +239,7 @@ fn local(name: &str, directory: PathBuf) -> ModelFiles {
 /// One search for one repository.
 struct Wanted<'run> {
     request: &'run SourceRequest<'run>,
-    entry: Option<&'static Entry>,
+    entry: Option<&'run Entry>,
     repository: &'run str,
     revision: &'run str,
     on_event: &'run dyn Fn(SourceEvent),
@@ -324,7 +326,7 @@ mod tests {
     fn check(name: &str, expected: &str) {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("models")).unwrap();
-        let found = match classify(name, Some(home.path())) {
+        let found = match classify(name, Some(home.path()), Registry::built_in()) {
             Ok(Named::Directory(path)) => {
                 format!("directory {}", path.strip_prefix(home.path()).unwrap_or(&path).display())
             }
@@ -359,6 +361,6 @@ mod tests {
 
     #[test]
     fn a_home_that_is_not_known_is_an_error() {
-        assert!(matches!(classify("~/x", None), Err(SourceError::NoHome { .. })));
+        assert!(matches!(classify("~/x", None, Registry::built_in()), Err(SourceError::NoHome { .. })));
     }
 }

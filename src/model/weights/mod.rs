@@ -211,17 +211,7 @@ impl Weights {
             let names = [full_name].into_iter().chain(others).cloned().collect();
             return Err(WeightError::Ambiguous { tensor: name.to_owned(), names });
         }
-        let file = &self.files[place.file];
-        if place.block.is_some_and(|block| !file.blocks[block].is_whole(&file.map)) {
-            return Err(WeightError::Damaged { tensor: full_name.clone(), path: file.path.clone() });
-        }
-        Ok(TensorView {
-            name: full_name.clone(),
-            path: &file.path,
-            shape: place.shape.clone(),
-            dtype: place.dtype,
-            bytes: &file.map[place.start..place.end],
-        })
+        self.view(full_name, place)
     }
 
     /// Whether there is a tensor of this name.
@@ -232,6 +222,26 @@ impl Weights {
     /// Names as they are stored, prefixes included, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
+    }
+
+    /// All files, in the order of [`Weights::digests`].
+    pub fn paths(&self) -> Vec<&Path> {
+        let own = self.files.iter().map(|file| file.path.as_path());
+        own.chain(self.after_pooling.iter().flat_map(Self::paths)).collect()
+    }
+
+    /// Every tensor as it is stored, in the order of files and names, those of layers after pooling last.
+    ///
+    /// # Errors
+    /// When a file says that the numbers of one are damaged.
+    pub fn tensors(&self) -> Result<Vec<TensorView<'_>>, WeightError> {
+        let mut own: Vec<(&String, &Place)> = self.places.iter().collect();
+        own.sort_unstable_by_key(|(name, place)| (place.file, *name));
+        let mut tensors = own.into_iter().map(|(name, place)| self.view(name, place)).collect::<Result<Vec<_>, _>>()?;
+        for weights in &self.after_pooling {
+            tensors.extend(weights.tensors()?);
+        }
+        Ok(tensors)
     }
 
     /// Bytes of all files, those of layers after pooling included.
@@ -253,6 +263,20 @@ impl Weights {
         let mut digests: Vec<Digest> = self.files.par_iter().map(|file| Digest::of(&file.map)).collect();
         digests.extend(self.after_pooling.iter().flat_map(Self::digests));
         digests
+    }
+
+    fn view(&self, name: &str, place: &Place) -> Result<TensorView<'_>, WeightError> {
+        let file = &self.files[place.file];
+        if place.block.is_some_and(|block| !file.blocks[block].is_whole(&file.map)) {
+            return Err(WeightError::Damaged { tensor: name.to_owned(), path: file.path.clone() });
+        }
+        Ok(TensorView {
+            name: name.to_owned(),
+            path: &file.path,
+            shape: place.shape.clone(),
+            dtype: place.dtype,
+            bytes: &file.map[place.start..place.end],
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::buffers::{Buffer, Buffers};
 use super::gemm::{Finish, Kernel, PackedLinear};
 use super::instructions::Supported;
-use super::vector::{Vector, Work};
+use super::vector::{MOST_LANES, Vector, Work};
 use crate::domain::PackedBatch;
 use crate::nn::{Matrix, RelativeAttention};
 
@@ -200,14 +200,18 @@ unsafe fn softmax<V: Vector>(scores: &mut [f32], scale: f32) {
             scaled.store_first(chunk.as_mut_ptr(), chunk.len());
             largest = largest.max(scaled.only(0, chunk.len()));
         }
-        let largest = V::splat(V::maxima([largest; 4])[0]);
+        let mut lanes = [f32::MIN; MOST_LANES];
+        largest.store(lanes.as_mut_ptr());
+        let largest = V::splat(lanes.into_iter().fold(f32::MIN, f32::max));
         let mut sum = V::splat(0.0);
         for chunk in scores.chunks_mut(V::LANES) {
             let weight = V::load_first(chunk.as_ptr(), chunk.len()).sub(largest).only(0, chunk.len()).exp2();
             weight.store_first(chunk.as_mut_ptr(), chunk.len());
             sum = sum.add(weight);
         }
-        let inverse = 1.0 / V::sums([sum; 4])[0];
+        let mut lanes = [0.0; MOST_LANES];
+        sum.store(lanes.as_mut_ptr());
+        let inverse = 1.0 / lanes.into_iter().sum::<f32>();
         scores.iter_mut().for_each(|weight| *weight *= inverse);
     }
 }

@@ -1,0 +1,77 @@
+//! `models` as it is typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Subcommand};
+use figment::value::Value;
+use serde::Serialize;
+
+use super::is_false;
+use crate::config::CommandLine;
+
+/// What to do with models.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ModelsCommand {
+    /// List the models that have short names
+    List {
+        /// Settings that bear on models.
+        #[command(flatten)]
+        settings: ModelSettings,
+    },
+    /// Show what is known of a model and, where its files are on this machine, what they say; fetches nothing
+    Show(ModelName),
+    /// Fetch the files of a model that embedding would fetch, and say where they are
+    Pull(ModelName),
+    /// Check a model's files on this machine: that all weights are there and whole, and, where the directory has a
+    /// reference.json, that the vectors are those in it; fetches nothing
+    Verify(ModelName),
+}
+
+/// A model and the settings that bear on it.
+#[derive(Debug, Clone, Args)]
+pub struct ModelName {
+    /// Short name, hub id (owner/name) or directory
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Settings that bear on models.
+    #[command(flatten)]
+    pub settings: ModelSettings,
+}
+
+/// The settings that bear on models.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct ModelSettings {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+
+    /// TOML file of models with short names, which come before the built-in ones
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    models_file: Option<PathBuf>,
+
+    /// Root of the Hugging Face cache [default: `HF_HOME` or ~/.cache/huggingface]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hf_cache_dir: Option<PathBuf>,
+
+    /// Open no network connection
+    #[arg(long, action = ArgAction::SetTrue)]
+    #[serde(skip_serializing_if = "is_false")]
+    offline: bool,
+
+    /// One JSON object instead of text (schema: configs/schemas/models.schema.json)
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+}
+
+impl ModelSettings {
+    /// The settings that were typed.
+    pub fn into_settings(self) -> CommandLine {
+        let values = Value::serialize(&self).ok().and_then(Value::into_dict).unwrap_or_default();
+        CommandLine { config: self.config, values: values.into_iter().collect() }
+    }
+}

@@ -1,0 +1,66 @@
+//! All rows of the registry.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{Report, table};
+use crate::model::registry::{Entry, Registry};
+
+/// What `models list` says.
+#[derive(Debug, Serialize)]
+pub(super) struct List<'a> {
+    models: &'a [Entry],
+}
+
+impl<'a> List<'a> {
+    pub(super) fn new(registry: &'a Registry) -> Self {
+        Self { models: registry.entries() }
+    }
+}
+
+impl Report for List<'_> {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut rows = vec![
+            ["name", "architecture", "dimension", "tokens", "parameters", "layers", "hub", "revision", "from"]
+                .map(str::to_owned),
+        ];
+        rows.extend(self.models.iter().map(row));
+        table::write(&rows, out)
+    }
+}
+
+fn row(entry: &Entry) -> [String; 9] {
+    [
+        entry.name.clone(),
+        entry.architecture.clone(),
+        entry.dimension.to_string(),
+        entry.max_tokens.to_string(),
+        count(entry.parameters),
+        entry.layers.to_string(),
+        entry.hub.clone(),
+        // A commit is known by its beginning; a branch has a name.
+        if entry.revision.len() == 40 { entry.revision.chars().take(12).collect() } else { entry.revision.clone() },
+        entry.file.as_ref().map_or_else(|| "built in".to_owned(), |file| file.display().to_string()),
+    ]
+}
+
+/// `22.7 M`
+pub(super) fn count(number: u64) -> String {
+    let number = number as f64;
+    match number {
+        billions if billions >= 1e9 => format!("{:.2} G", billions / 1e9),
+        millions if millions >= 1e6 => format!("{:.1} M", millions / 1e6),
+        few => format!("{few}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_shown_in_the_unit_that_fits() {
+        assert_eq!([22_713_216, 7_110_660_096, 999].map(count), ["22.7 M", "7.11 G", "999"]);
+    }
+}

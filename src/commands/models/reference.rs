@@ -1,0 +1,213 @@
+//! A model's vectors against those that its directory says it must give.
+//!
+//! `reference.json` beside the weights has texts with their token ids and vectors, as `tests/fixtures/README.md`
+//! describes it. All are computed in f32, each text alone, as a vector does not depend on its batch.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::inside;
+use crate::domain::PackedBatch;
+use crate::embedder::{ModelFault, with_causes};
+use crate::encoder::{self, Encoder, Finish};
+use crate::lease::{DeviceKey, Lease};
+use crate::model::spec::{ModelSpec, PromptChoice};
+use crate::model::weights::Weights;
+use crate::nn::Instructions;
+use crate::nn::cpu::gemm::Kernel;
+use crate::tokenize::Tokenizer;
+
+/// Largest difference of a component of a unit vector. A right implementation differs in f32 by some 1e-7; the wrong kind
+/// of GELU by 5e-5.
+const TOLERANCE: f64 = 1e-5;
+
+/// What came of the comparison.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Comparison {
+    /// The file; none if there is none and nothing was compared.
+    pub path: Option<String>,
+    pub cases: usize,
+    /// Vectors that were compared.
+    pub vectors: usize,
+    pub largest_difference: f64,
+    pub tolerance: f64,
+    /// Cases without vectors of whole texts.
+    pub left_out: Vec<String>,
+    #[serde(skip)]
+    pub faults: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    #[serde(default)]
+    texts: Vec<String>,
+    prompt_name: Option<String>,
+    prompt: Option<String>,
+    max_length: Option<usize>,
+    truncate_dim: Option<usize>,
+    normalize: Option<bool>,
+    token_ids: Option<Vec<Vec<u32>>>,
+    /// None where the text has no token, which the reference library refuses.
+    embeddings: Option<Vec<Option<Vec<f32>>>>,
+}
+
+/// Loads the model, which finds weights that are missing or of the wrong shape, and compares what it gives.
+///
+/// # Errors
+/// When the model cannot be loaded. That vectors differ, or cannot be compared, is among the faults.
+pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> Result<Comparison, ModelFault> {
+    let lease = Lease::shared([DeviceKey::of_slot(0)]);
+    let load = |finish: Finish| -> Result<Option<Box<dyn Encoder + '_>>, ModelFault> {
+        let devices: Vec<_> = lease.devices().map(|device| (device, 1)).collect();
+        Ok(encoder::load(spec, weights, finish, &devices, Kernel::single(Instructions::detect()))?.pop())
+    };
+    let mut finish = Finish { normalize: spec.normalize, ..Finish::default() };
+    let mut encoder = load(finish)?;
+
+    let path = directory.join("reference.json");
+    let mut comparison = Comparison { tolerance: TOLERANCE, ..Comparison::default() };
+    let reference = match read(&path) {
+        Ok(None) => return Ok(comparison),
+        Ok(Some(reference)) => reference,
+        Err(fault) => {
+            comparison.faults.push(fault);
+            return Ok(comparison);
+        }
+    };
+    comparison.path = Some(inside(&path, directory));
+    for case in &reference.cases {
+        let Some(expected) = &case.embeddings else {
+            comparison.left_out.push(case.name.clone());
+            continue;
+        };
+        let prompt = spec.prompt(&case.choice(spec))?.text;
+        let tokenizer = Tokenizer::of(spec, case.max_length.unwrap_or(spec.max_length), prompt)?;
+        let wanted = Finish {
+            left_out: if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? },
+            normalize: case.normalize.unwrap_or(spec.normalize),
+            truncate_dim: case.truncate_dim,
+        };
+        if wanted != finish {
+            (encoder, finish) = (load(wanted)?, wanted);
+        }
+        comparison.cases += 1;
+        // The lease has one device.
+        let Some(encoder) = &mut encoder else { continue };
+        if let Err(fault) = case.check(expected, &tokenizer, encoder.as_mut(), &mut comparison) {
+            comparison.faults.push(format!("{}, case {}: {fault}", path.display(), case.name));
+        }
+    }
+    if comparison.vectors == 0 && comparison.faults.is_empty() {
+        comparison.faults.push(format!("{} has no vectors of whole texts to compare with", path.display()));
+    }
+    Ok(comparison)
+}
+
+/// None if there is no such file.
+fn read(path: &PathBuf) -> Result<Option<Reference>, String> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(reference) => Ok(Some(reference)),
+            Err(error) => Err(format!("{} is no reference: {error}", path.display())),
+        },
+    }
+}
+
+impl Case {
+    /// References are made by a library that knows no prompt for documents, only a default one.
+    fn choice(&self, spec: &ModelSpec) -> PromptChoice {
+        match (&self.prompt, self.prompt_name.as_ref().or(spec.default_prompt_name.as_ref())) {
+            (Some(text), _) => PromptChoice::Text(text.clone()),
+            (None, Some(name)) => PromptChoice::Named(name.clone()),
+            (None, None) => PromptChoice::Text(String::new()),
+        }
+    }
+
+    /// Compares all texts, and ends at the first whose vector cannot be the right one for another reason than its size.
+    fn check(
+        &self,
+        expected: &[Option<Vec<f32>>],
+        tokenizer: &Tokenizer,
+        encoder: &mut dyn Encoder,
+        comparison: &mut Comparison,
+    ) -> Result<(), String> {
+        let ids = self.token_ids.as_deref();
+        if expected.len() != self.texts.len() || ids.is_some_and(|ids| ids.len() != self.texts.len()) {
+            return Err(format!("it has {} texts and {} vectors", self.texts.len(), expected.len()));
+        }
+        let mut worst = (0.0, 0);
+        for (index, (text, expected)) in self.texts.iter().zip(expected).enumerate() {
+            let sequence = tokenizer.encode(text).map_err(|error| format!("text {index}: {error}"))?;
+            if let Some(ids) = ids.map(|ids| &ids[index]).filter(|ids| **ids != sequence.ids) {
+                return Err(format!("the tokens of text {index} are {:?}, not {ids:?}", sequence.ids));
+            }
+            let Some(expected) = expected else { continue };
+            let vector = if sequence.ids.is_empty() {
+                // What a model without layers makes of nothing.
+                vec![0.0; expected.len()]
+            } else {
+                let batch = PackedBatch::new([sequence.ids.as_slice()]);
+                encoder.encode(&batch).map_err(|error| format!("text {index}: {}", with_causes(&error)))?.values
+            };
+            let difference = difference(&vector, expected).ok_or_else(|| {
+                format!("the vector of text {index} is not finite, or has not {} components", expected.len())
+            })?;
+            comparison.vectors += 1;
+            if difference > worst.0 {
+                worst = (difference, index);
+            }
+        }
+        comparison.largest_difference = comparison.largest_difference.max(worst.0);
+        if worst.0 > TOLERANCE {
+            return Err(format!(
+                "the vector of text {} differs by {:.1e}, more than {TOLERANCE:.0e}",
+                worst.1, worst.0
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Largest difference of a component, where the expected vector has length 1; so that direction and length count alike.
+/// None if the vectors cannot be compared.
+fn difference(vector: &[f32], expected: &[f32]) -> Option<f64> {
+    let comparable = vector.len() == expected.len() && vector.iter().all(|component| component.is_finite());
+    let length = expected.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let scale = if length == 0.0 { 1.0 } else { length };
+    let differences = vector.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs() / scale);
+    comparable.then(|| differences.fold(0.0, f64::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(vector: &[f32], expected: &[f32], outcome: Option<f64>) {
+        assert_eq!(difference(vector, expected), outcome, "{vector:?} {expected:?}");
+    }
+
+    #[test]
+    fn a_difference_is_that_of_unit_vectors_and_counts_the_length_too() {
+        check(&[3.0, 4.0], &[3.0, 4.0], Some(0.0));
+        check(&[3.0, 4.0], &[0.0, 5.0], Some(0.6));
+        check(&[6.0, 8.0], &[3.0, 4.0], Some(0.8));
+        check(&[0.0, 0.5], &[0.0, 0.0], Some(0.5));
+    }
+
+    #[test]
+    fn vectors_that_cannot_be_compared_are_not_alike() {
+        check(&[f32::NAN, 1.0], &[0.0, 1.0], None);
+        check(&[0.0, f32::INFINITY], &[0.0, 1.0], None);
+        check(&[1.0], &[1.0, 0.0], None);
+    }
+}
