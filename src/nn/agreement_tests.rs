@@ -494,7 +494,7 @@ fn bits_do_not_depend_on_the_number_of_cores() {
                 cpu.attend(&attention, &input, &batch),
                 cpu.norm(&norm, &input),
                 cpu.gate(Activation::Silu, &input),
-                cpu.pooled(Pooling::Mean, &input, &batch),
+                cpu.pooled(&[Pooling::Mean], 0, &input, &batch),
             ];
             rows.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
         };
