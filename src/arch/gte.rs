@@ -23,7 +23,7 @@ const LAYER: LayerNames = LayerNames {
     query_key_value: QueryKeyValue::Stacked("attention.qkv_proj"),
     attention_output: "attention.o_proj",
     attention_norm: "attn_ln",
-    up: Up::UpFirst("mlp.up_gate_proj"),
+    up: Up::GateLast("mlp.up_gate_proj"),
     down: "mlp.down_proj",
     output_norm: "mlp_ln",
 };

@@ -47,7 +47,7 @@ pub(super) enum Up {
     /// Both in one tensor, the gate first.
     GateFirst(&'static str),
     /// Both in one tensor, the gate last.
-    UpFirst(&'static str),
+    GateLast(&'static str),
 }
 
 impl Up {
@@ -55,7 +55,7 @@ impl Up {
     pub(super) fn middle(self, activation: Activation) -> Middle {
         match self {
             Self::Plain(_) => Middle::Activation(activation),
-            Self::Apart { .. } | Self::GateFirst(_) | Self::UpFirst(_) => Middle::Gate(activation),
+            Self::Apart { .. } | Self::GateFirst(_) | Self::GateLast(_) => Middle::Gate(activation),
         }
     }
 }
@@ -106,7 +106,7 @@ impl<B: Backend> Parts<'_, B> {
             Up::Plain(up) => self.linear(&name(up), Shape { outputs: inner, ..both }),
             Up::Apart { gate, up } => self.stacked(&[(&name(gate), inner), (&name(up), inner)], hidden, bias),
             Up::GateFirst(gate_up) => self.linear(&name(gate_up), both),
-            Up::UpFirst(up_gate) => {
+            Up::GateLast(up_gate) => {
                 let halves_swapped = |part: &str, shape: &[usize]| -> Result<Vec<f32>, LoadError> {
                     let mut values = self.tensor(&[&format!("{prefix}.{up_gate}.{part}")], shape)?;
                     let half = values.len() / 2;

@@ -65,7 +65,7 @@ fn rank(name: &str) -> Option<usize> {
 }
 
 /// The wanted ones among `files`, weights last; of weights that a directory has several times over, safetensors before
-/// those of PyTorch, and whole ones before shards.
+/// those of `PyTorch`, and whole ones before shards.
 pub(super) fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
     let split = |path: &str| path.rfind('/').map_or(0, |slash| slash + 1);
     let mut best: BTreeMap<&str, usize> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Which files hold the weights: one, or several with an index; safetensors before those of PyTorch.
+//! Which files hold the weights: one, or several with an index; safetensors before those of `PyTorch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

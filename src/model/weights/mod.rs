@@ -1,4 +1,4 @@
-//! Weights: tensors by name, from memory-mapped safetensors or files of PyTorch.
+//! Weights: tensors by name, from memory-mapped safetensors or files of `PyTorch`.
 //!
 //! Mapped, so that a model is read once and by whoever needs it; checked when opened, so that a broken file is one
 //! clear error and not a strange vector. A checkpoint may put a prefix before all names; it is looked for here alone.
@@ -72,7 +72,7 @@ pub enum WeightError {
         #[source]
         source: SafeTensorError,
     },
-    /// A file of PyTorch is broken, or holds something else than tensors.
+    /// A file of `PyTorch` is broken, or holds something else than tensors.
     #[error("cannot use {}: {source}", path.display())]
     PyTorch {
         /// The file.
@@ -337,7 +337,7 @@ impl TensorView<'_> {
 struct MappedFile {
     path: PathBuf,
     map: Mmap,
-    /// Those of a file of PyTorch.
+    /// Those of a file of `PyTorch`.
     blocks: Vec<pytorch::Block>,
 }
 
@@ -377,7 +377,7 @@ struct Place {
     shape: Vec<usize>,
     start: usize,
     end: usize,
-    /// The block of a file of PyTorch that it is in.
+    /// The block of a file of `PyTorch` that it is in.
     block: Option<usize>,
 }
 

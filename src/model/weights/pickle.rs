@@ -1,4 +1,4 @@
-//! `data.pkl` of a PyTorch checkpoint: which tensors there are, read without running anything.
+//! `data.pkl` of a `PyTorch` checkpoint: which tensors there are, read without running anything.
 //!
 //! A pickle is a program for a small stack machine, and the language's own reader would call whatever it names. This
 //! one knows the instructions that `torch.save` writes for a dictionary of tensors, and the few names that appear

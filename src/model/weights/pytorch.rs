@@ -15,7 +15,7 @@ use super::pickle::{self, Described, PickleError};
 /// Longer than the list of tensors of any model: ten thousand of them take 2 MB.
 const LONGEST_PICKLE: usize = 16 << 20;
 
-/// Why a file of PyTorch cannot be used.
+/// Why a file of `PyTorch` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PyTorchError {
     /// It is in the format of torch before 1.6.
