@@ -87,7 +87,7 @@ pub(super) fn run(command: ModelsCommand, environment: &Environment, out: &mut d
     };
     match verb {
         Verb::Show => write(&show::Shown::new(&name, &resolved, &registry)?, json, out),
-        Verb::Pull => write(&pull::Pulled::new(fetched(&name, resolved, &registry)?), json, out),
+        Verb::Pull => write(&pull::Pulled::new(fetched(&name, &resolved, &registry)?), json, out),
         Verb::Verify => {
             let verified = verify::Verified::new(&name, &resolved, &registry)?;
             write(&verified, json, out);
@@ -121,11 +121,11 @@ fn write_json(report: &impl Report, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The model's files, fetched if need be as embedding would, with the progress that embedding shows.
-fn fetched(name: &str, resolved: Resolved, registry: &Registry) -> Result<ModelFiles, ModelsError> {
+fn fetched(name: &str, resolved: &Resolved, registry: &Registry) -> Result<ModelFiles, ModelsError> {
     let progress = Progress::new(shown(resolved.settings.progress));
     log_to(&resolved.settings, &progress);
     let log = Log::default();
-    let files = find_files(name, &resolved, registry, &Observers(vec![&progress, &log]));
+    let files = find_files(name, resolved, registry, &Observers(vec![&progress, &log]));
     files.map_err(|error| ModelsError::of_model(name, error))
 }
 
@@ -142,7 +142,7 @@ fn at_hand(name: &str, resolved: &Resolved, registry: &Registry) -> Result<Model
 /// What there is of a model that is not whole.
 fn partial(tried: &[Attempt]) -> String {
     let incomplete = tried.iter().filter(|attempt| matches!(attempt.error, AttemptError::Incomplete { .. }));
-    incomplete.map(|attempt| format!(" ({})", attempt.error)).collect()
+    incomplete.fold(String::new(), |list, attempt| list + " (" + &attempt.error.to_string() + ")")
 }
 
 /// A path inside a directory as it is seen from there, else whole.

@@ -125,6 +125,7 @@ fn activated(activation: DenseActivation, x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "these numbers are exact")]
 mod tests {
     use super::*;
 

@@ -302,7 +302,7 @@ mod tests {
                 assert_eq!(line, expected_line, "{what}");
                 assert!(what.contains(expected), "{what}");
             }
-            other => panic!("{other}"),
+            other @ RegistryError::Read { .. } => panic!("{other}"),
         }
     }
 

@@ -131,7 +131,7 @@ impl Report for Verified {
                  {tolerance:.0e} is right)"
             )?,
             None => {
-                writeln!(out, "all weights that the layers need are there; no reference.json to compare vectors with")?
+                writeln!(out, "all weights that the layers need are there; no reference.json to compare vectors with")?;
             }
         }
         if !left_out.is_empty() {

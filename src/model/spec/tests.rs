@@ -450,6 +450,7 @@ fn dense_layers_that_nobody_can_compute_are_refused() {
 #[test]
 fn every_architecture_gives_its_sizes_under_its_own_keys() {
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "each is made for its check")]
     fn check(config: Value, expected: (Architecture, usize, usize)) {
         let directory = Directory::new();
         directory.json("config.json", &config);

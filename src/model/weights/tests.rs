@@ -297,7 +297,7 @@ fn a_small_pickle_cannot_ask_for_much_memory() {
     pickle.push(b'.');
     check_refused(&stored(&pickle, &[("0", f32_bytes(&[1.0]))]), "twice");
     // Tuples of tuples: nothing is nested, so nothing overflows when it is dropped.
-    let deep = [&[0x80, 2, b')'][..], &[0x85; 1 << 20], b"."].concat();
+    let deep = [&[0x80, 2, b')'][..], &vec![0x85; 1 << 20], b"."].concat();
     check_refused(&stored(&deep, &[]), "no dictionary");
 }
 
