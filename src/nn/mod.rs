@@ -93,11 +93,11 @@ pub enum Epilogue<'a, A> {
 /// exist for all tokens at once.
 #[derive(Debug)]
 pub struct FeedForward<L> {
-    /// [hidden] to [inner], or to [2 · inner] with a gate, whose half comes first.
+    /// [tokens, hidden] to [tokens, inner], or to [tokens, 2 · inner] with a gate, whose half comes first.
     pub up: L,
-    /// From there to [inner].
+    /// From there to [tokens, inner].
     pub middle: Middle,
-    /// [inner] to [hidden].
+    /// [tokens, inner] to [tokens, hidden].
     pub down: L,
 }
 
