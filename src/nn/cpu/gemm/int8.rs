@@ -18,7 +18,7 @@ use std::arch::x86_64::{
 use pulp::x86::V4;
 
 use super::panels::{Cut, Panels};
-use super::tile::{Tiles, prefetch, tile_of_words};
+use super::tile::{Tiles, prefetch, tiles_of_words};
 use crate::nn::Matrix;
 
 /// That the processor has AVX-512 with VNNI.
@@ -106,24 +106,7 @@ impl Int8 {
     }
 }
 
-impl Tiles for Int8 {
-    type Input = u32;
-    type Word = u32;
-    type Simd = V4;
-
-    const ROWS: usize = 8;
-    const WIDTH: usize = 48;
-    const GRANULE: usize = 16;
-
-    fn simd(self) -> V4 {
-        self.0
-    }
-
-    fn sum(self, rows: usize, input: &[u32], panel: &[u32], sums: &mut [f32]) {
-        // SAFETY: a value of this type exists only where the processor has the instructions.
-        unsafe { tile_of_words!(sum(rows, input, panel, sums)) }
-    }
-}
+tiles_of_words!(Int8, sum);
 
 /// `ROWS` rows of [ROWS, words] by a panel of [words, VECTORS].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

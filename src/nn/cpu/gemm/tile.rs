@@ -154,23 +154,44 @@ macro_rules! tiles {
     };
 }
 
-/// Calls the instance of a kernel in words for a number of rows and the vectors of a panel.
+/// Implements [`Tiles`] for a proof of instructions beyond AVX-512, whose rows and panels are both made of words, with an
+/// instance of a kernel for each number of rows and vectors.
 #[cfg(target_arch = "x86_64")]
-macro_rules! tile_of_words {
-    ($kernel:ident($rows:expr, $input:expr, $panel:expr, $sums:expr)) => {
-        tile_of_words!(@match $kernel, $rows, $sums.len() / $rows / 16, $input, $panel, $sums, [1 2 3 4 5 6 7 8])
+macro_rules! tiles_of_words {
+    ($proof:ident, $kernel:ident) => {
+        impl Tiles for $proof {
+            type Input = u32;
+            type Word = u32;
+            type Simd = V4;
+
+            const ROWS: usize = 8;
+            const WIDTH: usize = 48;
+            const GRANULE: usize = 16;
+
+            fn simd(self) -> V4 {
+                self.0
+            }
+
+            fn sum(self, rows: usize, input: &[u32], panel: &[u32], sums: &mut [f32]) {
+                let vectors = sums.len() / rows / Self::GRANULE;
+                tiles_of_words!(@match $kernel, rows, vectors, input, panel, sums, [1 2 3 4 5 6 7 8])
+            }
+        }
     };
-    (@match $kernel:ident, $rows:expr, $vectors:expr, $input:expr, $panel:expr, $sums:expr, [$($row:literal)*]) => {
-        match ($vectors, $rows) {
-            $((1, $row) => $kernel::<$row, 1>($input, $panel, $sums),)*
-            $((2, $row) => $kernel::<$row, 2>($input, $panel, $sums),)*
-            $((3, $row) => $kernel::<$row, 3>($input, $panel, $sums),)*
-            (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+    (@match $kernel:ident, $rows:ident, $vectors:ident, $input:ident, $panel:ident, $sums:ident, [$($row:literal)*]) => {
+        // SAFETY: a value of this type exists only where the processor has the instructions.
+        unsafe {
+            match ($vectors, $rows) {
+                $((1, $row) => $kernel::<$row, 1>($input, $panel, $sums),)*
+                $((2, $row) => $kernel::<$row, 2>($input, $panel, $sums),)*
+                $((3, $row) => $kernel::<$row, 3>($input, $panel, $sums),)*
+                (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+            }
         }
     };
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use tile_of_words;
+pub(super) use tiles_of_words;
 
 // 24 of 32 registers are sums, three the panel's, one the activation's.
 #[cfg(target_arch = "x86_64")]
