@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::AttemptError;
 use super::files::Record;
+use crate::domain::Digest;
 use crate::model::spec::{ModelSpec, SpecError};
 
 /// One repository in the cache.
@@ -114,6 +115,14 @@ impl CachedRepository {
         let commit = std::fs::read_to_string(self.directory.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
+}
+
+/// The digest that a file must have, where the name of what it links to tells: large files in the hub's cache are links to
+/// blobs that are called after their SHA-256.
+pub fn blob_digest(path: &Path) -> Option<Digest> {
+    let blob = path.canonicalize().ok()?;
+    let in_cache = blob.parent()?.file_name()? == "blobs";
+    in_cache.then(|| blob.file_name()?.to_str()?.parse().ok()).flatten()
 }
 
 /// Whether a revision is a commit, and so means the same for ever.

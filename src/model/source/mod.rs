@@ -6,6 +6,7 @@
 
 mod copy;
 mod error;
+mod export;
 mod files;
 mod hub;
 mod hub_cache;
@@ -17,8 +18,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use self::error::{Attempt, AttemptError, SourceError};
+pub use self::export::{Export, ExportError, Exported};
 pub use self::hub::HubError;
 use self::hub_cache::CachedRepository;
+pub use self::hub_cache::blob_digest;
 pub use self::package::{PackageError, PipCommand, default_pip_commands};
 use super::registry::{Entry, Registry};
 
