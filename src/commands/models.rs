@@ -104,7 +104,7 @@ pub(super) fn run(command: ModelsCommand, environment: &Environment, out: &mut d
     };
     match verb {
         Verb::Show => write(&show::Shown::new(&name, &resolved, &registry)?, json, out),
-        Verb::Pull => write(&pull::Pulled::new(fetched(&name, &resolved, &registry)?), json, out),
+        Verb::Pull => write(&pull::Pulled::new(fetched(&name, &resolved, &registry)?, &registry), json, out),
         Verb::Export { to, overwrite } => {
             let files = fetched(&name, &resolved, &registry)?;
             write(&export::Exported::new(files, &to, overwrite)?, json, out);

@@ -116,7 +116,7 @@ impl Report for Shown {
 fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
     let from = row.file.as_ref().map_or_else(|| "built in".to_owned(), |file| file.display().to_string());
     writeln!(out, "registry ({from})")?;
-    let mut lines = vec![("hub", format!("{} at {}", row.hub, row.revision))];
+    let mut lines = vec![("hub", format!("{} at {}", row.hub, row.revision_in_words()))];
     if !row.aliases.is_empty() {
         lines.push(("aliases", row.aliases.join(", ")));
     }
@@ -131,7 +131,8 @@ fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
 
 impl Files {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "directory {} ({})", self.directory.display(), self.provenance)?;
+        let at = self.provenance.revision().map(|revision| format!(" at {revision}")).unwrap_or_default();
+        writeln!(out, "directory {} ({}{at})", self.directory.display(), self.provenance)?;
         let mut lines = vec![("architecture", self.architecture.to_owned()), ("pooling", self.pooling.join(" + "))];
         lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
         lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));

@@ -29,11 +29,6 @@ impl CachedRepository {
         Self { directory: cache.join(folder), cache, records, repository: repository.to_owned() }
     }
 
-    /// The whole cache.
-    pub(super) fn root(&self) -> &Path {
-        &self.cache
-    }
-
     /// The repository's part of it.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
@@ -82,6 +77,17 @@ impl CachedRepository {
     /// Where the files of a commit are.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.directory.join("snapshots").join(commit)
+    }
+
+    /// Where a file is that is called `name`.
+    pub(super) fn blob(&self, name: &str) -> PathBuf {
+        self.directory.join("blobs").join(name)
+    }
+
+    /// The lock that all libraries of the hub hold while they fetch that file.
+    pub(super) fn lock(&self, name: &str) -> PathBuf {
+        let folder = self.directory.file_name().unwrap_or_default();
+        self.cache.join(".locks").join(folder).join(format!("{name}.lock"))
     }
 
     /// Records that these are all files of a commit, and that the revision is that commit.

