@@ -18,7 +18,8 @@ pub enum ModelsCommand {
         #[command(flatten)]
         settings: ModelSettings,
     },
-    /// Show what is known of a model and, where its files are on this machine, what they say; fetches nothing
+    /// Show what is known of a model and what its files say; of a model that is not on this machine, the hub is asked for
+    /// all but the weights
     Show(ModelName),
     /// Fetch the files of a model that embedding would fetch, and say where they are
     Pull(ModelName),

@@ -57,7 +57,7 @@ pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use limit::LimitOrigin;
 pub use machine::cores;
 pub use run::Job;
-pub use staged::find_files;
+pub use staged::{find_files, peek_files};
 
 use std::collections::BTreeMap;
 

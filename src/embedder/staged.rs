@@ -8,7 +8,8 @@ use crate::encoder::Finish;
 use crate::model::Footprint;
 use crate::model::registry::Registry;
 use crate::model::source::{
-    self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
+    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceEvent, SourceRequest,
+    default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::vector_space::{self, vector_space};
@@ -205,6 +206,26 @@ pub fn find_files(
     registry: &Registry,
     observer: &dyn Observer,
 ) -> Result<ModelFiles, SourceError> {
+    asking(name, resolved, registry, |request| {
+        source::resolve(request, &|event| observer.observe(&fetching(name, event)))
+    })
+}
+
+/// Asks the hub what a model is, without its weights.
+///
+/// # Errors
+/// [`SourceError`], with what the hub says.
+pub fn peek_files(
+    name: &str,
+    resolved: &Resolved,
+    registry: &Registry,
+    observer: &dyn Observer,
+) -> Result<Peek, SourceError> {
+    asking(name, resolved, registry, |request| source::peek(request, &|event| observer.observe(&fetching(name, event))))
+}
+
+/// Hands on a request as the settings have it.
+fn asking<T>(name: &str, resolved: &Resolved, registry: &Registry, ask: impl FnOnce(&SourceRequest<'_>) -> T) -> T {
     let Resolved { settings, places, .. } = resolved;
     let hub_home = settings.hf_cache_dir.clone().unwrap_or_else(|| places.cache.join("huggingface"));
     let hub_cache = match &settings.hf_hub_cache {
@@ -226,7 +247,7 @@ pub fn find_files(
         own_cache: &places.cache.join("embed-collections"),
         pip: &default_pip_commands(),
     };
-    source::resolve(&request, &|event| observer.observe(&fetching(name, event)))
+    ask(&request)
 }
 
 fn fetching(model: &str, event: SourceEvent) -> Event {

@@ -104,7 +104,12 @@ pub(super) fn select_among(files: &BTreeMap<String, u64>, is_wanted: impl Fn(&st
 
 /// Whether a selection has weights that can be read.
 pub(super) fn has_weights(selection: &[(String, u64)]) -> bool {
-    selection.iter().any(|(path, _)| is_weights(path.rsplit('/').next().unwrap_or(path)))
+    selection.iter().any(|(path, _)| is_of_weights(path))
+}
+
+/// Whether a path is that of weights, in any directory.
+pub(super) fn is_of_weights(path: &str) -> bool {
+    is_weights(path.rsplit('/').next().unwrap_or(path))
 }
 
 /// The files of a directory and their sizes, written once all of them are there.

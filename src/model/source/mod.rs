@@ -11,6 +11,7 @@ mod files;
 mod hub;
 mod hub_cache;
 mod package;
+mod peek;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use self::hub::{Answer, HubError};
 use self::hub_cache::CachedRepository;
 pub use self::hub_cache::blob_digest;
 pub use self::package::{PackageError, PipCommand, default_pip_commands};
+pub use self::peek::{Peek, peek};
 use super::registry::{Entry, Registry};
 
 /// What to find and where to look. Nothing here is taken from the environment.
@@ -204,9 +206,7 @@ pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> R
         Named::Registered(entry) => Some(entry),
         Named::HubId => None,
     };
-    let repository = entry.map_or(request.name, |entry| &entry.hub);
-    let revision = request.revision.or(entry.map(|entry| entry.revision.as_str())).unwrap_or("main");
-    let wanted = Wanted { request, entry, repository, revision, on_event };
+    let wanted = Wanted::new(request, entry, on_event);
     let (directory, provenance, mut notes) = wanted.find()?;
     notes.extend(entry.and_then(|entry| entry.advice.clone()));
     Ok(ModelFiles { name: entry.map_or(request.name, |entry| &entry.name).to_owned(), directory, provenance, notes })
@@ -271,9 +271,29 @@ struct Wanted<'run> {
 
 type Found = (PathBuf, Provenance, Vec<String>);
 
-impl Wanted<'_> {
+impl<'run> Wanted<'run> {
+    fn new(
+        request: &'run SourceRequest<'run>,
+        entry: Option<&'run Entry>,
+        on_event: &'run dyn Fn(SourceEvent),
+    ) -> Self {
+        let repository = entry.map_or(request.name, |entry| &entry.hub);
+        let revision = request.revision.or(entry.map(|entry| entry.revision.as_str())).unwrap_or("main");
+        Self { request, entry, repository, revision, on_event }
+    }
+
+    fn cache(&self) -> CachedRepository {
+        CachedRepository::new(self.request.hub_cache.directory(), self.request.own_cache, self.repository)
+    }
+
+    fn download<'a>(&'a self, cache: &'a CachedRepository) -> hub::Download<'a> {
+        let SourceRequest { endpoint, token, .. } = *self.request;
+        let Self { repository, revision, on_event, .. } = *self;
+        hub::Download { repository, revision, endpoint, token, cache, on_event }
+    }
+
     fn find(&self) -> Result<Found, SourceError> {
-        let cache = CachedRepository::new(self.request.hub_cache.directory(), self.request.own_cache, self.repository);
+        let cache = self.cache();
         if let Some((directory, commit)) = cache.recorded_snapshot(self.revision) {
             return Ok((directory, self.hub_provenance(commit, true), Vec::new()));
         }
@@ -321,18 +341,10 @@ impl Wanted<'_> {
     }
 
     fn ask_hub(&self, cache: &CachedRepository) -> Result<Found, AttemptError> {
-        let request = self.request;
-        if request.network == Network::Offline {
+        if self.request.network == Network::Offline {
             return Err(AttemptError::Offline);
         }
-        let (directory, commit) = hub::download(&hub::Download {
-            repository: self.repository,
-            revision: self.revision,
-            endpoint: request.endpoint,
-            token: request.token,
-            cache,
-            on_event: self.on_event,
-        })?;
+        let (directory, commit) = hub::download(&self.download(cache))?;
         Ok((directory, self.hub_provenance(commit, false), Vec::new()))
     }
 

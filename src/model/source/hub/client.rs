@@ -12,7 +12,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, RANGE, RETR
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::patience::{Patience, TO_ASK, asked_delay};
+use super::patience::{Patience, asked_delay};
 use crate::model::source::SourceEvent;
 
 /// A reachable hub answers in a fraction of this; three attempts stay well below a minute.
@@ -74,6 +74,8 @@ pub(super) struct Client<'run> {
     http: reqwest::blocking::Client,
     hub: Url,
     token: Option<&'run str>,
+    /// How often a question is asked.
+    attempts: u32,
     on_event: &'run dyn Fn(SourceEvent),
 }
 
@@ -81,6 +83,7 @@ impl<'run> Client<'run> {
     pub(super) fn new(
         endpoint: &str,
         token: Option<&'run str>,
+        attempts: u32,
         on_event: &'run dyn Fn(SourceEvent),
     ) -> Result<Self, Answer> {
         let hub = Url::parse(endpoint).map_err(|error| Answer::malformed(format!("{endpoint:?}: {error}")))?;
@@ -93,7 +96,7 @@ impl<'run> Client<'run> {
             .timeout(SILENCE_LIMIT)
             .build()
             .map_err(Answer::None)?;
-        Ok(Self { http, hub, token, on_event })
+        Ok(Self { http, hub, token, attempts, on_event })
     }
 
     /// The address of something on the hub; each segment may hold any characters.
@@ -119,7 +122,7 @@ impl<'run> Client<'run> {
 
     /// Asks until there is an answer or no patience; returns it with its headers.
     pub(super) fn ask<T: DeserializeOwned>(&self, url: &Url) -> Result<(T, HeaderMap), Answer> {
-        let mut patience = Patience::new(TO_ASK);
+        let mut patience = Patience::new(self.attempts);
         loop {
             let answer = self.get(url, 0).and_then(|response| {
                 let headers = response.headers().clone();

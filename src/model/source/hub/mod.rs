@@ -20,6 +20,7 @@ pub use self::client::Answer;
 use self::client::Client;
 pub use self::error::HubError;
 use self::error::Question;
+use self::patience::TO_ASK;
 use super::SourceEvent;
 use super::files;
 use super::hub_cache::{CachedRepository, is_commit};
@@ -63,46 +64,84 @@ struct Lfs {
 
 /// Fetches what is not in the cache yet; returns the snapshot and its commit.
 pub(super) fn download(download: &Download<'_>) -> Result<(PathBuf, String), HubError> {
-    let Download { repository, revision, cache, on_event, .. } = *download;
-    let endpoint = download.endpoint.trim_end_matches('/');
-    let question = Question { endpoint, repository, revision, with_token: download.token.is_some() };
-    let failed = |answer| question.failed(None, answer);
-    let client = Client::new(endpoint, download.token, on_event)
-        .map_err(|source| HubError::Failed { endpoint: endpoint.to_owned(), source })?;
-    on_event(SourceEvent::AskingHub { endpoint: endpoint.to_owned(), repository: repository.to_owned() });
-
-    let (owner, name) = repository.split_once('/').unwrap_or((repository, ""));
-    let model = || ["api", "models", owner, name];
-    let (info, _) =
-        client.ask::<Info>(&client.url(model().into_iter().chain(["revision", revision]))).map_err(failed)?;
-    let commit = info.sha.filter(|commit| is_commit(commit));
-    let commit = commit.ok_or_else(|| failed(Answer::malformed("it names no commit")))?;
-    let mut tree = client.url(model().into_iter().chain(["tree", &commit]));
-    tree.set_query(Some("recursive=true"));
-    let promises = promises(client.ask_list(tree).map_err(failed)?).map_err(failed)?;
-    if promises.is_empty() {
-        return Err(HubError::NoWeights);
-    }
-
-    let snapshot = cache.snapshot(&commit);
-    for promise in &promises {
+    let Download { revision, cache, .. } = *download;
+    let listing = Listing::ask(download, TO_ASK)?;
+    let snapshot = cache.snapshot(&listing.commit);
+    for promise in &listing.promises {
         // Where there are no links, programs put the files themselves there.
-        if promise.is_kept_by(&snapshot.join(&promise.path)) {
-            continue;
+        if !promise.is_kept_by(&snapshot.join(&promise.path)) {
+            listing.fetch(promise, download)?;
         }
-        let url = [owner, name, "resolve", &commit].into_iter().chain(promise.path.split('/'));
-        let (blob, lock) = (cache.blob(&promise.oid.name()), cache.lock(&promise.oid.name()));
-        Fetch { client: &client, question, url: client.url(url), promise, blob, lock, on_event }.run()?;
     }
-    for promise in &promises {
+    for promise in &listing.promises {
         let path = snapshot.join(&promise.path);
         if !promise.is_kept_by(&path) {
             link(&path, &cache.blob(&promise.oid.name()), &snapshot).map_err(cache_error(&path))?;
         }
     }
-    let sizes: Vec<(String, u64)> = promises.into_iter().map(|promise| (promise.path, promise.bytes)).collect();
-    cache.record(revision, &commit, &sizes).map_err(cache_error(cache.directory()))?;
-    Ok((snapshot, commit))
+    let sizes: Vec<(String, u64)> = listing.promises.into_iter().map(|promise| (promise.path, promise.bytes)).collect();
+    cache.record(revision, &listing.commit, &sizes).map_err(cache_error(cache.directory()))?;
+    Ok((snapshot, listing.commit))
+}
+
+/// Fetches all but the weights into the cache, and puts them into an empty directory with files of the weights' names and
+/// sizes that hold nothing; returns the commit and the sizes. The hub is asked only once, for whoever only wants to know
+/// does not wait long.
+pub(super) fn peek(download: &Download<'_>, directory: &Path) -> Result<(String, Vec<(String, u64)>), HubError> {
+    let listing = Listing::ask(download, 1)?;
+    for promise in &listing.promises {
+        let path = directory.join(&promise.path);
+        fs::create_dir_all(path.parent().unwrap_or(directory)).map_err(cache_error(&path))?;
+        let placed = if files::is_of_weights(&promise.path) {
+            fs::File::create_new(&path).and_then(|file| file.set_len(promise.bytes))
+        } else {
+            listing.fetch(promise, download)?;
+            fs::copy(download.cache.blob(&promise.oid.name()), &path).map(|_| ())
+        };
+        placed.map_err(cache_error(&path))?;
+    }
+    let sizes = listing.promises.into_iter().map(|promise| (promise.path, promise.bytes)).collect();
+    Ok((listing.commit, sizes))
+}
+
+/// What a revision holds, as the hub says.
+struct Listing<'run> {
+    client: Client<'run>,
+    question: Question<'run>,
+    commit: String,
+    promises: Vec<Promise>,
+}
+
+impl<'run> Listing<'run> {
+    fn ask(download: &Download<'run>, attempts: u32) -> Result<Self, HubError> {
+        let Download { repository, revision, on_event, .. } = *download;
+        let endpoint = download.endpoint.trim_end_matches('/');
+        let question = Question { endpoint, repository, revision, with_token: download.token.is_some() };
+        let failed = |answer| question.failed(None, answer);
+        let client = Client::new(endpoint, download.token, attempts, on_event)
+            .map_err(|source| HubError::Failed { endpoint: endpoint.to_owned(), source })?;
+        on_event(SourceEvent::AskingHub { endpoint: endpoint.to_owned(), repository: repository.to_owned() });
+        let url = |rest: [&str; 2]| client.url(["api", "models"].into_iter().chain(repository.split('/')).chain(rest));
+        let (info, _) = client.ask::<Info>(&url(["revision", revision])).map_err(failed)?;
+        let commit = info.sha.filter(|commit| is_commit(commit));
+        let commit = commit.ok_or_else(|| failed(Answer::malformed("it names no commit")))?;
+        let mut tree = url(["tree", &commit]);
+        tree.set_query(Some("recursive=true"));
+        let promises = promises(client.ask_list(tree).map_err(failed)?).map_err(failed)?;
+        if promises.is_empty() {
+            return Err(HubError::NoWeights);
+        }
+        Ok(Self { client, question, commit, promises })
+    }
+
+    /// Brings one file into the cache.
+    fn fetch(&self, promise: &Promise, download: &Download<'_>) -> Result<(), HubError> {
+        let Download { repository, cache, on_event, .. } = *download;
+        let segments = repository.split('/').chain(["resolve", &self.commit]).chain(promise.path.split('/'));
+        let url = self.client.url(segments);
+        let (blob, lock) = (cache.blob(&promise.oid.name()), cache.lock(&promise.oid.name()));
+        Fetch { client: &self.client, question: self.question, url, promise, blob, lock, on_event }.run()
+    }
 }
 
 /// The files that are read, weights last; none if there are no weights among them.
