@@ -44,8 +44,9 @@ impl Guard {
         let source = guard.directory.path().join("guard.c");
         fs::write(&source, GUARD).unwrap();
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-        let status = Command::new(compiler).args(["-shared", "-fPIC", "-O1", "-o"]).arg(guard.library()).arg(&source);
-        assert!(status.arg("-ldl").status().unwrap().success());
+        let mut command = Command::new(compiler);
+        command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(guard.library()).arg(&source);
+        assert!(command.arg("-ldl").status().unwrap().success());
         guard
     }
 
