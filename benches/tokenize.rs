@@ -31,7 +31,12 @@ fn texts() -> Vec<String> {
         },
         _ => None,
     };
-    found.collections.into_iter().flat_map(|collection| collection.read().filter_map(text).collect::<Vec<_>>()).take(MOST_TEXTS).collect()
+    found
+        .collections
+        .into_iter()
+        .flat_map(|collection| collection.read().filter_map(text).collect::<Vec<_>>())
+        .take(MOST_TEXTS)
+        .collect()
 }
 
 /// A byte-level BPE tokenizer, as Qwen and its like have it, trained on the texts themselves.
@@ -73,10 +78,17 @@ fn ways(criterion: &mut Criterion) {
             });
         }
         group.bench_function("library, encode", |bencher| {
-            bencher.iter(|| texts.iter().map(|text| library.encode(text.as_str(), true).map_or(0, |it| it.len())).sum::<usize>());
+            bencher.iter(|| {
+                texts.iter().map(|text| library.encode(text.as_str(), true).map_or(0, |it| it.len())).sum::<usize>()
+            });
         });
         group.bench_function("library, encode_fast", |bencher| {
-            bencher.iter(|| texts.iter().map(|text| library.encode_fast(text.as_str(), true).map_or(0, |it| it.len())).sum::<usize>());
+            bencher.iter(|| {
+                texts
+                    .iter()
+                    .map(|text| library.encode_fast(text.as_str(), true).map_or(0, |it| it.len()))
+                    .sum::<usize>()
+            });
         });
         group.bench_function("library, encode_batch_fast on all cores", |bencher| {
             let batch = || texts.iter().map(String::as_str).collect::<Vec<_>>();

@@ -44,7 +44,7 @@ fn a_directory_is_the_same_model_elsewhere() {
 #[test]
 fn a_model_of_the_hub_is_the_same_elsewhere_and_only_what_is_read_is_carried() {
     let (home, hub) = (Home::new(), Hub::serving("bert-minilm"));
-    check_same(&home, &hub, REPOSITORY, "someone--tiny-bert");
+    check_same(&home, &hub, REPOSITORY, "tiny-bert");
     let mut names: Vec<String> =
         fs::read_dir(home.path("carried")).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -78,7 +78,7 @@ fn offline_nothing_opens_a_connection_and_otherwise_it_shows() {
     let (home, hub, guard) = (Home::new(), Hub::serving("bert-minilm"), Guard::new());
     assert_eq!(home.pull(&hub).exit_code, 0);
     let endpoint = hub.endpoint();
-    let chunks = ["--chunked-dir", "tests/data/Chunked/tidepool"];
+    let chunks = ["--chunked-dir", "tests/data/Chunked"];
     let output = home.path("out");
     let embed = |model: &str, more: &[&str]| {
         let _ = fs::remove_dir_all(&output);
