@@ -10,6 +10,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use embed_collections::collection::{Entry, Request, discover};
 use embed_collections::domain::ChunkText;
 use embed_collections::tokenize::Tokenizer;
+use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
@@ -43,8 +44,8 @@ fn texts() -> Vec<String> {
 fn trained(texts: &[String], directory: &Path) -> PathBuf {
     let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(ByteLevel::default()));
-    let trainer = BpeTrainer::builder().vocab_size(30_000).show_progress(false).build();
-    tokenizer.train(&mut trainer.into(), texts.iter()).expect("a vocabulary");
+    let mut trainer = TrainerWrapper::from(BpeTrainer::builder().vocab_size(30_000).show_progress(false).build());
+    tokenizer.train(&mut trainer, texts.iter()).expect("a vocabulary");
     let path = directory.join("bpe.json");
     tokenizer.save(&path, false).expect("a file");
     path
