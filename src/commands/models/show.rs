@@ -125,12 +125,9 @@ impl Report for Shown {
         if let Some(row) = &self.registry {
             write_row(row, out)?;
         }
-        match &self.files {
-            Some(files) => files.write_text(&self.name, out),
-            None => {
-                writeln!(out, "not on this machine; `embed-collections models pull {}` fetches it", self.name)?;
-                self.hub.iter().try_for_each(|hub| writeln!(out, "  no more is known: {hub}"))
-            }
+        if let Some(files) = &self.files { files.write_text(&self.name, out) } else {
+            writeln!(out, "not on this machine; `embed-collections models pull {}` fetches it", self.name)?;
+            self.hub.iter().try_for_each(|hub| writeln!(out, "  no more is known: {hub}"))
         }
     }
 }
@@ -154,13 +151,10 @@ fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
 impl Files {
     fn write_text(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
         let at = self.provenance.revision().map(|revision| format!(" at {revision}")).unwrap_or_default();
-        match &self.directory {
-            Some(directory) => writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)?,
-            None => {
-                let megabytes = self.bytes_to_fetch.unwrap_or(0) as f64 / 1e6;
-                writeln!(out, "not on this machine; `embed-collections models pull {name}` fetches {megabytes:.1} MB")?;
-                writeln!(out, "{}{at}", self.provenance)?;
-            }
+        if let Some(directory) = &self.directory { writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)? } else {
+            let megabytes = self.bytes_to_fetch.unwrap_or(0) as f64 / 1e6;
+            writeln!(out, "not on this machine; `embed-collections models pull {name}` fetches {megabytes:.1} MB")?;
+            writeln!(out, "{}{at}", self.provenance)?;
         }
         let mut lines = vec![("architecture", self.architecture.to_owned()), ("pooling", self.pooling.join(" + "))];
         lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));

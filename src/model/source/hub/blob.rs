@@ -67,10 +67,15 @@ impl Oid {
                         count => digest.update(&buffer[..count]),
                     }
                 }
-                Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+                Ok(digest.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hexadecimal).collect())
             }
         }
     }
+}
+
+fn hexadecimal(digit: u8) -> char {
+    // Half a byte always is one.
+    char::from_digit(digit.into(), 16).unwrap_or('?')
 }
 
 impl Promise {

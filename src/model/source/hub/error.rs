@@ -15,7 +15,7 @@ pub enum HubError {
         endpoint: String,
         /// What went wrong.
         #[source]
-        source: Answer,
+        source: Box<Answer>,
     },
     /// Its owners ask everybody to accept terms first.
     #[error(
@@ -32,7 +32,7 @@ pub enum HubError {
         with_token: bool,
         /// Its answer.
         #[source]
-        source: Answer,
+        source: Box<Answer>,
     },
     /// The hub wants to know who asks, or knows and refuses.
     #[error(
@@ -52,7 +52,7 @@ pub enum HubError {
         with_token: bool,
         /// Its answer.
         #[source]
-        source: Answer,
+        source: Box<Answer>,
     },
     /// The hub has no such repository, revision or file.
     #[error("{endpoint} has no {what}")]
@@ -63,7 +63,7 @@ pub enum HubError {
         what: String,
         /// Its answer.
         #[source]
-        source: Answer,
+        source: Box<Answer>,
     },
     /// The repository has no weights that can be read.
     #[error(
@@ -96,7 +96,7 @@ pub enum HubError {
         endpoint: String,
         /// What went wrong.
         #[source]
-        source: Answer,
+        source: Box<Answer>,
     },
 }
 
@@ -123,19 +123,22 @@ pub(super) struct Question<'run> {
 
 impl Question<'_> {
     /// What an answer means that brings nothing; `file` was asked for, or else the repository.
-    pub(super) fn failed(&self, file: Option<&str>, source: Answer) -> HubError {
+    pub(super) fn failed(&self, file: Option<&str>, answer: Answer) -> HubError {
         let (endpoint, repository) = (self.endpoint.to_owned(), self.repository.to_owned());
         let with_token = self.with_token;
-        let (status, code) = match &source {
-            Answer::Status { status, code, .. } => (*status, code.as_deref().unwrap_or_default()),
-            Answer::None(error) if error.is_builder() => return HubError::Failed { endpoint, source },
-            _ => return HubError::Unreachable { endpoint, source },
+        let (status, code) = match &answer {
+            Answer::Status { status, code, .. } => (*status, code.clone().unwrap_or_default()),
+            Answer::None(error) if error.is_builder() => {
+                return HubError::Failed { endpoint, source: Box::new(answer) };
+            }
+            _ => return HubError::Unreachable { endpoint, source: Box::new(answer) },
         };
-        match (status, code) {
+        let source = Box::new(answer);
+        match (status, code.as_str()) {
             (_, "GatedRepo") => HubError::Gated { endpoint, repository, with_token, source },
             (401 | 403, _) => HubError::Refused { endpoint, repository, with_token, source },
             (404 | 410, _) => {
-                let what = match (file, code) {
+                let what = match (file, code.as_str()) {
                     (Some(file), _) => format!("{file} in {repository}, though it lists it"),
                     (None, "RevisionNotFound") => format!("revision {} of {repository}", self.revision),
                     (None, "RepoNotFound") => format!("repository {repository}"),

@@ -119,7 +119,7 @@ impl<'run> Listing<'run> {
         let question = Question { endpoint, repository, revision, with_token: download.token.is_some() };
         let failed = |answer| question.failed(None, answer);
         let client = Client::new(endpoint, download.token, attempts, on_event)
-            .map_err(|source| HubError::Failed { endpoint: endpoint.to_owned(), source })?;
+            .map_err(|source| HubError::Failed { endpoint: endpoint.to_owned(), source: Box::new(source) })?;
         on_event(SourceEvent::AskingHub { endpoint: endpoint.to_owned(), repository: repository.to_owned() });
         let url = |rest: [&str; 2]| client.url(["api", "models"].into_iter().chain(repository.split('/')).chain(rest));
         let (info, _) = client.ask::<Info>(&url(["revision", revision])).map_err(failed)?;
