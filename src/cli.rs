@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeaseRun};
-pub use models::{ModelName, ModelSettings, ModelsCommand};
+pub use models::{ModelExport, ModelName, ModelSettings, ModelsCommand};
 
 use crate::config::{
     CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::LimitOrigin;
 use crate::arch::LoadError;
 use crate::collection::DiscoverError;
 use crate::config::{ConfigError, Resolved};
@@ -48,7 +49,9 @@ pub enum EmbedError {
         directory: String,
     },
     /// More tokens are asked for than the model takes.
-    #[error("--max-length {wanted} is more than the {limit} tokens that {model} takes; ask for at most {limit}")]
+    #[error(
+        "--max-length {wanted} is more than the {limit} tokens that {model} takes; ask for at most {limit} ({origin})"
+    )]
     TooLong {
         /// The model.
         model: String,
@@ -56,6 +59,8 @@ pub enum EmbedError {
         wanted: usize,
         /// What there is.
         limit: usize,
+        /// Who says so.
+        origin: LimitOrigin,
     },
     /// More components are asked for than a vector has.
     #[error("--truncate-dim {wanted} is more than the {dimension} components of {model}; ask for at most {dimension}")]

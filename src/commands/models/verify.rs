@@ -12,7 +12,7 @@ use crate::config::Resolved;
 use crate::domain::Digest;
 use crate::embedder::ModelFault;
 use crate::model::registry::{Entry, Registry};
-use crate::model::source::{ModelFiles, Provenance};
+use crate::model::source::{ModelFiles, Provenance, blob_digest};
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 
@@ -101,13 +101,6 @@ fn listed(directory: &Path, weights: &Weights, row: Option<&Entry>) -> Result<(V
 fn known_digest(path: &Path, directory: &Path, row: Option<&Entry>) -> Option<(Digest, &'static str)> {
     let package = row.and_then(|row| row.package.as_ref()).filter(|_| path == directory.join("model.safetensors"));
     package.map(|package| (package.weights_sha256, "the registry")).or_else(|| Some((blob_digest(path)?, "the hub")))
-}
-
-/// In the hub's cache a large file is a link to a blob that is called after its digest.
-fn blob_digest(path: &Path) -> Option<Digest> {
-    let blob = path.canonicalize().ok()?;
-    let in_cache = blob.parent()?.file_name()? == "blobs";
-    in_cache.then(|| blob.file_name()?.to_str()?.parse().ok()).flatten()
 }
 
 impl Report for Verified {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::AttemptError;
 use super::files::Record;
+use crate::domain::Digest;
 use crate::model::spec::{ModelSpec, SpecError};
 
 /// One repository in the cache.
@@ -26,11 +27,6 @@ impl CachedRepository {
         let folder = format!("models--{}", repository.replace('/', "--"));
         let records = own_cache.join("hub").join(&folder);
         Self { directory: cache.join(folder), cache, records, repository: repository.to_owned() }
-    }
-
-    /// The whole cache.
-    pub(super) fn root(&self) -> &Path {
-        &self.cache
     }
 
     /// The repository's part of it.
@@ -83,6 +79,17 @@ impl CachedRepository {
         self.directory.join("snapshots").join(commit)
     }
 
+    /// Where a file is that is called `name`.
+    pub(super) fn blob(&self, name: &str) -> PathBuf {
+        self.directory.join("blobs").join(name)
+    }
+
+    /// The lock that all libraries of the hub hold while they fetch that file.
+    pub(super) fn lock(&self, name: &str) -> PathBuf {
+        let folder = self.directory.file_name().unwrap_or_default();
+        self.cache.join(".locks").join(folder).join(format!("{name}.lock"))
+    }
+
     /// Records that these are all files of a commit, and that the revision is that commit.
     pub(super) fn record(&self, revision: &str, commit: &str, files: &[(String, u64)]) -> io::Result<()> {
         let record = Record { files: files.iter().cloned().collect(), origin: self.origin(commit) };
@@ -114,6 +121,14 @@ impl CachedRepository {
         let commit = std::fs::read_to_string(self.directory.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
+}
+
+/// The digest that a file must have, where the name of what it links to tells: large files in the hub's cache are links to
+/// blobs that are called after their SHA-256.
+pub fn blob_digest(path: &Path) -> Option<Digest> {
+    let blob = path.canonicalize().ok()?;
+    let in_cache = blob.parent()?.file_name()? == "blobs";
+    in_cache.then(|| blob.file_name()?.to_str()?.parse().ok()).flatten()
 }
 
 /// Whether a revision is a commit, and so means the same for ever.
