@@ -8,6 +8,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hf_hub::{Cache, CacheRepo, Repo};
+
 use super::error::AttemptError;
 use super::files::Record;
 use crate::domain::Digest;
@@ -16,6 +18,7 @@ use crate::model::spec::{ModelSpec, SpecError};
 /// One repository in the cache.
 pub(super) struct CachedRepository {
     cache: PathBuf,
+    layout: CacheRepo,
     directory: PathBuf,
     records: PathBuf,
     repository: String,
@@ -24,9 +27,11 @@ pub(super) struct CachedRepository {
 impl CachedRepository {
     /// The repository `owner/name` in the cache, with this program's records in its own cache.
     pub(super) fn new(cache: PathBuf, own_cache: &Path, repository: &str) -> Self {
-        let folder = format!("models--{}", repository.replace('/', "--"));
+        let repo = Repo::model(repository.to_owned());
+        let folder = repo.folder_name();
         let records = own_cache.join("hub").join(&folder);
-        Self { directory: cache.join(folder), cache, records, repository: repository.to_owned() }
+        let layout = Cache::new(cache.clone()).repo(repo);
+        Self { directory: cache.join(folder), cache, layout, records, repository: repository.to_owned() }
     }
 
     /// The repository's part of it.
@@ -76,7 +81,7 @@ impl CachedRepository {
 
     /// Where the files of a commit are.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.directory.join("snapshots").join(commit)
+        self.layout.pointer_path(commit)
     }
 
     /// Where a file is that is called `name`.
