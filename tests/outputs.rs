@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use embed_collections::domain::{ChunkId, CollectionName, Digest, RawJson, Row, RowRecord, RowStatus, Shard, Source};
+use embed_collections::domain::{ChunkId, CollectionName, Digest, RawJson, Row, RowRecord, RowStatus, Shard, Source, Widths};
 use embed_collections::output::{CollectionTotals, CollectionWriter, Existing, Format, Opened, Plan};
 use serde_json::{Value, json};
 
@@ -56,6 +56,8 @@ fn shards(rows: u64) -> Vec<Shard> {
             dimension: DIMENSION,
             records,
             vectors,
+            sparse: None,
+            multi: None,
         }
     };
     (0..rows).step_by(SHARD_ROWS as usize).enumerate().map(shard).collect()
@@ -68,7 +70,7 @@ fn write(output_dir: &Path) {
         let plan = Plan {
             model: model.to_owned(),
             vector_space: Digest::of(model.as_bytes()).to_string(),
-            dimension: DIMENSION,
+            widths: Widths::dense(DIMENSION),
             shard_rows: u32::try_from(SHARD_ROWS).unwrap(),
             formats: Format::ALL.to_vec(),
             provenance: json!({"dtype": "f32", "prompt": null}).as_object().unwrap().clone(),

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::inside;
-use crate::domain::PackedBatch;
+use crate::domain::{PackedBatch, VectorKind};
 use crate::embedder::{ModelFault, with_causes};
-use crate::encoder::{self, Encoder, Finish};
+use crate::encoder::{self, Encoder, Finish, Kinds};
 use crate::lease::{DeviceKey, Lease};
-use crate::model::spec::{ModelSpec, PromptChoice};
+use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
 use crate::model::weights::Weights;
 use crate::nn::Instructions;
 use crate::nn::cpu::gemm::Kernel;
@@ -88,11 +88,14 @@ pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> 
             continue;
         };
         let prompt = spec.prompt(&case.choice(spec))?.text;
-        let tokenizer = Tokenizer::of(spec, case.max_length.unwrap_or(spec.max_length), prompt)?;
+        let tokenizer =
+            Tokenizer::of(spec, TextRole::Document, case.max_length.unwrap_or(spec.max_length), prompt)?;
         let wanted = Finish {
             left_out: if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? },
             normalize: case.normalize.unwrap_or(spec.normalize),
             truncate_dim: case.truncate_dim,
+            kinds: Some(Kinds::of(&[VectorKind::Dense])),
+            role: TextRole::Document,
         };
         if wanted != finish {
             (encoder, finish) = (load(wanted)?, wanted);

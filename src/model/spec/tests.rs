@@ -385,7 +385,7 @@ fn poolings_are_joined_in_the_order_of_the_library_or_of_their_list() {
     assert_eq!((spec.pooling.as_slice(), spec.dimension, spec.hidden_size), (&Pooling::ALL[..], 48, 8));
     directory.json("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "cls"], "pooling_mode_max_tokens": true}));
     let spec = directory.read().unwrap();
-    assert_eq!((spec.pooling_names().as_str(), spec.dimension), ("mean + cls", 16));
+    assert_eq!((spec.pooling_names(spec.widths()).as_str(), spec.dimension), ("mean + cls", 16));
     directory.json("1_Pooling/config.json", &json!({"pooling_mode_mean_tokens": 1}));
     assert!(matches!(directory.read(), Err(SpecError::Invalid { .. })));
 }
