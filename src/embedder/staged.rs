@@ -131,7 +131,7 @@ impl Staged {
             batch_size: wishes.batch_size.unwrap_or(wishes.batch_tokens),
             devices: Vec::new(),
         };
-        let footprint = Footprint::new(&spec, &weights);
+        let footprint = Footprint::new(&spec, &weights, widths);
         Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, info })
     }
 

@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::list::count;
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
+use crate::domain::{VectorKind, Widths};
 use crate::model::registry::{Entry, Registry};
 use crate::model::source::{ModelFiles, Provenance};
-use crate::model::spec::{AfterPooling, ModelSpec, PromptChoice};
+use crate::model::spec::{AfterPooling, ModelSpec, PromptChoice, TextRole};
 
 /// What `models show` says.
 #[derive(Debug, Serialize)]
@@ -32,7 +33,12 @@ struct Files {
     pooling: Vec<&'static str>,
     after_pooling: Vec<String>,
     normalize: bool,
+    /// Length of a dense vector; 0 if the model gives none.
     dimension: usize,
+    /// The kinds of vectors that it gives, with their widths.
+    emit: BTreeMap<&'static str, usize>,
+    /// The kind that is written unless told otherwise.
+    default_emit: VectorKind,
     max_length: usize,
     prompts: BTreeMap<String, String>,
     default_prompt_name: Option<String>,
@@ -68,14 +74,16 @@ impl Shown {
 impl Files {
     fn new(files: ModelFiles, spec: ModelSpec, prompt: String) -> Self {
         let mut notes = files.notes;
-        notes.extend(spec.notes);
+        notes.extend(spec.notes.iter().cloned());
         Self {
             architecture: spec.architecture.as_str(),
             pooling: spec.pooling.iter().map(|mode| mode.as_str()).collect(),
             after_pooling: spec.after_pooling.iter().map(described).collect(),
             normalize: spec.normalize,
             dimension: spec.dimension,
-            max_length: spec.max_length,
+            emit: emit(spec.widths()),
+            default_emit: spec.default_kind,
+            max_length: spec.longest(TextRole::Document),
             prompts: spec.prompts,
             default_prompt_name: spec.default_prompt_name,
             prompt,
@@ -87,6 +95,10 @@ impl Files {
             provenance: files.provenance,
         }
     }
+}
+
+fn emit(widths: Widths) -> BTreeMap<&'static str, usize> {
+    widths.kinds().filter_map(|kind| Some((kind.as_str(), widths.of(kind)?))).collect()
 }
 
 fn described(step: &AfterPooling) -> String {
@@ -132,10 +144,17 @@ fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
 impl Files {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "directory {} ({})", self.directory.display(), self.provenance)?;
-        let mut lines = vec![("architecture", self.architecture.to_owned()), ("pooling", self.pooling.join(" + "))];
-        lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
-        lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));
-        lines.push(("dimension", self.dimension.to_string()));
+        let mut lines = vec![("architecture", self.architecture.to_owned())];
+        if self.dimension > 0 {
+            lines.push(("pooling", self.pooling.join(" + ")));
+            lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
+            lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));
+            lines.push(("dimension", self.dimension.to_string()));
+        }
+        if self.emit.len() > 1 || self.dimension == 0 {
+            let kinds: Vec<String> = self.emit.iter().map(|(kind, width)| format!("{kind} ({width})")).collect();
+            lines.push(("gives", format!("{}; {} unless told otherwise", kinds.join(", "), self.default_emit.as_str())));
+        }
         lines.push(("longest text", format!("{} tokens", self.max_length)));
         lines.push(("weights", self.weights.join(", ")));
         for (name, text) in &self.prompts {

@@ -106,7 +106,7 @@ impl ModelSpec {
             First::MaskedLm(pooling) => {
                 let sentence = files::sentence_config(&steps.first, Task::FillMask)?;
                 let spec = with_transformer(&steps.first, &sentence, &PoolingStep::none(&steps.first), Vec::new())?;
-                spec.with_masked_lm(pooling)
+                spec.with_masked_lm(pooling)?
             }
             First::Tokens(ref mask) => {
                 let sentence = files::sentence_config(&steps.first, Task::Tokens)?;
@@ -156,10 +156,14 @@ impl ModelSpec {
         Ok(())
     }
 
-    fn with_masked_lm(self, pooling: SpladePooling) -> Self {
+    fn with_masked_lm(self, pooling: SpladePooling) -> Result<Self, SpecError> {
+        if !self.architecture.has_masked_lm() {
+            let what = format!("SPLADE with a {} model", self.architecture.as_str());
+            return Err(SpecError::unsupported(&self.directory.join("config.json"), what));
+        }
         let vocabulary = vocabulary(&self.config);
         let sparse = Some(SparseHead::MaskedLm { pooling, vocabulary });
-        Self { sparse, dimension: 0, default_kind: VectorKind::Sparse, ..self }
+        Ok(Self { sparse, dimension: 0, default_kind: VectorKind::Sparse, ..self })
     }
 
     fn with_tokens(self, head: MultiHead) -> Result<Self, SpecError> {
@@ -333,7 +337,7 @@ fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
     if colbert.exists() {
         return Err(SpecError::unsupported(&colbert, "a ColBERT model whose config.json does not name HF_ColBERT"));
     }
-    if files::has_class(&spec.config, |class| class.ends_with("ForMaskedLM")) {
+    if spec.architecture.has_masked_lm() && files::has_class(&spec.config, |class| class.ends_with("ForMaskedLM")) {
         return Ok(plain_masked_lm(spec));
     }
     Ok(spec)
@@ -350,7 +354,11 @@ fn plain_masked_lm(spec: ModelSpec) -> ModelSpec {
     let vocabulary = vocabulary(&spec.config);
     let sparse = Some(SparseHead::MaskedLm { pooling, vocabulary });
     let default_kind = if named_splade { VectorKind::Sparse } else { VectorKind::Dense };
-    ModelSpec { sparse, default_kind, ..spec }
+    let mut notes = spec.notes;
+    if !named_splade {
+        notes.push(format!("{} is a masked language model: --emit sparse gives SPLADE's weights", directory.display()));
+    }
+    ModelSpec { sparse, default_kind, notes, ..spec }
 }
 
 /// `ColBERT` in the layout of its first authors.
