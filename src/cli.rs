@@ -14,10 +14,10 @@ pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeaseRun};
 pub use models::{ModelName, ModelSettings, ModelsCommand};
 
-use crate::domain::VectorKind;
 use crate::config::{
     CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy,
 };
+use crate::domain::VectorKind;
 
 const EXAMPLES: &str = "\
 Examples:

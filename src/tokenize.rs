@@ -148,7 +148,8 @@ impl Tokenizer {
 /// trained with its number, however it is spelled. A prompt that is known with the white space behind it is taken so.
 fn make_one_token(tokenizer: &mut tokenizers::Tokenizer, marker: &str) -> tokenizers::Result<()> {
     let Some(word) = marker.split_whitespace().next() else { return Ok(()) };
-    let Some((token, id)) = [marker, word].into_iter().find_map(|token| Some((token, tokenizer.token_to_id(token)?))) else {
+    let Some((token, id)) = [marker, word].into_iter().find_map(|token| Some((token, tokenizer.token_to_id(token)?)))
+    else {
         return Ok(());
     };
     let is_one = tokenizer.encode_fast(token, false).is_ok_and(|found| found.get_ids() == [id]);

@@ -42,7 +42,8 @@ fn summary(output: &Path) -> Value {
 fn a_model_with_three_heads_gives_what_is_asked_for_in_one_pass() {
     let (dense, all) = (tempdir().unwrap(), tempdir().unwrap());
     assert_eq!(run(dense.path(), "xlmr-bin-heads", &[]).exit_code, 0);
-    let finished = run(all.path(), "xlmr-bin-heads", &["--emit", "dense,sparse,multi", "--format", "jsonl,npy,parquet"]);
+    let finished =
+        run(all.path(), "xlmr-bin-heads", &["--emit", "dense,sparse,multi", "--format", "jsonl,npy,parquet"]);
     assert_eq!(finished.exit_code, 0, "{}", finished.stderr);
     let (dense_rows, all_rows) = (rows(dense.path(), "xlmr-bin-heads"), rows(all.path(), "xlmr-bin-heads"));
     let mut weighed = 0;
@@ -138,7 +139,9 @@ fn members_without_dense_vectors_are_not_fused_and_turns_make_no_difference() {
 
 #[test]
 fn commands_about_models_know_all_kinds() {
-    for model in ["splade-mlm", "splade-roberta", "splade-distilbert", "colbert-pylate", "colbert-stanford", "xlmr-bin-heads"] {
+    for model in
+        ["splade-mlm", "splade-roberta", "splade-distilbert", "colbert-pylate", "colbert-stanford", "xlmr-bin-heads"]
+    {
         let directory = format!("{MODELS}/{model}");
         let finished = Program::bare().arguments(&["models", "verify", &directory, "--json"]).run();
         assert_eq!(finished.exit_code, 0, "{model}: {}", finished.stderr);

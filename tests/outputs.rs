@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use embed_collections::domain::{
-    ChunkId, CollectionName, Digest, MultiVectors, RawJson, Row, RowRecord, RowStatus, Shard, Source, SparseVector, Widths,
+    ChunkId, CollectionName, Digest, MultiVectors, RawJson, Row, RowRecord, RowStatus, Shard, Source, SparseVector,
+    Widths,
 };
 use embed_collections::output::{CollectionTotals, CollectionWriter, Existing, Format, Opened, Plan};
 use serde_json::{Value, json};
@@ -74,7 +75,8 @@ fn with_all_kinds(mut shard: Shard) -> Shard {
     for (row, record, _) in shard.rows() {
         let count = if record.status.has_vector() { row.0 % 7 } else { 0 };
         let indices: Vec<u32> = (0..count).map(|place| (row.0 + 100 * place) as u32).collect();
-        let values: Vec<f32> = vector(row.0).take(count as usize).map(|value| value.abs() + f32::MIN_POSITIVE).collect();
+        let values: Vec<f32> =
+            vector(row.0).take(count as usize).map(|value| value.abs() + f32::MIN_POSITIVE).collect();
         sparse.push(SparseVector { indices, values });
         texts.push((0..count).flat_map(|place| vector(row.0 + place).take(5)).collect());
     }

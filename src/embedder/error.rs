@@ -69,7 +69,9 @@ pub enum EmbedError {
         dimension: usize,
     },
     /// Components are to be cut off, and there are no dense vectors.
-    #[error("--truncate-dim cuts dense vectors, and {model} is to give none; name another model (MODEL=N) or emit dense")]
+    #[error(
+        "--truncate-dim cuts dense vectors, and {model} is to give none; name another model (MODEL=N) or emit dense"
+    )]
     NothingToCut {
         /// The model.
         model: String,

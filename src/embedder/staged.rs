@@ -154,7 +154,7 @@ impl Staged {
     /// What it is to write.
     pub(super) fn plan(&self, settings: &Settings) -> Plan {
         let Self { info, .. } = self;
-        let mut provenance = serde_json::json!({
+        let provenance = serde_json::json!({
             "source": info.source,
             "revision": info.revision,
             "weights_sha256": info.weights_sha256,
@@ -164,9 +164,6 @@ impl Staged {
             "max_length": info.max_length,
             "prompt": info.prompt,
         });
-        if info.emit != [VectorKind::Dense] {
-            provenance["emit"] = serde_json::json!(info.emit);
-        }
         Plan {
             model: info.model.clone(),
             vector_space: info.vector_space.to_string(),

@@ -44,12 +44,7 @@ struct Multi {
 }
 
 impl<B: Backend> Heads<B> {
-    pub(super) fn load(
-        spec: &ModelSpec,
-        finish: &Finish,
-        weights: &Weights,
-        backend: &B,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn load(spec: &ModelSpec, finish: &Finish, weights: &Weights, backend: &B) -> Result<Self, LoadError> {
         let asked = |kind| finish.kinds(spec.default_kind).contains(&kind);
         let dense = || -> Result<_, LoadError> {
             let steps = dense::load(&spec.after_pooling, VectorKind::Dense, weights)?;
@@ -147,11 +142,7 @@ impl Multi {
             TextRole::Document => head.skipped.clone(),
             TextRole::Query => Vec::new(),
         };
-        Ok(Self {
-            steps: dense::load(&head.steps, VectorKind::Multi, weights)?,
-            left_out: head.left_out,
-            skipped,
-        })
+        Ok(Self { steps: dense::load(&head.steps, VectorKind::Multi, weights)?, left_out: head.left_out, skipped })
     }
 
     fn apply(&self, states: Vec<f32>, width: usize, batch: &PackedBatch) -> MultiVectors {

@@ -104,7 +104,6 @@ pub(super) fn rows_of_a_block(vocabulary: usize) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "the same function on both sides")]
 mod tests {
     use super::*;
 
@@ -115,7 +114,9 @@ mod tests {
         pooling.add(&mut weights, &[1.0, -3.0, 0.0]);
         pooling.add(&mut weights, &[4.0, -1.0, 0.5]);
         pooling.finish(&mut weights);
-        assert_eq!(weights, expected);
+        // The compiler may work a logarithm out in another way.
+        let close = weights.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6);
+        assert!(close, "{weights:?} {expected:?}");
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub(super) fn record_batch(shard: &Shard, about: &About<'_>) -> Result<RecordBat
     let mut with_vector = NullBufferBuilder::new(records.len());
     records.iter().for_each(|record| with_vector.append(record.status.has_vector()));
     let nulls = with_vector.finish();
-    let mut add = |name: &str, lists: ArrayRef| columns.push((Field::new(name, lists.data_type().clone(), true), lists));
+    let mut add =
+        |name: &str, lists: ArrayRef| columns.push((Field::new(name, lists.data_type().clone(), true), lists));
     if shard.dimension > 0 {
         add(VECTOR, Arc::new(fixed_lists(canonical_vectors(shard), shard.dimension, nulls.clone())?));
     }
@@ -86,13 +87,12 @@ pub(super) fn record_batch(shard: &Shard, about: &About<'_>) -> Result<RecordBat
         ),
         (
             Field::new("text_sha256", DataType::Utf8, true),
-            Arc::new(
-                records.iter().map(|record| record.text_sha256.map(|it| it.to_string())).collect::<StringArray>(),
-            ),
+            Arc::new(records.iter().map(|record| record.text_sha256.map(|it| it.to_string())).collect::<StringArray>()),
         ),
     ]);
     let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
-    let metadata: HashMap<_, _> = metadata(shard, about).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let metadata: HashMap<_, _> =
+        metadata(shard, about).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     Ok(RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, metadata)), arrays)?)
 }
 
@@ -106,11 +106,7 @@ fn item(data_type: DataType) -> FieldRef {
 }
 
 /// Lists of one length.
-fn fixed_lists(
-    values: Vec<f32>,
-    dimension: usize,
-    nulls: Option<NullBuffer>,
-) -> Result<FixedSizeListArray, SinkError> {
+fn fixed_lists(values: Vec<f32>, dimension: usize, nulls: Option<NullBuffer>) -> Result<FixedSizeListArray, SinkError> {
     let dimension = i32::try_from(dimension).map_err(|_| too_large(dimension as u64))?;
     let values = Arc::new(Float32Array::from(values));
     Ok(FixedSizeListArray::try_new(item(DataType::Float32), dimension, values, nulls)?)
@@ -188,7 +184,11 @@ pub(super) fn append(shard: &mut StoredShard, batch: &RecordBatch) -> Result<(),
             // Of a part of an array, the values are still those of the whole.
             let first = usize::try_from(vectors.value_offset_at(0)).unwrap_or_default();
             let all = numbers::<Float32Type>(vectors.values(), MULTI)?;
-            let own = if vectors.is_empty() { &[] } else { all.get(first..first + vectors.len() * dimension).ok_or_else(wrong)? };
+            let own = if vectors.is_empty() {
+                &[]
+            } else {
+                all.get(first..first + vectors.len() * dimension).ok_or_else(wrong)?
+            };
             multi.texts.push(own.to_vec());
         }
     }

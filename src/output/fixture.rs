@@ -62,7 +62,8 @@ pub(super) fn with_all_kinds(mut shard: Shard) -> Shard {
     for (row, record) in (first..).zip(&shard.records) {
         let count = if record.status.has_vector() { row % 5 } else { 0 };
         let values: Vec<f32> = (1..=count).map(|place| 0.1 * place as f32 + row as f32).collect();
-        sparse.push(SparseVector { indices: (0..count).map(|place| row + 3 * place).collect(), values: values.clone() });
+        sparse
+            .push(SparseVector { indices: (0..count).map(|place| row + 3 * place).collect(), values: values.clone() });
         texts.push(values.iter().flat_map(|value| [*value, -0.0, 1.0e-40 * value]).collect());
     }
     shard.sparse = Some(sparse);

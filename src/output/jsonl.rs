@@ -61,7 +61,8 @@ impl Sink for Jsonl {
     fn write(&self, shard: &Shard, _: &About<'_>, out: &mut (dyn Write + Send)) -> Result<(), SinkError> {
         let rows: Vec<_> = shard.rows().collect();
         for rows in rows.chunks(GROUP_ROWS * GROUPS_IN_FLIGHT) {
-            let buffers: Vec<_> = rows.par_chunks(GROUP_ROWS).map(|rows| format_rows(shard, rows)).collect::<Result<_, _>>()?;
+            let buffers: Vec<_> =
+                rows.par_chunks(GROUP_ROWS).map(|rows| format_rows(shard, rows)).collect::<Result<_, _>>()?;
             for buffer in buffers {
                 out.write_all(&buffer)?;
             }

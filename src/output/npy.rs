@@ -165,7 +165,9 @@ fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
 
 /// Takes the files in the order of [`Npy::SINKS`], as far as they are there.
 pub(super) fn read(files: &mut [Option<File>]) -> Result<StoredShard, ReadContentError> {
-    let [vectors, indptr, indices, values, offsets, multi, Some(ids)] = files else { return Err(ReadContentError::Npy) };
+    let [vectors, indptr, indices, values, offsets, multi, Some(ids)] = files else {
+        return Err(ReadContentError::Npy);
+    };
     let ids: Vec<String> = serde_json::from_reader(BufReader::new(ids))?;
     let mut shard = StoredShard { ids: ids.into_iter().map(ChunkId::new).collect(), ..StoredShard::empty() };
     let rows = shard.ids.len();

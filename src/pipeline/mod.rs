@@ -171,7 +171,8 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     let lanes = Lanes::new(pass.lanes, &failed);
     let (group_sender, groups) = bounded(pass.tokenizer_threads * 2);
     let (tokenized_sender, tokenized) = bounded(pass.tokenizer_threads * 2);
-    let in_flight = |lane: &Lane<'_>| if lane.widths.multi.is_some() { LARGE_SHARDS_IN_FLIGHT } else { SHARDS_IN_FLIGHT };
+    let in_flight =
+        |lane: &Lane<'_>| if lane.widths.multi.is_some() { LARGE_SHARDS_IN_FLIGHT } else { SHARDS_IN_FLIGHT };
     let shards_in_flight = pass.lanes.iter().map(in_flight).sum();
     let (message_sender, messages) = bounded(shards_in_flight + workers.len() * 4);
     let (permit_sender, permits) = bounded(shards_in_flight);

@@ -142,9 +142,8 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
             self.encode(&sequences.iter().collect::<Vec<_>>(), finish).multi.unwrap()
         };
         let (queries, documents) = (encode(queries, "query"), encode(texts, "document"));
-        let dot = |one: &[f32], other: &[f32]| {
-            one.iter().zip(other).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
-        };
+        let dot =
+            |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let width = queries.dimension;
         for (query, scores) in queries.texts.iter().zip(scores) {
             for (document, score) in documents.texts.iter().zip(scores) {

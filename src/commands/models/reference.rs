@@ -206,9 +206,9 @@ impl Case {
             }
             let Some(expected) = expected else { continue };
             let embeddings = embed(encoder, &sequence, expected).map_err(|fault| format!("text {index}: {fault}"))?;
-            let difference = expected.difference(&embeddings).ok_or_else(|| {
-                format!("the vector of text {index} is not finite, or is not {}", expected.shape())
-            })?;
+            let difference = expected
+                .difference(&embeddings)
+                .ok_or_else(|| format!("the vector of text {index} is not finite, or is not {}", expected.shape()))?;
             comparison.vectors += 1;
             if difference > worst.0 {
                 worst = (difference, index);
@@ -228,7 +228,9 @@ impl Case {
 fn embed(encoder: &mut dyn Encoder, sequence: &TokenSeq, expected: &Expected) -> Result<Embeddings, String> {
     match expected {
         // What a model without layers makes of nothing.
-        Expected::Dense(vector) if sequence.ids.is_empty() => Ok(Embeddings::dense(vector.len(), vec![0.0; vector.len()])),
+        Expected::Dense(vector) if sequence.ids.is_empty() => {
+            Ok(Embeddings::dense(vector.len(), vec![0.0; vector.len()]))
+        }
         _ => encoder.encode(&PackedBatch::of([sequence])).map_err(|error| with_causes(&error)),
     }
 }
@@ -240,12 +242,14 @@ impl Expected {
             Self::Dense(expected) => difference(&found.values, expected),
             Self::Sparse(expected) => {
                 let found = found.sparse.as_ref()?.first()?;
-                let found: BTreeMap<u32, f32> = found.indices.iter().copied().zip(found.values.iter().copied()).collect();
+                let found: BTreeMap<u32, f32> =
+                    found.indices.iter().copied().zip(found.values.iter().copied()).collect();
                 // Where a weight is nothing but for rounding, one side may have it and the other not.
                 let weight = |of: &BTreeMap<u32, f32>, id: &u32| f64::from(of.get(id).copied().unwrap_or_default());
-                let differences = found.keys().chain(expected.keys()).map(|id| {
-                    (weight(&found, id) - weight(expected, id)).abs() / weight(expected, id).max(1.0)
-                });
+                let differences = found
+                    .keys()
+                    .chain(expected.keys())
+                    .map(|id| (weight(&found, id) - weight(expected, id)).abs() / weight(expected, id).max(1.0));
                 found.values().all(|weight| weight.is_finite()).then(|| differences.fold(0.0, f64::max))
             }
             Self::Multi(expected) => {

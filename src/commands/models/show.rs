@@ -153,7 +153,8 @@ impl Files {
         }
         if self.emit.len() > 1 || self.dimension == 0 {
             let kinds: Vec<String> = self.emit.iter().map(|(kind, width)| format!("{kind} ({width})")).collect();
-            lines.push(("gives", format!("{}; {} unless told otherwise", kinds.join(", "), self.default_emit.as_str())));
+            lines
+                .push(("gives", format!("{}; {} unless told otherwise", kinds.join(", "), self.default_emit.as_str())));
         }
         lines.push(("longest text", format!("{} tokens", self.max_length)));
         lines.push(("weights", self.weights.join(", ")));

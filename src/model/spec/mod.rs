@@ -25,9 +25,7 @@ pub use self::after::{AfterPooling, Dense, DenseActivation};
 pub use self::architecture::Architecture;
 pub use self::error::SpecError;
 use self::files::{LibraryConfig, SentenceConfig, Task, TransformerConfig};
-pub use self::heads::{
-    Expansion, MultiHead, SparseHead, SpladeActivation, SpladePooling, SpladeStrategy, TextRole,
-};
+pub use self::heads::{Expansion, MultiHead, SparseHead, SpladeActivation, SpladePooling, SpladeStrategy, TextRole};
 use self::modules::{First, PoolingStep};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 use super::weights::{WeightError, Weights};
@@ -403,7 +401,11 @@ fn refuse_other_type(library: &LibraryConfig, first: &First, path: &Path) -> Res
         First::MaskedLm(_) => model_type != "ColBERT" && model_type != "MultiVectorEncoder",
         First::Tokens(mask) => mask.is_some() == (model_type == "MultiVectorEncoder"),
     };
-    if fits { Ok(()) } else { Err(SpecError::unsupported(path, format!("a model of the kind {model_type} with such modules"))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(SpecError::unsupported(path, format!("a model of the kind {model_type} with such modules")))
+    }
 }
 
 fn refuse_adapter(transformer: &Path) -> Result<(), SpecError> {

@@ -213,8 +213,9 @@ fn what_is_not_implemented_is_refused_by_name() {
     check_refused_with("adapter_config.json", &json!({}), "adapter");
     check_refused_with("1_Pooling/config.json", &json!({"pooling_mode_magic": true}), "pooling_mode_magic");
     check_refused_with("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "first"]}), "pooling by first");
-    let sparse = json!({"model_type": "SparseEncoder"});
-    check_refused_with("config_sentence_transformers.json", &sparse, "modules.json");
+    let directory = Directory::new();
+    directory.json("config_sentence_transformers.json", &json!({"model_type": "SparseEncoder"}));
+    directory.check_refused(&["modules.json", "Pooling where SpladePooling is expected"]);
     check_refused_with("config_sentence_transformers.json", &json!({"model_type": "CrossEncoder"}), "CrossEncoder");
     for (key, value) in [
         ("transformer_task", json!("fill-mask")),

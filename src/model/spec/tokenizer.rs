@@ -95,9 +95,7 @@ impl Vocabulary {
         match &self.tokenizer.get("model")?["vocab"] {
             Value::Object(ids) => number(ids.get(token)?),
             // A list of pieces with their scores, as SentencePiece has it.
-            Value::Array(pieces) => {
-                u32::try_from(pieces.iter().position(|piece| piece[0] == token)?).ok()
-            }
+            Value::Array(pieces) => u32::try_from(pieces.iter().position(|piece| piece[0] == token)?).ok(),
             _ => None,
         }
     }

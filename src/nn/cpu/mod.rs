@@ -29,7 +29,9 @@ use self::buffers::{Buffer, Buffers};
 use self::gemm::{Finish, Gate, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling};
+use super::{
+    Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
+};
 use crate::domain::{PackedBatch, SparseVector};
 
 /// Operations of one thread, which other cores may help for a while.
