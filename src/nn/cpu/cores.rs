@@ -1,18 +1,50 @@
 //! Work on several cores, for the moments in which one encoder has them all: a single text, a last batch.
 //!
 //! The cores are those of rayon's pool. Whoever divides many small pieces of work first goes there ([`enter`]): between
-//! threads of the pool a piece changes hands in a microsecond, from outside it takes tens.
+//! threads of the pool a piece changes hands in a microsecond, from outside it takes tens, and as long from a thread that
+//! sleeps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
 use crate::nn::NnError;
 
-/// Fewest numbers that are worth a core of their own: about ten times the cost of asking it.
-const NUMBERS_OF_A_CORE: usize = 1 << 18;
+/// Fewest numbers that are worth a core of their own: some ten microseconds of the cheapest operation, which is about ten
+/// times the cost of asking a core that is awake.
+const NUMBERS_OF_A_CORE: usize = 1 << 15;
 
-/// Does work that will be divided, on a thread of the pool.
-pub(super) fn enter<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    rayon::scope(|_| work())
+/// Does work that will be divided among so many cores, on a thread of the pool; the other threads stay awake for it.
+pub(super) fn enter<T: Send>(cores: usize, work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| {
+        let done = OnDrop(Arc::default());
+        for _ in 1..cores {
+            let done = Arc::clone(&done.0);
+            rayon::spawn(move || stay_awake(&done));
+        }
+        work()
+    })
+}
+
+/// Takes work of the pool until all is done. Between a piece and the next there are microseconds; a thread that finds none
+/// for some more would fall asleep.
+fn stay_awake(done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+            // Whoever has something to do on this core comes first.
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// True once it is dropped, also by a panic.
+struct OnDrop(Arc<AtomicBool>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Does something with each item, each on a core of its own if there is one.
@@ -72,10 +104,19 @@ mod tests {
     fn every_row_is_written_once_by_as_many_cores_as_it_is_worth() {
         check(1, 5000, 384, 1);
         check(4, 100, 384, 1);
-        check(4, 1500, 384, 2);
+        check(4, 1500, 384, 4);
         check(2, 5000, 384, 2);
-        check(16, 5001, 384, 7);
+        check(4, 200, 384, 2);
+        check(16, 5001, 384, 16);
         check(4, 1, 1 << 20, 1);
+    }
+
+    #[test]
+    fn the_pool_is_left_as_it_was_by_work_that_ends_and_by_work_that_panics() {
+        assert_eq!(enter(4, || rayon::join(|| 1, || 2)), (1, 2));
+        std::panic::catch_unwind(|| enter(4, || panic!("on purpose"))).unwrap_err();
+        // Threads that stayed awake would hold every job back, and this one would have no end.
+        assert_eq!(rayon::broadcast(|_| ()).len(), rayon::current_num_threads());
     }
 
     #[test]

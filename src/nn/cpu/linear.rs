@@ -1,18 +1,19 @@
 //! Linear and feed-forward layers over rows of activations, on one core or several.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
 use super::cores;
-use super::gemm::{Finish, Gate, PackedLinear, in_parts};
+use super::gemm::{Columns, Finish, Gate, PackedLinear, in_parts};
 use crate::nn::{FeedForward, Middle};
 
 /// Fewest rows that are worth a core of their own: a thousand times the cost of asking it.
 const ROWS_OF_A_CORE: usize = 128;
 
-/// Fewest multiplications of some columns that are worth a core of their own: some three microseconds of work, which a
-/// core of the pool takes over in one.
-const WORK_OF_A_CORE: usize = 1 << 18;
+/// Fewest multiplications of some columns that are worth a core of their own: some two microseconds of work, which a core
+/// that is awake takes over in one.
+const WORK_OF_A_CORE: usize = 1 << 17;
 
 /// Bytes of the middle of a feed-forward layer that exist at once, so that it is still in the second-level cache when it
 /// is read: half of 2 MiB.
@@ -27,21 +28,16 @@ pub struct Linear(pub(super) PackedLinear);
 
 impl Linear {
     /// [rows, inputs] to [rows, outputs]. Where there are too few rows for all cores, the outputs are divided.
-    pub(super) fn apply(
-        &self,
-        cores: usize,
-        buffers: &Arc<Buffers>,
-        input: &[f32],
-        finish: Finish<'_>,
-        out: &mut [f32],
-    ) {
+    pub(super) fn apply(&self, cores: usize, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
         let Self(layer) = self;
         let shape = (layer.inputs(), layer.outputs());
         let rows = out.len().checked_div(shape.1).unwrap_or(0);
         let by_rows = parts(cores, out.len(), shape.1);
         let by_columns = cores.min(layer.panels()).min(rows * shape.0 * shape.1 / WORK_OF_A_CORE);
         if by_columns > by_rows {
-            self.apply_by_columns(by_columns, buffers, input, finish, out);
+            cores::each(self.by_panels(by_columns, out), |(panels, out)| {
+                layer.apply_panels(panels, input, finish, out)
+            });
         } else if by_rows > 1 {
             in_parts(by_rows, shape, input, finish, out, |input, finish, out| layer.apply(input, finish, out));
         } else {
@@ -49,30 +45,16 @@ impl Linear {
         }
     }
 
-    fn apply_by_columns(
-        &self,
-        parts: usize,
-        buffers: &Arc<Buffers>,
-        input: &[f32],
-        finish: Finish<'_>,
-        out: &mut [f32],
-    ) {
+    /// Parts of a result with the panels that give them, as equal as can be.
+    fn by_panels<'out>(&self, parts: usize, out: &'out mut [f32]) -> Vec<(Range<usize>, Columns<'out>)> {
         let Self(layer) = self;
-        let rows = out.len() / layer.outputs();
-        let mut columns: Vec<_> = (0..parts)
-            .map(|part| {
-                let panels = part * layer.panels() / parts..(part + 1) * layer.panels() / parts;
-                let columns = layer.columns(&panels);
-                let own = Buffers::take(buffers, rows * columns.len());
-                (panels, columns, own)
-            })
-            .collect();
-        cores::each(&mut columns, |(panels, _, own)| layer.apply_panels(panels.clone(), input, finish, own));
-        for (_, columns, own) in &columns {
-            for (out, own) in out.chunks_exact_mut(layer.outputs()).zip(own.chunks_exact(columns.len())) {
-                out[columns.clone()].copy_from_slice(own);
-            }
-        }
+        let mut rest = Columns::all(out, layer.outputs());
+        let part = |part| {
+            let panels = part * layer.panels() / parts..(part + 1) * layer.panels() / parts;
+            let own = rest.take_to(layer.columns(&panels).end);
+            (panels, own)
+        };
+        (0..parts).map(part).collect()
     }
 }
 
@@ -110,15 +92,15 @@ impl FeedForward<Linear> {
         let mut wide = Buffers::take(buffers, rows * up.0.outputs());
         match *middle {
             Middle::Activation(activation) => {
-                up.apply(cores, buffers, input, Finish::Activation(activation), &mut wide);
-                down.apply(cores, buffers, &wide, finish, out);
+                up.apply(cores, input, Finish::Activation(activation), &mut wide);
+                down.apply(cores, &wide, finish, out);
             }
             Middle::Gate(activation) => {
-                up.apply(cores, buffers, input, Finish::Bias, &mut wide);
+                up.apply(cores, input, Finish::Bias, &mut wide);
                 let mut gated = Buffers::take(buffers, rows * inner);
                 let gate = Gate { activation, halves: &wide, out: &mut gated, width: inner };
                 gate.apply(up.0.kernel().instructions());
-                down.apply(cores, buffers, &gated, finish, out);
+                down.apply(cores, &gated, finish, out);
             }
         }
     }

@@ -113,7 +113,7 @@ impl Backend for Cpu {
     }
 
     fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        if self.cores > 1 { cores::enter(work) } else { work() }
+        if self.cores > 1 { cores::enter(self.cores, work) } else { work() }
     }
 
     fn embedding(&self, table: Matrix) -> Result<Matrix, NnError> {
@@ -176,7 +176,7 @@ impl Backend for Cpu {
         epilogue: Epilogue<'_, Activations>,
     ) -> Result<Activations, NnError> {
         let mut out = self.activations(input.tokens(), layer.0.outputs());
-        layer.apply(self.cores, &self.buffers, &input.values, finish(&epilogue), &mut out.values);
+        layer.apply(self.cores, &input.values, finish(&epilogue), &mut out.values);
         Ok(out)
     }
 

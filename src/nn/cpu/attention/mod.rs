@@ -35,8 +35,8 @@ const KEY_BLOCK: usize = 128;
 /// Query rows that are worked on together: four of the widest vectors.
 const ROW_BLOCK: usize = 64;
 
-/// Least multiplications that are worth a core of their own: some ten times the cost of asking it.
-const WORK_OF_A_CORE: usize = 1 << 24;
+/// Least multiplications that are worth a core of their own: some ten times the cost of asking one that is awake.
+const WORK_OF_A_CORE: usize = 1 << 20;
 
 /// Pieces for each core, so that none waits long for the last.
 const PIECES_OF_A_CORE: usize = 4;

@@ -65,6 +65,6 @@ fn only_much_work_is_divided() {
         let attention = &Attention { mask, ..Attention::new(12, 32) };
         Layer { attention, rotation: None, qkv: &[], batch, out: &mut [], buffers: &Arc::default() }.cores_of_use(4)
     };
-    assert_eq!([0, 100, 250, 8000].map(|length| cores(length, Mask::FULL)), [1, 1, 2, 4]);
-    assert_eq!(cores(250, Mask::window(10)), 1);
+    assert_eq!([0, 30, 60, 8000].map(|length| cores(length, Mask::FULL)), [1, 1, 2, 4]);
+    assert_eq!(cores(60, Mask::window(10)), 1);
 }

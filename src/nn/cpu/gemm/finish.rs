@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::function;
+use super::{Columns, function};
 use crate::nn::Activation;
 
 /// What follows a product and its bias.
@@ -29,7 +29,7 @@ impl Finish<'_> {
 }
 
 /// Finishes a tile and puts it in its place.
-pub(super) struct FinishTile<'a> {
+pub(super) struct FinishTile<'a, 'b> {
     /// [rows, width].
     pub(super) sums: &'a [f32],
     /// Width of the tile, a multiple of the vectors' width.
@@ -44,13 +44,11 @@ pub(super) struct FinishTile<'a> {
     pub(super) finish: Finish<'a>,
     /// Width of the whole result, and of a residual.
     pub(super) outputs: usize,
-    /// Some columns of the result.
-    pub(super) out: &'a mut [f32],
-    /// Which they are.
-    pub(super) out_columns: Range<usize>,
+    /// These columns of the result, and perhaps more.
+    pub(super) out: &'a mut Columns<'b>,
 }
 
-impl WithSimd for FinishTile<'_> {
+impl WithSimd for FinishTile<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -86,14 +84,13 @@ impl WithSimd for FinishTile<'_> {
     }
 }
 
-impl FinishTile<'_> {
+impl FinishTile<'_, '_> {
     /// `function` of every sum with its bias.
     #[inline(always)]
     fn each<S: Simd>(self, simd: S, function: impl Fn(S::f32s) -> S::f32s) {
-        let own = self.columns.start - self.out_columns.start..self.columns.end - self.out_columns.start;
         let (bias, bias_rest) = S::as_simd_f32s(self.bias);
         for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
-            let out = &mut self.out[row * self.out_columns.len()..][own.clone()];
+            let out = self.out.row(row, self.columns.clone());
             let (out, out_rest) = S::as_mut_simd_f32s(out);
             let (sums, _) = S::as_simd_f32s(sums);
             for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
@@ -109,12 +106,11 @@ impl FinishTile<'_> {
     /// Every sum with its bias and the value at its place in the residual.
     #[inline(always)]
     fn add<S: Simd>(self, simd: S, residual: &[f32]) {
-        let own = self.columns.start - self.out_columns.start..self.columns.end - self.out_columns.start;
         let (bias, bias_rest) = S::as_simd_f32s(self.bias);
         for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
             let residual = &residual[row * self.outputs..][self.columns.clone()];
             let (residual, residual_rest) = S::as_simd_f32s(residual);
-            let out = &mut self.out[row * self.out_columns.len()..][own.clone()];
+            let out = self.out.row(row, self.columns.clone());
             let (out, out_rest) = S::as_mut_simd_f32s(out);
             let (sums, _) = S::as_simd_f32s(sums);
             for (((out, &sum), &bias), &residual) in out.iter_mut().zip(sums).zip(bias).zip(residual) {

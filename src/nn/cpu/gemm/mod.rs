@@ -16,6 +16,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+mod columns;
 mod finish;
 mod function;
 mod gate;
@@ -35,6 +36,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub(super) use self::columns::Columns;
 pub use self::finish::Finish;
 use self::finish::FinishTile;
 pub use self::gate::Gate;
@@ -147,24 +149,22 @@ impl PackedLinear {
     /// When the sizes do not fit each other.
     pub fn apply(&self, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
         if self.outputs > 0 {
-            self.apply_panels(0..self.panels(), input, finish, out);
+            self.apply_panels(0..self.panels(), input, finish, Columns::all(out, self.outputs));
         }
     }
 
-    /// The same for the outputs of some panels alone: to [rows, their outputs]. A residual is that of the whole result.
+    /// The same for the outputs of some panels alone, which are `out`. A residual is that of the whole result.
     ///
     /// # Panics
     /// When the sizes do not fit each other.
-    pub(super) fn apply_panels(&self, panels: Range<usize>, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-        let columns = self.columns(&panels);
-        let rows = out.len() / columns.len();
-        assert_eq!(out.len(), rows * columns.len(), "a result has whole rows");
+    pub(super) fn apply_panels(&self, panels: Range<usize>, input: &[f32], finish: Finish<'_>, out: Columns<'_>) {
+        assert_eq!(out.columns(), self.columns(&panels), "the result is that of the panels");
+        let rows = out.rows();
         assert_eq!(input.len(), rows * self.inputs, "input and result have the same number of rows");
         if let Finish::Residual(residual) = finish {
             assert_eq!(residual.len(), rows * self.outputs, "a residual has the shape of the result");
         }
-        let mut out = Out { panels, columns, values: out };
-        let out = &mut out;
+        let out = &mut Out { panels, columns: out };
         for rows in blocks(rows, self.inputs) {
             let input = &input[rows.start * self.inputs..rows.end * self.inputs];
             match (self.kernel.0, &self.weight) {
@@ -248,20 +248,9 @@ impl PackedLinear {
                 let own = part(index, count, rows.len());
                 let sums = tile.of(own.len() * panel.width);
                 tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, sums);
-                let (rows, columns) = (rows.start + own.start..rows.start + own.end, columns.clone());
-                let (width, out_columns) = (panel.width, out.columns.clone());
-                let out = &mut *out.values;
-                tiles.simd().vectorize(FinishTile {
-                    sums,
-                    width,
-                    rows,
-                    columns,
-                    bias,
-                    finish,
-                    outputs,
-                    out,
-                    out_columns,
-                });
+                let rows = rows.start + own.start..rows.start + own.end;
+                let (width, columns, out) = (panel.width, columns.clone(), &mut out.columns);
+                tiles.simd().vectorize(FinishTile { sums, width, rows, columns, bias, finish, outputs, out });
             }
         }
     }
@@ -271,9 +260,7 @@ impl PackedLinear {
 struct Out<'a> {
     /// Whose outputs they are.
     panels: Range<usize>,
-    columns: Range<usize>,
-    /// [rows, columns].
-    values: &'a mut [f32],
+    columns: Columns<'a>,
 }
 
 /// The rows that pass under all panels together.

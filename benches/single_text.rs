@@ -1,0 +1,71 @@
+//! One text at a time, on one core and on all: what a model takes for it, called again and again.
+//!
+//! `cargo bench --bench single_text -- [DIRECTORY…] [TOKENS…]`: model directories, else a tiny one; lengths of the text.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and panics when it fails"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use embed_collections::domain::PackedBatch;
+use embed_collections::encoder::{self, Encoder, Finish};
+use embed_collections::lease::{DeviceKey, Lease};
+use embed_collections::model::spec::ModelSpec;
+use embed_collections::model::weights::Weights;
+use embed_collections::nn::Cpu;
+
+const LENGTHS: [usize; 4] = [1, 10, 64, 512];
+
+/// How long a figure may take.
+const TIME: Duration = Duration::from_millis(500);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let given: Vec<PathBuf> = arguments.iter().map(PathBuf::from).filter(|path| path.is_dir()).collect();
+    let lengths: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    let lengths = if lengths.is_empty() { &LENGTHS[..] } else { &lengths };
+    let tiny = vec![PathBuf::from("tests/fixtures/models/bert-minilm")];
+    println!("{:<20} {:>6} {:>6} {:>12} {:>12}", "model", "tokens", "cores", "least, ms", "median, ms");
+    for directory in if given.is_empty() { tiny } else { given } {
+        model(&directory, lengths);
+    }
+}
+
+fn model(directory: &Path, lengths: &[usize]) {
+    let spec = ModelSpec::read(directory).unwrap();
+    let weights = Weights::of(&spec).unwrap();
+    let lease = Lease::shared([DeviceKey::of_slot(0)]);
+    let device = lease.devices().next().unwrap();
+    let mut encoder =
+        encoder::load_on(&spec, &weights, Finish::default(), vec![(device, Cpu::new())]).unwrap().remove(0);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let name = directory.file_name().unwrap().to_string_lossy();
+    for &length in lengths.iter().filter(|&&length| length <= spec.max_length) {
+        for cores in [1, cores] {
+            let mut times = times(encoder.as_mut(), length, cores);
+            times.sort_unstable();
+            let [least, median] =
+                [times[0], times[times.len() / 2]].map(|time| format!("{:.3}", time.as_secs_f64() * 1e3));
+            println!("{name:<20} {length:>6} {cores:>6} {least:>12} {median:>12}");
+        }
+    }
+}
+
+fn times(encoder: &mut dyn Encoder, length: usize, cores: usize) -> Vec<Duration> {
+    let ids: Vec<u32> = (0..length).map(|place| u32::try_from(place % 90).unwrap() + 5).collect();
+    let batch = PackedBatch::new([ids.as_slice()]);
+    encoder.use_cores(cores);
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 5 || start.elapsed() < TIME {
+        let start = Instant::now();
+        assert!(encoder.encode(&batch).unwrap().values.iter().all(|value| value.is_finite()));
+        times.push(start.elapsed());
+    }
+    times
+}
