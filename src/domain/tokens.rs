@@ -9,7 +9,7 @@ pub struct TokenSeq {
     pub ids: Vec<u32>,
     /// How many tokens were cut off to meet the limit.
     pub truncated: u32,
-    /// How many tokens at the end see the others and are not seen by any: what fills a query of ColBERT.
+    /// How many tokens at the end see the others and are not seen by any: what fills a query of `ColBERT`.
     pub unseen: u32,
 }
 

@@ -182,7 +182,7 @@ pub(super) fn append(shard: &mut StoredShard, batch: &RecordBatch) -> Result<(),
             let vectors = lists.value(row);
             let vectors = vectors.as_fixed_size_list_opt().ok_or_else(wrong)?;
             // Of a part of an array, the values are still those of the whole.
-            let first = usize::try_from(vectors.value_offset_at(0)).unwrap_or_default();
+            let first = vectors.value_offset_at(0);
             let all = numbers::<Float32Type>(vectors.values(), MULTI)?;
             let own = if vectors.is_empty() {
                 &[]

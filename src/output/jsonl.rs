@@ -20,6 +20,7 @@ const GROUPS_IN_FLIGHT: usize = 16;
 pub(super) struct Jsonl;
 
 /// A kind of vectors that was not asked for has no key; one that the row does not have is null.
+#[expect(clippy::option_option, reason = "a key may be absent, null or there")]
 #[derive(Serialize)]
 struct JsonRow<'a> {
     id: &'a str,
@@ -112,6 +113,7 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 }
 
 pub(super) fn read(files: &mut [Option<File>]) -> Result<StoredShard, ReadContentError> {
+    #[expect(clippy::option_option, reason = "a key may be absent, null or there")]
     #[derive(Deserialize)]
     struct StoredRow<'a> {
         id: String,

@@ -143,8 +143,8 @@ pub fn read_shard(directory: &Path, shard: &CommittedShard) -> Result<StoredShar
     let (format, records) = Format::by_preference(&Format::ALL)
         .find_map(|format| Some((format, files_of(format, shard)?)))
         .ok_or_else(no_file)?;
-    let open = |record: &Option<&FileRecord>| record.map(|record| open_checked(directory, record)).transpose();
-    let mut files = records.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let open = |record: Option<&FileRecord>| record.map(|record| open_checked(directory, record)).transpose();
+    let mut files = records.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
     let stored = format.read(&mut files).and_then(|stored| match stored.ids.len() {
         found if found as u64 == shard.totals.rows => Ok(stored),
         found => Err(ReadContentError::Rows { found, expected: shard.totals.rows }),

@@ -101,7 +101,7 @@ pub enum Event {
     /// The first event of a pass: the devices are this model's. Sampled before the model is loaded.
     Acquire(LeaseSample),
     /// A model's turn begins.
-    PassStarted(PassInfo),
+    PassStarted(Box<PassInfo>),
     /// The weights are on the devices.
     ModelLoaded {
         /// The model.

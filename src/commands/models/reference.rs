@@ -66,6 +66,9 @@ struct Case {
     colbert: Option<Vec<Option<Vec<Vec<f32>>>>>,
 }
 
+/// What must come out of one kind for each text.
+type OfKind = (VectorKind, Vec<Option<Expected>>);
+
 /// What must come out for a text.
 enum Expected {
     Dense(Vec<f32>),
@@ -161,7 +164,7 @@ impl Case {
     }
 
     /// What the case says, for each kind of vectors that it has something of.
-    fn expected(&self) -> Result<Vec<(VectorKind, Vec<Option<Expected>>)>, String> {
+    fn expected(&self) -> Result<Vec<OfKind>, String> {
         let mut all = Vec::new();
         if let Some(embeddings) = &self.embeddings {
             let of_tokens = self.task.is_some();

@@ -319,7 +319,7 @@ fn table_width(paths: &[PathBuf]) -> Result<usize, WeightError> {
 /// What sentence-transformers makes of a directory without `modules.json`.
 fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
     let note = format!(
-        "{} has no modules.json: vectors are the mean over the tokens and are not normalised, as in sentence-transformers",
+        "{} has no modules.json: dense vectors are the mean over the tokens and are not normalised, as in sentence-transformers",
         directory.display()
     );
     let path = directory.join("config.json");

@@ -30,7 +30,7 @@ impl Cpu {
                     block = next..(next + rows).min(batch.tokens());
                     let logits = &mut logits[..block.len() * vocabulary];
                     let input = &input.values[block.start * inputs..block.end * inputs];
-                    decoder.apply(self.cores, &self.buffers, input, Finish::Bias, logits);
+                    decoder.apply(self.cores, input, Finish::Bias, logits);
                 }
                 let end = block.end.min(bounds[1]);
                 let logits = &logits[(next - block.start) * vocabulary..(end - block.start) * vocabulary];
