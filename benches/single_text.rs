@@ -40,7 +40,7 @@ fn main() {
 
 fn model(directory: &Path, lengths: &[usize]) {
     let spec = ModelSpec::read(directory).unwrap();
-    let weights = Weights::of(&spec).unwrap();
+    let weights = Weights::of(&spec, &[spec.default_kind]).unwrap();
     let lease = Lease::shared([DeviceKey::of_slot(0)]);
     let device = lease.devices().next().unwrap();
     let mut encoder =

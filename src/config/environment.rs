@@ -58,6 +58,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_PROMPT_NAME", "prompt_name", Kind::Text),
     variable("EMBEDDER_PROMPT", "prompt", Kind::Text),
     variable("EMBEDDER_MATRYOSHKA_DIM", "truncate_dim", Kind::List),
+    variable("EMBEDDER_EMIT", "emit", Kind::List),
     variable("EMBEDDER_FORMAT", "format", Kind::List),
     variable("EMBEDDER_SHARD_ROWS", "shard_rows", Kind::Number),
     variable("GPU_BATCH_SIZE", "batch_size", Kind::List),

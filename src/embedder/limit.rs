@@ -16,19 +16,26 @@ pub struct LimitOrigin {
 }
 
 /// Where limits stand, in the order in which they are looked for.
-const KEYS: [&str; 4] =
-    ["/max_seq_length", "/tokenizer_args/model_max_length", "/processor_kwargs/model_max_length", "/model_max_length"];
+const KEYS: [&str; 6] = [
+    "/max_seq_length",
+    "/document_length",
+    "/query_length",
+    "/tokenizer_args/model_max_length",
+    "/processor_kwargs/model_max_length",
+    "/model_max_length",
+];
 
 impl LimitOrigin {
     /// Looks into the model's files for what says so.
-    pub(super) fn of(spec: &ModelSpec) -> Self {
+    pub(super) fn of(spec: &ModelSpec, limit: usize) -> Self {
         let directory = spec.tokenizer.parent().unwrap_or(&spec.directory);
         let mut files: Vec<PathBuf> =
             std::fs::read_dir(directory).into_iter().flatten().flatten().map(|it| it.path()).collect();
         files.retain(|path| is_sentence_config(path));
         files.sort();
         files.push(directory.join("tokenizer_config.json"));
-        let limit = spec.max_length as u64;
+        let is_general = limit == spec.max_length;
+        let limit = limit as u64;
         let stands =
             |path: &Path, key: &str| read(path).is_some_and(|json| json.pointer(key).and_then(number) == Some(limit));
         let place = files.iter().find_map(|path| {
@@ -36,7 +43,8 @@ impl LimitOrigin {
             Some((path.clone(), *key))
         });
         let positions = spec.config.get("max_position_embeddings").and_then(number);
-        let config = || positions.map(|_| (directory.join("config.json"), "/max_position_embeddings"));
+        let config =
+            || positions.filter(|_| is_general).map(|_| (directory.join("config.json"), "/max_position_embeddings"));
         let raisable = place.as_ref().is_some_and(|(path, _)| is_sentence_config(path));
         Self { place: place.or_else(config), positions: positions.filter(|positions| raisable && *positions > limit) }
     }
@@ -84,7 +92,7 @@ mod tests {
     #[track_caller]
     fn check(model: &str, expected: &[&str], positions: Option<u64>) {
         let spec = ModelSpec::read(&Path::new("tests/fixtures/models").join(model)).unwrap();
-        let origin = LimitOrigin::of(&spec);
+        let origin = LimitOrigin::of(&spec, spec.max_length);
         let text = origin.to_string();
         expected.iter().for_each(|part| assert!(text.contains(part), "{text}"));
         assert_eq!(origin.positions, positions, "{text}");

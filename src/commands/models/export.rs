@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{ModelsError, Report};
-use crate::domain::Digest;
+use crate::domain::{Digest, VectorKind};
 use crate::embedder::ModelFault;
 use crate::model::source::{self, Export, ModelFiles, Provenance};
 use crate::model::spec::{ModelSpec, PromptChoice};
@@ -46,12 +46,14 @@ impl Exported {
 
 fn space(directory: &Path) -> Result<Digest, ModelFault> {
     let spec = ModelSpec::read(directory)?;
+    let widths = spec.widths();
+    let kinds: Vec<VectorKind> = widths.kinds().collect();
     let settings = vector_space::Settings {
-        weights: Weights::of(&spec)?.digests(),
+        weights: Weights::of(&spec, &kinds)?.digests(),
         tokenizer: spec.tokenizer_digest()?,
         prompt: spec.prompt(&PromptChoice::Default)?,
         max_length: spec.max_length,
-        dimension: spec.dimension,
+        widths,
         normalized: spec.normalize,
         dtype: DtypeClass::F32,
     };

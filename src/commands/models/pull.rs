@@ -62,7 +62,7 @@ fn pin(files: &ModelFiles, registry: &Registry) -> Option<String> {
 /// The row that a model's own files give; none if they cannot be used, which embedding tells.
 fn described(repository: &str, directory: &Path) -> Option<Entry> {
     let spec = ModelSpec::read(directory).ok()?;
-    let parameters = Weights::of(&spec).ok()?.numbers();
+    let parameters = Weights::of(&spec, &[spec.default_kind]).ok()?.numbers();
     let layers = ["num_hidden_layers", "n_layers", "n_layer", "num_layers"];
     let layers = layers.iter().find_map(|key| spec.config.get(*key)?.as_u64()).and_then(|it| u32::try_from(it).ok());
     Some(Entry {

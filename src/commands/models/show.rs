@@ -9,10 +9,11 @@ use serde::Serialize;
 use super::list::count;
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
+use crate::domain::{VectorKind, Widths};
 use crate::embedder::{ModelFault, peek_files};
 use crate::model::registry::{Entry, Registry};
 use crate::model::source::{Provenance, SourceError};
-use crate::model::spec::{AfterPooling, ModelSpec, PromptChoice, SpecError};
+use crate::model::spec::{AfterPooling, ModelSpec, PromptChoice, SpecError, TextRole};
 use crate::telemetry::Log;
 
 /// What `models show` says.
@@ -39,7 +40,12 @@ struct Files {
     pooling: Vec<&'static str>,
     after_pooling: Vec<String>,
     normalize: bool,
+    /// Length of a dense vector; 0 if the model gives none.
     dimension: usize,
+    /// The kinds of vectors that it gives, with their widths.
+    emit: BTreeMap<&'static str, usize>,
+    /// The kind that is written unless told otherwise.
+    default_emit: VectorKind,
     max_length: usize,
     prompts: BTreeMap<String, String>,
     default_prompt_name: Option<String>,
@@ -88,7 +94,7 @@ impl Files {
     fn read(directory: &Path, provenance: Provenance, mut notes: Vec<String>) -> Result<Self, SpecError> {
         let spec = ModelSpec::read(directory)?;
         let prompt = spec.prompt(&PromptChoice::Default)?.text;
-        notes.extend(spec.notes);
+        notes.extend(spec.notes.iter().cloned());
         Ok(Self {
             directory: Some(directory.to_owned()),
             bytes_to_fetch: None,
@@ -98,7 +104,9 @@ impl Files {
             after_pooling: spec.after_pooling.iter().map(described).collect(),
             normalize: spec.normalize,
             dimension: spec.dimension,
-            max_length: spec.max_length,
+            emit: emit(spec.widths()),
+            default_emit: spec.default_kind,
+            max_length: spec.longest(TextRole::Document),
             prompts: spec.prompts,
             default_prompt_name: spec.default_prompt_name,
             prompt,
@@ -108,6 +116,10 @@ impl Files {
             notes,
         })
     }
+}
+
+fn emit(widths: Widths) -> BTreeMap<&'static str, usize> {
+    widths.kinds().filter_map(|kind| Some((kind.as_str(), widths.of(kind)?))).collect()
 }
 
 fn described(step: &AfterPooling) -> String {
@@ -125,7 +137,9 @@ impl Report for Shown {
         if let Some(row) = &self.registry {
             write_row(row, out)?;
         }
-        if let Some(files) = &self.files { files.write_text(&self.name, out) } else {
+        if let Some(files) = &self.files {
+            files.write_text(&self.name, out)
+        } else {
             writeln!(out, "not on this machine; `embed-collections models pull {}` fetches it", self.name)?;
             self.hub.iter().try_for_each(|hub| writeln!(out, "  no more is known: {hub}"))
         }
@@ -151,15 +165,25 @@ fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
 impl Files {
     fn write_text(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
         let at = self.provenance.revision().map(|revision| format!(" at {revision}")).unwrap_or_default();
-        if let Some(directory) = &self.directory { writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)? } else {
+        if let Some(directory) = &self.directory {
+            writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)?
+        } else {
             let megabytes = self.bytes_to_fetch.unwrap_or(0) as f64 / 1e6;
             writeln!(out, "not on this machine; `embed-collections models pull {name}` fetches {megabytes:.1} MB")?;
             writeln!(out, "{}{at}", self.provenance)?;
         }
-        let mut lines = vec![("architecture", self.architecture.to_owned()), ("pooling", self.pooling.join(" + "))];
-        lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
-        lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));
-        lines.push(("dimension", self.dimension.to_string()));
+        let mut lines = vec![("architecture", self.architecture.to_owned())];
+        if self.dimension > 0 {
+            lines.push(("pooling", self.pooling.join(" + ")));
+            lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
+            lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));
+            lines.push(("dimension", self.dimension.to_string()));
+        }
+        if self.emit.len() > 1 || self.dimension == 0 {
+            let kinds: Vec<String> = self.emit.iter().map(|(kind, width)| format!("{kind} ({width})")).collect();
+            let gives = format!("{}; {} unless told otherwise", kinds.join(", "), self.default_emit.as_str());
+            lines.push(("gives", gives));
+        }
         lines.push(("longest text", format!("{} tokens", self.max_length)));
         lines.push(("weights", self.weights.join(", ")));
         for (name, text) in &self.prompts {

@@ -9,7 +9,7 @@ use super::list::count;
 use super::reference::{self, Comparison};
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
-use crate::domain::Digest;
+use crate::domain::{Digest, VectorKind};
 use crate::embedder::ModelFault;
 use crate::model::registry::{Entry, Registry};
 use crate::model::source::{ModelFiles, Provenance, blob_digest};
@@ -58,7 +58,8 @@ impl Verified {
     fn of(files: ModelFiles, row: Option<&Entry>) -> Result<Self, ModelFault> {
         let ModelFiles { name, directory, provenance, mut notes } = files;
         let spec = ModelSpec::read(&directory)?;
-        let weights = Weights::of(&spec)?;
+        let kinds: Vec<VectorKind> = spec.widths().kinds().collect();
+        let weights = Weights::of(&spec, &kinds)?;
         let (listed, mut faults) = listed(&directory, &weights, row)?;
         let reference = reference::compare(&directory, &spec, &weights)?;
         faults.extend(reference.faults.iter().cloned());

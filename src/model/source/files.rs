@@ -39,7 +39,17 @@ fn is_module_directory(name: &str) -> bool {
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "see above")]
 fn is_wanted_name(name: &str) -> bool {
     let json = |prefix: &str| name.starts_with(prefix) && name.ends_with(".json");
-    let listed = ["modules.json", "adapter_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"];
+    let listed = [
+        "modules.json",
+        "adapter_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.txt",
+        // What ColBERT models and the further heads of bge-m3 are described by and made of.
+        "artifact.metadata",
+        "sparse_linear.pt",
+        "colbert_linear.pt",
+    ];
     listed.contains(&name)
         || json("config")
         || json("tokenizer")
@@ -173,6 +183,8 @@ mod tests {
             "pytorch_model.bin.index.json",
             "2_Dense/pytorch_model.bin",
             "0_Transformer/tokenizer.json",
+            "sparse_linear.pt",
+            "artifact.metadata",
         ] {
             check(path, true);
         }
@@ -180,7 +192,6 @@ mod tests {
             "README.md",
             "data_config.json",
             "training_args.bin",
-            "sparse_linear.pt",
             "consolidated.safetensors",
             "onnx/model.onnx",
             "onnx/config.json",
