@@ -78,7 +78,8 @@ fn a_run_that_is_killed_at_random_ends_with_the_bytes_of_one_that_is_not() {
         loop {
             let mut child = ensemble(&chunked, &output).start();
             let delay = Duration::from_secs_f64(whole * LATEST_KILL * moments.next());
-            let ended = if kills < kills_wanted { ended_within(&mut child, delay) } else { Some(child.wait().unwrap()) };
+            let ended =
+                if kills < kills_wanted { ended_within(&mut child, delay) } else { Some(child.wait().unwrap()) };
             let Some(status) = ended else {
                 child.kill().unwrap();
                 child.wait().unwrap();
@@ -101,7 +102,9 @@ fn a_run_that_is_killed_at_random_ends_with_the_bytes_of_one_that_is_not() {
         assert!(twice.is_empty(), "committed shards were done again: {twice:?}");
         fs::remove_dir_all(&output).unwrap();
     }
-    println!("{kills} kills, {in_the_middle} of them between two commits, in {rounds} runs to the end of {shards} shards");
+    println!(
+        "{kills} kills, {in_the_middle} of them between two commits, in {rounds} runs to the end of {shards} shards"
+    );
     assert!(in_the_middle > 0, "the kills came too early or too late to tell");
 }
 
