@@ -62,7 +62,8 @@ class Graph:
         """Writes the graph, and the weights into a file beside it."""
         self.add_output(states)
         axes = ["texts", "tokens"]
-        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in ("input_ids", "attention_mask")]
+        names = ("input_ids", "attention_mask")
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in names]
         output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*axes, None])
         graph = helper.make_graph(self.nodes, "gated", inputs, [output], list(self.initializers.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
@@ -153,8 +154,8 @@ def post_norm(graph: Graph, config: Any) -> str:
     start = graph.constant("first_position", np.array([0], np.int64))
     mask = graph.add("Cast", "attention_mask", to=TensorProto.INT32)
     # All tokens are of type 0.
-    table = graph.weights["embeddings.word_embeddings.weight"] + graph.weights["embeddings.token_type_embeddings.weight"][0]
-    states = graph.add("Gather", graph.constant("embeddings", table), "input_ids")
+    words, types = (graph.weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "token_type"))
+    states = graph.add("Gather", graph.constant("embeddings", words + types[0]), "input_ids")
     norm = [graph.weight(f"embeddings.LayerNorm.{part}") for part in ("weight", "bias")]
     states = graph.add("LayerNormalization", states, *norm, epsilon=config.layer_norm_eps)
     sizes = graph.constant("sizes", np.array([config.num_attention_heads * head_size_of(config)] * 3, np.int64))
@@ -192,8 +193,8 @@ def rotary_tables(graph: Graph, config: Any) -> tuple[str, str]:
     size = head_size_of(config)
     frequencies = config.rope_parameters["rope_theta"] ** (-np.arange(0, size, 2, dtype=np.float64) / size)
     angles = np.outer(np.arange(config.max_position_embeddings), frequencies)
-    cos, sin = (graph.constant(name, part(angles).astype(np.float32)) for name, part in (("cos", np.cos), ("sin", np.sin)))
-    return cos, sin
+    cos = graph.constant("cos", np.cos(angles).astype(np.float32))
+    return cos, graph.constant("sin", np.sin(angles).astype(np.float32))
 
 
 def head_size_of(config: Any) -> int:

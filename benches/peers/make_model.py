@@ -114,8 +114,8 @@ def make_model(source: Path, output: Path, shape: Shape, max_positions: int, see
             elif name.endswith("bias"):
                 weights.normal_(0.0, 0.1)
             else:
-                # Wide enough that attention is far from a plain mean: a fault in it must show in the vectors. Gated layers
-                # with a norm after them would make much of every rounding.
+                # Wide enough that attention is far from a plain mean: a fault in it must show in the vectors.
+                # Gated layers with a norm after them would make much of every rounding.
                 width = 0.9 if shape.family == "nomic_bert" else 1.4
                 weights.normal_(0.0, width / math.sqrt(shape.hidden))
     model.save_pretrained(output)

@@ -58,7 +58,7 @@ class Peer:
 
 
 def encode(forward: Forward, token_ids: list[list[int]], last_token: bool) -> np.ndarray:
-    """Pads a batch on the right, runs it, takes the mean or the last of each text's tokens, scales it to unit length."""
+    """Pads a batch on the right, runs it, takes the mean or the last of each text's tokens, makes it of unit length."""
     lengths = np.array([len(row) for row in token_ids])
     mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
     padded = np.zeros_like(mask)

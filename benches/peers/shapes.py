@@ -2,10 +2,9 @@
 """Tokens a second of embed-collections, onnxruntime and PyTorch, by model and by length of texts; as a markdown table.
 
 onnxruntime runs in two ways, N sessions with one thread each and one session with N threads, each with the batch size
-that was fastest in a short trial. The ratio is taken against the one with the higher median. PyTorch competes if --peers has
-it: one model with N threads. The peers' figures leave out import and model load,
-ours in the pass do so as well; "less start-up" is the whole process less one with a single chunk, which checks the
-program's own word from outside.
+that was fastest in a short trial. The ratio is taken against the one with the higher median. PyTorch competes if
+--peers names it: one model with N threads. The peers' figures leave out import and model load, ours in the pass do so as well;
+"less start-up" is the whole process less one with a single chunk, which checks the program's own word from outside.
 """
 
 import argparse
