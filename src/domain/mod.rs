@@ -7,6 +7,7 @@ mod bytes;
 mod chunk;
 mod digest;
 mod shard;
+mod share;
 mod tokens;
 mod vectors;
 
@@ -14,5 +15,6 @@ pub use bytes::Bytes;
 pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
 pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
 pub use shard::{RowRecord, RowStatus, RowVectors, Shard};
+pub use share::{Portion, Share, ShareError};
 pub use tokens::{Embeddings, PackedBatch, TokenSeq};
 pub use vectors::{MultiVectors, SparseVector, VectorKind, Widths};
