@@ -3,6 +3,7 @@
 mod devices;
 mod lease;
 mod models;
+mod outputs;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeaseRun};
+pub use outputs::OutputCommand;
 pub use models::{ModelExport, ModelName, ModelSettings, ModelsCommand};
 
 use crate::config::{
@@ -82,6 +84,13 @@ pub struct Arguments {
     #[arg(long, value_name = "N", help_heading = "Input and output")]
     #[serde(skip_serializing_if = "Option::is_none")]
     shard_rows: Option<u32>,
+
+    /// Do only this share of the job, which several machines divide among themselves: its number, counted from 0, and how
+    /// many there are, such as 3/8; or auto in a SLURM job array, auto/8 in one from 0 to 7 and in a Kubernetes job of 8
+    /// completions. All write into one output root; `merge` then makes one output of them
+    #[arg(long, value_name = "I/N", help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<String>,
 
     /// Go on where an earlier run stopped, if input, model and settings are the same. This is the default; with
     /// `EMBEDDER_RESUME=0` any earlier output is refused
@@ -299,6 +308,12 @@ pub struct Arguments {
 /// What the program does besides embedding.
 #[derive(Debug, Clone, Subcommand)]
 pub enum SubCommand {
+    /// Say what of an output directory is complete, missing or damaged, and what to do about it; reads little
+    Status(OutputCommand),
+    /// Read everything in an output directory back and hold it against manifests and ledgers; changes nothing
+    Verify(OutputCommand),
+    /// Make one output of the shares that machines wrote with --shard, the same as a single run's
+    Merge(OutputCommand),
     /// List the devices of this machine, their memory and who computes on them
     Devices(DevicesCommand),
     /// Look for what may keep collections from being embedded here, and say what to do about it

@@ -4,9 +4,10 @@
 pub const DONE: u8 = 0;
 /// The command line, the environment or the configuration file cannot be used.
 pub const USAGE: u8 = 2;
-/// Done, but some files or rows failed; each is reported.
+/// Done, but some files or rows failed; each is reported. Of an output that is looked at or merged: it is sound, but not
+/// complete.
 pub const DONE_WITH_FAULTS: u8 = 3;
-/// There is no input to embed.
+/// There is no input to embed, or no output to look at or to merge.
 pub const INPUT: u8 = 4;
 /// The model cannot be found, read or run.
 pub const MODEL: u8 = 5;
@@ -14,7 +15,8 @@ pub const MODEL: u8 = 5;
 pub const LEASE: u8 = 6;
 /// The model is too large for every device and for the processor.
 pub const MEMORY: u8 = 7;
-/// The output of an earlier run does not match this one.
+/// The output of an earlier run does not match this one; or one that is looked at or merged is damaged, or does not go
+/// together.
 pub const RESUME_MISMATCH: u8 = 8;
 /// The output cannot be written, or another run is writing it. May be retried as it is.
 pub const OUTPUT: u8 = 9;

@@ -109,6 +109,7 @@ fn write(output_dir: &Path) {
             formats: Format::ALL.to_vec(),
             provenance: json!({"dtype": "f32", "prompt": null}).as_object().unwrap().clone(),
             existing: Existing::Resume,
+            share: None,
         };
         let collection = CollectionName::new("FAST DOCS").unwrap();
         let Opened { mut writer, .. } = CollectionWriter::open(output_dir, &collection, &plan).unwrap();

@@ -15,6 +15,7 @@ use crate::telemetry::{Log, Progress};
 /// [`EmbedError`], which knows its exit code.
 pub fn embed(resolved: Resolved, progress: &Progress, out: &mut dyn Write) -> Result<u8, EmbedError> {
     let output_dir = resolved.settings.output_dir.clone();
+    let share = resolved.settings.share();
     let embedder = Embedder::new(resolved)?;
     let (stop, log) = (StopSwitch::default(), Log::default());
     let finished = std::thread::scope(|scope| {
@@ -24,6 +25,15 @@ pub fn embed(resolved: Resolved, progress: &Progress, out: &mut dyn Write) -> Re
     for line in finished.summary.closing_lines(&output_dir) {
         // A reader that has gone away does not change the result.
         drop(writeln!(out, "{line}"));
+    }
+    if let Some(share) = share {
+        let state = if finished.complete { "complete" } else { "not complete yet" };
+        drop(writeln!(
+            out,
+            "share {share} is {state}; when all {} are, run: embed-collections merge {}",
+            share.of(),
+            output_dir.display()
+        ));
     }
     Ok(finished.exit_code)
 }

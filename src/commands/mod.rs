@@ -5,6 +5,7 @@ mod doctor;
 pub mod embed;
 pub mod lease;
 mod models;
+mod outputs;
 mod signals;
 
 use std::io::{self, IsTerminal, Write};
@@ -20,6 +21,7 @@ use crate::cli::{Arguments, SubCommand};
 use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
 use crate::embedder::with_causes;
 use crate::exit;
+use crate::output::Depth;
 use crate::telemetry::{Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
@@ -32,6 +34,18 @@ pub fn run(mut arguments: Arguments) -> u8 {
         }
         Some(SubCommand::Models(command)) => {
             return models::run(command, &environment, &mut io::stdout())
+                .unwrap_or_else(|error| fail(&error, error.exit_code()));
+        }
+        Some(SubCommand::Status(command)) => {
+            return outputs::look(command, Depth::Lengths, &environment, &mut io::stdout())
+                .unwrap_or_else(|error| fail(&error, error.exit_code()));
+        }
+        Some(SubCommand::Verify(command)) => {
+            return outputs::look(command, Depth::Content, &environment, &mut io::stdout())
+                .unwrap_or_else(|error| fail(&error, error.exit_code()));
+        }
+        Some(SubCommand::Merge(command)) => {
+            return outputs::merge_shares(command, &environment, &mut io::stdout())
                 .unwrap_or_else(|error| fail(&error, error.exit_code()));
         }
         Some(SubCommand::Devices(command)) => devices::run(command, &environment, &mut io::stdout()),

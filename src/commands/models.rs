@@ -5,7 +5,7 @@ mod list;
 mod pull;
 mod reference;
 mod show;
-mod table;
+pub(super) mod table;
 mod verify;
 
 use std::io::{self, Write};

@@ -61,6 +61,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_EMIT", "emit", Kind::List),
     variable("EMBEDDER_FORMAT", "format", Kind::List),
     variable("EMBEDDER_SHARD_ROWS", "shard_rows", Kind::Number),
+    variable("EMBEDDER_SHARD", "shard", Kind::Text),
     variable("GPU_BATCH_SIZE", "batch_size", Kind::List),
     variable("EMBEDDER_BATCH_SIZE", "batch_size", Kind::List),
     variable("EMBEDDER_ADAPTIVE_BATCH", "adaptive_batch", Kind::Switch),
@@ -192,6 +193,13 @@ impl Environment {
     /// That of this process; variables whose names are not Unicode cannot be ours.
     pub fn of_process() -> Self {
         Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+    }
+
+    /// The same without a share: for commands that are about all of them.
+    pub fn without_share(&self) -> Self {
+        let mut environment = self.clone();
+        environment.0.remove("EMBEDDER_SHARD");
+        environment
     }
 
     /// Directories that the user's environment names.

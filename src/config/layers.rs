@@ -8,7 +8,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::environment::{CONFIG_FILE, CudaEnvironment, EnvironmentError, MachineDefaults};
-use super::{Ensemble, Environment, Places, Settings, ensemble, validate};
+use super::{Ensemble, Environment, Places, Settings, ShardWish, ensemble, validate};
 
 /// What was typed: keys of settings with their values.
 #[derive(Debug, Clone, Default)]
@@ -152,6 +152,17 @@ impl Resolved {
         environment: &Environment,
         notes: Vec<String>,
     ) -> Result<Self, ConfigError> {
+        let (mut settings, mut provenance, mut notes) = (settings, provenance, notes);
+        if let Some(wish) = settings.shard {
+            let layers = ensemble::Layers(&provenance);
+            let (share, variable) =
+                wish.resolve(environment).map_err(|error| layers.invalid("shard", format!("shard {wish}: {error}")))?;
+            if let Some(variable) = variable {
+                notes.push(format!("{variable} makes this share {share} of the job, counted from 0"));
+                provenance.entry("shard".to_owned()).and_modify(|source| *source = format!("{source} ({variable})"));
+            }
+            settings.shard = Some(ShardWish::Given(share));
+        }
         let ensemble = ensemble::ensemble(&settings, &provenance)?;
         validate::validate(&settings, &ensemble, &provenance)?;
         Ok(Self { settings, provenance, places: environment.places(), cuda: environment.cuda(), ensemble, notes })

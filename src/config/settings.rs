@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::PerModel;
-use crate::domain::VectorKind;
+use super::{PerModel, ShardWish};
+use crate::domain::{Share, VectorKind};
 
 /// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub struct Settings {
     pub format: Vec<Format>,
     /// Rows in a shard, the unit of commit.
     pub shard_rows: u32,
+    /// The share that this machine does, if several divide the job among themselves.
+    pub shard: Option<ShardWish>,
     /// Most sequences in a batch; the plan says if absent.
     pub batch_size: PerModel<usize>,
     /// Smaller batches when memory runs short.
@@ -144,6 +146,7 @@ impl Default for Settings {
             format: vec![Format::Jsonl],
             // About ten seconds of work for a small model on two cores: what a crash can cost.
             shard_rows: 1024,
+            shard: None,
             batch_size: PerModel::default(),
             adaptive_batch: true,
             warm_up: true,
@@ -175,6 +178,13 @@ impl Default for Settings {
             progress: ProgressStyle::Auto,
             log_format: LogFormat::Text,
         }
+    }
+}
+
+impl Settings {
+    /// The share that this machine does; resolved settings say which it is if there is any.
+    pub fn share(&self) -> Option<Share> {
+        self.shard.and_then(ShardWish::share)
     }
 }
 

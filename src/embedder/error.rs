@@ -225,6 +225,7 @@ impl EmbedError {
             Self::Fuse(error) => fuse_exit_code(error),
             Self::Model(error) => error.exit_code(),
             Self::Models(errors) => errors.first().map_or(exit::INTERNAL, ModelError::exit_code),
+            Self::Lock(LockError::OtherShares { .. }) => exit::RESUME_MISMATCH,
             Self::Lock(_)
             | Self::Open(OpenError::Storage(_))
             | Self::Events { .. }

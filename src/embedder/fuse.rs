@@ -28,6 +28,11 @@ impl Fusing {
         let Some(method) = Method::of(resolved.settings.fusion).filter(|_| ensemble.models.len() > 1) else {
             return Ok(None);
         };
+        if resolved.settings.share().is_some() {
+            let note = "a share is not fused; run the same command without --shard once all shares are merged".to_owned();
+            observer.observe(&Event::RunNote { note });
+            return Ok(None);
+        }
         if models.len() < ensemble.models.len() {
             let note = "not every member of the ensemble can be had, so that nothing will be fused".to_owned();
             observer.observe(&Event::RunNote { note });

@@ -139,6 +139,8 @@ pub struct Finished {
     pub summary: Summary,
     /// One of those in [`exit`](crate::exit): 0, or what was not as it should be although the run came to its end.
     pub exit_code: u8,
+    /// Whether every row that was to be embedded is.
+    pub complete: bool,
 }
 
 impl Embedder {

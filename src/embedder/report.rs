@@ -7,7 +7,7 @@ use super::error::{EmbedError, with_causes};
 use super::{Finished, ModelError};
 use crate::config::Resolved;
 use crate::exit;
-use crate::output::{OutputLock, replace_file};
+use crate::output::{OutputLock, replace_file, report_file};
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::{Event, Observer, StopCause};
 use crate::telemetry::{Machine, Recorder, Summary, SummaryBuilder};
@@ -27,9 +27,13 @@ impl<'a> Report<'a> {
     /// Locks the output directory and begins to report in it.
     pub(super) fn begin(resolved: &Resolved, machine: Machine, caller: &'a dyn Observer) -> Result<Self, EmbedError> {
         let output_dir = &resolved.settings.output_dir;
-        let lock = OutputLock::acquire(output_dir)?;
+        let share = resolved.settings.share();
+        let lock = match share {
+            None => OutputLock::acquire(output_dir)?,
+            Some(share) => OutputLock::acquire_share(output_dir, share)?,
+        };
         let run_id = resolved.settings.run_id.clone().unwrap_or_else(new_run_id);
-        let events_path = output_dir.join("events.jsonl");
+        let events_path = output_dir.join(report_file("events", share, "jsonl"));
         let recorder = Recorder::append(&events_path, &run_id)
             .map_err(|source| EmbedError::Events { path: events_path, source })?;
         let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -37,7 +41,7 @@ impl<'a> Report<'a> {
             summary: SummaryBuilder::new(run_id.clone(), argv, resolved, machine),
             recorder,
             caller,
-            summary_path: output_dir.join("run-summary.json"),
+            summary_path: output_dir.join(report_file("run-summary", share, "json")),
             run_id: run_id.clone(),
             _lock: lock,
         };
@@ -79,7 +83,7 @@ impl<'a> Report<'a> {
         outcome?;
         written?;
         recorded.map_err(|(path, source)| EmbedError::Events { path, source })?;
-        Ok(Finished { summary, exit_code })
+        Ok(Finished { summary, exit_code, complete })
     }
 
     fn write(&self, summary: &Summary) -> Result<(), EmbedError> {

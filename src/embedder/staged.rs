@@ -16,7 +16,7 @@ use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
 use crate::model::vector_space::{self, vector_space};
 use crate::model::weights::Weights;
 use crate::nn::cpu::gemm::Kernel;
-use crate::output::{Existing, Plan, directory_name};
+use crate::output::{Existing, Plan, PlannedShare, directory_name};
 use crate::telemetry::event::{Event, Fetching, Observer, PassInfo};
 use crate::tokenize::Tokenizer;
 
@@ -31,6 +31,8 @@ pub(super) struct Staged {
     pub batch_size: Option<usize>,
     /// How its layers are computed.
     pub kernel: Kernel,
+    /// Its place in the ensemble, from 0.
+    pub place: u32,
     /// What is known of its passes; devices and batches are those of a turn.
     pub info: PassInfo,
 }
@@ -67,7 +69,9 @@ impl Staged {
             observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
         }
         let wishes = Wishes::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
+        let place = resolved.ensemble.models.iter().position(|model| model == asked).unwrap_or_default();
         let staged = Self::read(name, &files, spec, &wishes, kernel).map_err(fault)?;
+        let staged = Self { place: u32::try_from(place).unwrap_or(u32::MAX), ..staged };
         observer.observe(&Event::ModelStaged {
             model: staged.info.model.clone(),
             bytes: staged.weights.bytes(),
@@ -133,7 +137,8 @@ impl Staged {
             devices: Vec::new(),
         };
         let footprint = Footprint::new(&spec, &weights, widths);
-        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, info })
+        let batch_size = wishes.batch_size;
+        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size, kernel, place: 0, info })
     }
 
     /// Its name in outputs.
@@ -173,6 +178,7 @@ impl Staged {
             formats: settings.format.clone(),
             provenance: provenance.as_object().cloned().unwrap_or_default(),
             existing: existing(settings),
+            share: settings.share().map(|share| PlannedShare { share, model_place: self.place }),
         }
     }
 }

@@ -62,6 +62,7 @@ impl Output {
             formats: self.formats.clone(),
             provenance: serde_json::Map::new(),
             existing: self.existing,
+            share: None,
         }
     }
 

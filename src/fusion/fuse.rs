@@ -119,6 +119,7 @@ fn output_plan(request: &Request<'_>, members: &[MemberReader], weights: &[f64])
         formats: request.formats.to_vec(),
         provenance: space::provenance(request.method, &weighted),
         existing: request.existing,
+        share: None,
     })
 }
 

@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fixture::{plan, shards};
+use super::fixture::{plan, shards, write_share};
+use super::merge::merge_in;
 use super::open::{OpenError, Opened, open_derived_in, open_in};
+use super::storage::Storage;
 use super::storage::memory::{Crash, Memory};
-use super::{CollectionTotals, CollectionWriter, CommitError, Existing, Plan};
-use crate::domain::{CollectionName, Shard};
+use super::{
+    CollectionTotals, CollectionWriter, CommitError, Existing, InputChanged, MergeError, Plan, PlannedShare, SharesError,
+};
+use crate::domain::{CollectionName, Shard, Share};
 
 const ROWS: u64 = 8;
 
@@ -25,6 +29,10 @@ enum Stop {
     Open(#[from] OpenError),
     #[error(transparent)]
     Commit(#[from] CommitError),
+    #[error(transparent)]
+    Input(#[from] InputChanged),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
 }
 
 /// How far a run got, in commits that it was told are done.
@@ -97,6 +105,25 @@ fn in_turn(memory: &Memory, progress: &mut Progress, existing: Existing) -> Resu
     for opened in outputs {
         opened.writer.finish(totals())?;
     }
+    Ok(())
+}
+
+/// The shares of two models, the second machine before the first, and then all of them merged.
+fn shares_and_merging(memory: &Memory, _: &mut Progress, existing: Existing) -> Result<(), Stop> {
+    let storage: Arc<dyn Storage> = Arc::new(memory.clone());
+    let collection = CollectionName::new("Docling").unwrap();
+    for share in Share::all(2).collect::<Vec<_>>().into_iter().rev() {
+        for (model_place, plan) in (0..).zip(two_models(existing)) {
+            let plan = Plan { share: Some(PlannedShare { share, model_place }), ..plan };
+            match open_in(Arc::clone(&storage), Path::new("out"), &collection, &plan) {
+                // Merging got so far.
+                Err(OpenError::Shares(SharesError::Whole { .. })) => {}
+                opened => drop(write_share::<Stop>(opened?, &shards(ROWS, 3), totals())?),
+            }
+        }
+    }
+    let directories = ["first", "second"].map(|model| (collection.clone(), model.to_owned()));
+    merge_in(&storage, Path::new("out"), &directories)?;
     Ok(())
 }
 
@@ -251,6 +278,28 @@ fn overwriting_a_derived_output_survives_a_kill_anywhere() {
     for later_tries in [Existing::Overwrite, Existing::Resume] {
         let (start, first_try) = (start.clone(), Existing::Overwrite);
         Story { run: and_a_derived_one, start, first_try, later_tries }.check(Crash::Kill);
+    }
+}
+
+#[test]
+fn shares_and_merging_survive_a_kill_anywhere() {
+    check_fresh(shares_and_merging, Crash::Kill);
+}
+
+#[test]
+fn shares_and_merging_survive_a_loss_of_power_anywhere() {
+    check_fresh(shares_and_merging, Crash::PowerLoss);
+    check_fresh(shares_and_merging, Crash::PowerLossOutOfOrder);
+}
+
+#[test]
+fn merged_shares_are_a_single_run_byte_for_byte() {
+    let start = Files::new();
+    let single = uninterrupted(one_by_one, &start, Existing::Resume);
+    let merged = uninterrupted(shares_and_merging, &start, Existing::Resume);
+    assert_eq!(merged.keys().collect::<Vec<_>>(), single.keys().collect::<Vec<_>>());
+    for (path, bytes) in &single {
+        assert!(merged[path] == *bytes, "{}", path.display());
     }
 }
 

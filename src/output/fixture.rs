@@ -1,7 +1,7 @@
 //! Rows for the tests: plain, strange, and reproducible.
 
 use super::format::About;
-use super::{Existing, Format, Plan};
+use super::{CollectionTotals, Existing, Format, InputRow, Manifest, Opened, Plan};
 use crate::domain::{
     ChunkId, Digest, MultiVectors, RawJson, Row, RowRecord, RowStatus, Shard, Source, SparseVector, Widths,
 };
@@ -82,6 +82,25 @@ pub(super) fn with_kinds(shard: &Shard, kinds: Widths) -> Shard {
     shard
 }
 
+/// Reads all rows and commits those that are a share's, as a run does.
+pub(super) fn write_share<E>(opened: Opened, shards: &[Shard], totals: CollectionTotals) -> Result<Manifest, E>
+where
+    E: From<super::CommitError> + From<super::InputChanged>,
+{
+    let (mut writer, committed) = (opened.writer, opened.committed);
+    let mut check = committed.check();
+    for shard in shards {
+        for record in &shard.records {
+            check.push(&InputRow::from(record))?;
+        }
+        if committed.wants(shard.first_row.0) {
+            writer.commit(shard)?;
+        }
+    }
+    check.finish()?;
+    Ok(writer.finish(totals)?)
+}
+
 pub(super) fn plan(model: &str, existing: Existing) -> Plan {
     let provenance = serde_json::json!({"dtype": "f32", "pooling": "mean"});
     Plan {
@@ -92,5 +111,6 @@ pub(super) fn plan(model: &str, existing: Existing) -> Plan {
         formats: Format::ALL.to_vec(),
         provenance: provenance.as_object().unwrap().clone(),
         existing,
+        share: None,
     }
 }

@@ -1,20 +1,24 @@
-//! Whether the rows that a resumed run skips are those that were embedded.
+//! Whether the rows that a resumed run skips are those that were embedded; for a share, all rows of others as well.
 
 use std::mem;
 use std::ops::Range;
 
+use crate::domain::Share;
+
 use super::input::{InputChain, InputRow, PartsDigest};
 use super::manifest::CommittedShard;
+use super::own::{End, Own};
 
 /// Takes the rows of the input one by one and compares them with what the committed shards remember of theirs.
 pub struct InputCheck {
     shards: Vec<CommittedShard>,
     /// Shards whose rows have all been seen.
     passed: usize,
-    /// Rows seen of the shard after these.
-    seen: u64,
+    /// Rows seen, until nothing more is to be compared.
+    rows: u64,
     texts: PartsDigest,
     chain: InputChain,
+    own: Option<Own>,
 }
 
 /// The input is not the one that was embedded.
@@ -35,6 +39,12 @@ pub enum InputChanged {
         shard: u32,
         /// Its rows.
         rows: Range<u64>,
+    },
+    /// The input is another than that of which the share was complete, in rows that others have.
+    #[error("the input has changed since share {share} was complete (start all shares anew in another --output-dir)")]
+    SinceShare {
+        /// The share.
+        share: Share,
     },
     /// The input has more rows than were embedded, and the last shard was committed as the end of the input.
     #[error(
@@ -60,7 +70,12 @@ impl InputCheck {
     /// Expects the rows of these shards, from the first on.
     pub fn new(shards: &[CommittedShard]) -> Self {
         let (texts, chain) = (PartsDigest::new(), InputChain::new());
-        Self { shards: shards.to_vec(), passed: 0, seen: 0, texts, chain }
+        Self { shards: shards.to_vec(), passed: 0, rows: 0, texts, chain, own: None }
+    }
+
+    /// The same for a share, which must see every row to know what its own ones come after.
+    pub(super) fn of_share(shards: &[CommittedShard], own: Own) -> Self {
+        Self { own: Some(own), ..Self::new(shards) }
     }
 
     /// Takes the next row; false when no committed row is expected after it.
@@ -68,11 +83,23 @@ impl InputCheck {
     /// # Errors
     /// At the last row of a shard whose rows have changed.
     pub fn push(&mut self, row: &InputRow<'_>) -> Result<bool, InputChanged> {
-        let Some(shard) = self.shards.get(self.passed) else { return Ok(false) };
-        self.texts.push_vector_input(row);
+        match &self.own {
+            None if self.passed == self.shards.len() => return Ok(false),
+            None => {}
+            Some(own) => {
+                if let Some(committed) = own.end_of_input(&self.shards).filter(|end| self.rows >= *end) {
+                    return Err(InputChanged::Longer { committed });
+                }
+                own.before_row(self.rows, self.chain.state());
+            }
+        }
+        let number = self.rows;
+        self.rows += 1;
         self.chain.push(row);
-        self.seen += 1;
-        if self.seen == shard.totals.rows {
+        let shard = self.shards.get(self.passed).filter(|shard| shard.first_row <= number);
+        let Some(shard) = shard else { return Ok(self.passed < self.shards.len()) };
+        self.texts.push_vector_input(row);
+        if self.rows == shard.end_row() {
             let rows = shard.first_row..shard.end_row();
             if mem::replace(&mut self.texts, PartsDigest::new()).finish() != shard.input_sha256 {
                 return Err(InputChanged::Texts { shard: shard.number, rows });
@@ -81,7 +108,6 @@ impl InputCheck {
                 return Err(InputChanged::Metadata { shard: shard.number, rows });
             }
             self.passed += 1;
-            self.seen = 0;
         }
         Ok(self.passed < self.shards.len())
     }
@@ -91,10 +117,12 @@ impl InputCheck {
     /// # Errors
     /// When committed rows are still expected.
     pub fn finish(&self) -> Result<(), InputChanged> {
-        match (self.shards.get(self.passed), self.shards.last()) {
-            (Some(shard), Some(last)) => {
-                Err(InputChanged::Shorter { found: shard.first_row + self.seen, committed: last.end_row() })
-            }
+        if let Some(last) = self.shards.last().filter(|_| self.passed < self.shards.len()) {
+            return Err(InputChanged::Shorter { found: self.rows, committed: last.end_row() });
+        }
+        let end = End { rows: self.rows, input_chain: self.chain.state() };
+        match &self.own {
+            Some(own) if !own.ends_at(end) => Err(InputChanged::SinceShare { share: own.portion.share() }),
             _ => Ok(()),
         }
     }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::input::InputChain;
 use super::manifest::{ChunksState, FileRecord, Manifest, SCHEMA_VERSION};
 use super::place::{CHUNKS_FILE, Place};
 use super::storage::{At, FillError, Storage, StorageError, write_complete};
@@ -53,9 +54,17 @@ impl ChunksManifest {
 
     /// Whether the ledger is about exactly the input of a model whose rows are all committed.
     pub fn is_of(&self, manifest: &Manifest) -> bool {
-        self.rows == manifest.totals.rows
-            && self.checkpoints.last().map(|last| last.input_chain)
-                == manifest.shards.last().map(|last| last.input_chain)
+        let last = self.checkpoints.last().map(|last| last.input_chain);
+        match manifest.share {
+            None => {
+                self.rows == manifest.totals.rows && last == manifest.shards.last().map(|last| last.input_chain)
+            }
+            // A share knows where the whole input ended, though the last row may be another's.
+            Some(share) => {
+                manifest.input.is_some_and(|input| input.rows == self.rows)
+                    && share.input_chain == Some(last.unwrap_or(InputChain::new().state()))
+            }
+        }
     }
 
     fn of(manifest: &Manifest, bytes: u64, sha256: Digest) -> Self {

@@ -95,6 +95,11 @@ impl Ledger {
         &self.manifest
     }
 
+    /// How many rows have been read.
+    pub(super) fn rows_read(&self) -> u64 {
+        self.rows
+    }
+
     fn read_row(&mut self) -> Result<Option<RowRecord>, LedgerReadError> {
         self.line.clear();
         let read = self.lines.read_until(b'\n', &mut self.line);
@@ -121,6 +126,12 @@ impl Iterator for Ledger {
     fn next(&mut self) -> Option<Self::Item> {
         self.read_row().transpose()
     }
+}
+
+/// One line of a ledger, and the number of its row.
+pub(super) fn parse_row(line: &[u8]) -> serde_json::Result<(u64, RowRecord)> {
+    let row: StoredRow<'_> = serde_json::from_slice(line)?;
+    Ok((row.row, row.into()))
 }
 
 #[derive(Deserialize)]

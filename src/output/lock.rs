@@ -1,18 +1,28 @@
-//! One run at a time writes into an output directory.
+//! One run at a time writes into an output directory, or several shares of one job, each once.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::place::{parse_share_name, share_name};
+use crate::domain::Share;
 
 const LOCK_FILE: &str = ".lock";
 
+/// Whoever asks whether a lock is held has it for a moment; whoever wants it waits so long for that.
+const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE_STEP: Duration = Duration::from_millis(20);
+
 /// The right to write into an output directory, given back when dropped or when the process ends, however it ends.
 ///
+/// A run holds the directory's lock alone. A share holds it together with the other shares, and alone a lock of its own.
 /// What counts is the operating system's lock on the open file; the file itself stays, since removing it would let
 /// two runs lock two files of one name, and the process number in it is for people.
 #[derive(Debug)]
 pub struct OutputLock {
     _file: File,
+    _of_share: Option<File>,
 }
 
 /// An output directory could not be locked.
@@ -25,6 +35,32 @@ pub enum LockError {
         directory: PathBuf,
         /// Process number of the other run, where it could be read.
         holder: Option<u32>,
+    },
+    /// Shares of a job are being written there.
+    #[error("{} is being written by shares of a job (wait for them, or choose another directory with --output-dir)", directory.display())]
+    HeldByShares {
+        /// The output directory.
+        directory: PathBuf,
+    },
+    /// Another process does the same share.
+    #[error("share {share} is being written into {} by another run{} (give each machine another share)", directory.display(), in_words(*holder))]
+    ShareHeld {
+        /// The output directory.
+        directory: PathBuf,
+        /// The share.
+        share: Share,
+        /// Process number of the other run on its machine, where it could be read.
+        holder: Option<u32>,
+    },
+    /// Shares of another division are being written.
+    #[error("share {found} is being written into {}, so that share {wanted} has no place there (give all machines one number of shares, or another --output-dir)", directory.display())]
+    OtherShares {
+        /// The output directory.
+        directory: PathBuf,
+        /// The share that was found.
+        found: Share,
+        /// The share that was wanted.
+        wanted: Share,
     },
     /// The lock file could not be made or locked.
     #[error("cannot lock {} (an output directory must be writable and on a file system with locks)", path.display())]
@@ -45,22 +81,124 @@ impl OutputLock {
     /// Takes the lock of an output directory, which is created where there is none.
     ///
     /// # Errors
-    /// When another run holds it, or the directory cannot be written.
+    /// When another run holds it, or shares do, or the directory cannot be written.
     pub fn acquire(output_dir: &Path) -> Result<Self, LockError> {
-        let path = output_dir.join(LOCK_FILE);
-        let lock = |source| LockError::Lock { path: path.clone(), source };
-        fs::create_dir_all(output_dir).map_err(lock)?;
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = options.map_err(lock)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held { directory: output_dir.to_owned(), holder: read_holder(&mut file) });
-            }
-            Err(TryLockError::Error(source)) => return Err(lock(source)),
+        let (path, mut file) = open(output_dir, LOCK_FILE)?;
+        if taken(&path, || file.try_lock())? {
+            write_holder(&mut file).map_err(|source| LockError::Lock { path, source })?;
+            return Ok(Self { _file: file, _of_share: None });
         }
-        write_holder(&mut file).map_err(lock)?;
-        Ok(Self { _file: file })
+        let directory = output_dir.to_owned();
+        match file.try_lock_shared() {
+            Ok(()) => Err(LockError::HeldByShares { directory }),
+            Err(_) => Err(LockError::Held { directory, holder: read_holder(&mut file) }),
+        }
+    }
+
+    /// Takes the lock of one share of an output directory, which is created where there is none.
+    ///
+    /// # Errors
+    /// When somebody else holds it, a run without shares or shares of another number are at work, or the directory
+    /// cannot be written.
+    pub fn acquire_share(output_dir: &Path, share: Share) -> Result<Self, LockError> {
+        let directory = output_dir.to_owned();
+        let (path, mut file) = open(output_dir, LOCK_FILE)?;
+        if !taken(&path, || file.try_lock_shared())? {
+            return Err(LockError::Held { directory, holder: read_holder(&mut file) });
+        }
+        let (path, mut of_share) = open(output_dir, &share_lock_file(share))?;
+        if !taken(&path, || of_share.try_lock())? {
+            return Err(LockError::ShareHeld { directory, share, holder: read_holder(&mut of_share) });
+        }
+        write_holder(&mut of_share).map_err(|source| LockError::Lock { path, source })?;
+        // Each looks after it has its own, so that of two that come at the same time one sees the other.
+        let held = held_shares(output_dir).into_iter().map(|(found, _)| found);
+        match held.into_iter().find(|found| found.of() != share.of()) {
+            Some(found) => Err(LockError::OtherShares { directory, found, wanted: share }),
+            None => Ok(Self { _file: file, _of_share: Some(of_share) }),
+        }
+    }
+
+    /// Removes the lock files of all shares, which none can hold while this lock is held.
+    pub(super) fn remove_share_locks(&self, output_dir: &Path) {
+        for (_, path) in share_locks(output_dir) {
+            // One that stays does no harm.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Who is writing into an output directory at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writers {
+    /// Nobody; or nobody who could be seen.
+    None,
+    /// A run, with its process number on its machine where it could be read.
+    Run(Option<u32>),
+    /// These shares.
+    Shares(Vec<Share>),
+}
+
+/// Looks who is writing into an output directory. Nothing is written, and nothing is held afterwards.
+pub fn writers(output_dir: &Path) -> Writers {
+    match is_held(&output_dir.join(LOCK_FILE)) {
+        Some(holder) => Writers::Run(holder),
+        None => match held_shares(output_dir) {
+            shares if shares.is_empty() => Writers::None,
+            shares => Writers::Shares(shares.into_iter().map(|(share, _)| share).collect()),
+        },
+    }
+}
+
+fn share_lock_file(share: Share) -> String {
+    format!("{LOCK_FILE}.{}", share_name(share))
+}
+
+/// Lock files of shares, held or not.
+fn share_locks(output_dir: &Path) -> Vec<(Share, PathBuf)> {
+    let entries = fs::read_dir(output_dir).into_iter().flatten().flatten();
+    let lock = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let share = parse_share_name(name.strip_prefix(LOCK_FILE)?.strip_prefix('.')?)?;
+        Some((share, entry.path()))
+    };
+    let mut locks: Vec<_> = entries.filter_map(lock).collect();
+    locks.sort_unstable();
+    locks
+}
+
+fn held_shares(output_dir: &Path) -> Vec<(Share, PathBuf)> {
+    share_locks(output_dir).into_iter().filter(|(_, path)| is_held(path).is_some()).collect()
+}
+
+/// The holder of a lock that somebody has alone, as far as the file tells; `None` if nobody has.
+fn is_held(path: &Path) -> Option<Option<u32>> {
+    let mut file = File::open(path).ok()?;
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)).then(|| read_holder(&mut file))
+}
+
+/// Opens a lock file.
+fn open(output_dir: &Path, name: &str) -> Result<(PathBuf, File), LockError> {
+    let path = output_dir.join(name);
+    let opened = fs::create_dir_all(output_dir)
+        .and_then(|()| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path));
+    match opened {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(LockError::Lock { path, source }),
+    }
+}
+
+/// Whether a lock could be taken.
+fn taken(path: &Path, mut try_lock: impl FnMut() -> Result<(), TryLockError>) -> Result<bool, LockError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if waited >= PATIENCE => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE_STEP),
+            Err(TryLockError::Error(source)) => return Err(LockError::Lock { path: path.to_owned(), source }),
+        }
+        waited += PATIENCE_STEP;
     }
 }
 
@@ -94,6 +232,27 @@ mod tests {
         assert_eq!(refused, expected);
         drop(first);
         OutputLock::acquire(&directory).unwrap();
+    }
+
+    #[test]
+    fn shares_are_beside_each_other_and_nobody_else() {
+        let root = tempfile::tempdir().unwrap();
+        let share = |text: &str| text.parse::<Share>().unwrap();
+        let acquire = |text: &str| OutputLock::acquire_share(root.path(), share(text));
+        assert_eq!(writers(root.path()), Writers::None);
+        let (first, _second) = (acquire("0/3").unwrap(), acquire("2/3").unwrap());
+        assert_eq!(writers(root.path()), Writers::Shares(vec![share("0/3"), share("2/3")]));
+        assert!(matches!(acquire("0/3"), Err(LockError::ShareHeld { holder: Some(_), .. })));
+        assert!(matches!(acquire("0/2"), Err(LockError::OtherShares { .. })));
+        assert!(matches!(OutputLock::acquire(root.path()), Err(LockError::HeldByShares { .. })));
+        drop(first);
+        let _first = acquire("0/3").unwrap();
+        drop((_first, _second));
+        let run = OutputLock::acquire(root.path()).unwrap();
+        assert_eq!(writers(root.path()), Writers::Run(Some(std::process::id())));
+        assert!(matches!(acquire("1/3"), Err(LockError::Held { .. })));
+        run.remove_share_locks(root.path());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::input::{InputChain, InputRow, input_digest};
-use crate::domain::{Digest, RowStatus, Shard, Widths};
+use crate::domain::{CollectionName, Digest, Portion, RowStatus, Shard, Share, Widths};
 
 /// Version of the manifest's and the shards' layout; raised when an older reader would misread a newer output.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -46,8 +46,11 @@ pub struct Manifest {
     pub formats: Vec<Format>,
     /// Rows of every shard but the last, which may have fewer.
     pub shard_rows: u32,
-    /// Whether every row of the collection is here.
+    /// Whether every row of the collection is here; of a share, every row of its own.
     pub complete: bool,
+    /// Which share this is, if several machines divide the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<ShareRecord>,
     /// What the shards hold together.
     #[serde(flatten)]
     pub totals: Totals,
@@ -59,6 +62,17 @@ pub struct Manifest {
     pub chunks: ChunksState,
     /// The committed shards, in order.
     pub shards: Vec<CommittedShard>,
+}
+
+/// What the manifest of a share says besides that of a whole output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareRecord {
+    /// Which one of how many.
+    pub share: Share,
+    /// Place of the model in its ensemble, from 0: the first model's ledger is the collection's.
+    pub model_place: u32,
+    /// State of the [`InputChain`] after the last row of the input, whoever has it; known when complete.
+    pub input_chain: Option<Digest>,
 }
 
 /// Sums over rows.
@@ -251,6 +265,23 @@ impl Manifest {
         Widths { dense, sparse: self.sparse_dimension, multi: self.multi_dimension }
     }
 
+    /// What the share has of the collection, if this is one.
+    pub fn portion(&self) -> Option<Portion> {
+        let ShareRecord { share, .. } = self.share?;
+        Some(Portion::new(share, &CollectionName::new(&self.collection)?))
+    }
+
+    /// Number and first row of the shard to be committed next.
+    pub(super) fn next_shard(&self) -> (u64, u64) {
+        match self.portion() {
+            None => (self.shards.len() as u64, self.totals.rows),
+            Some(portion) => {
+                let number = portion.first_from(self.shards.last().map_or(0, |last| u64::from(last.number) + 1));
+                (number, number * u64::from(self.shard_rows))
+            }
+        }
+    }
+
     /// The chain over all committed rows.
     pub fn input_chain(&self) -> InputChain {
         self.shards.last().map_or_else(InputChain::new, |shard| InputChain::resume(shard.input_chain))
@@ -266,6 +297,9 @@ impl Manifest {
         self.shards.truncate(shards);
         self.complete = false;
         self.input = None;
+        if let Some(share) = &mut self.share {
+            share.input_chain = None;
+        }
         self.sum_up();
     }
 

@@ -21,20 +21,28 @@ mod ledger;
 mod ledger_rows;
 mod lock;
 mod manifest;
+mod merge;
 mod npy;
 mod open;
+mod own;
 mod parquet;
 mod place;
 mod plan;
 mod read;
 mod shard_check;
+mod shares;
 mod storage;
+mod strays;
+mod survey;
+mod verify;
 mod writer;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod tests;
 
@@ -43,15 +51,19 @@ pub use input::{InputChain, InputRow, input_digest};
 pub use input_check::{InputChanged, InputCheck};
 pub use ledger::{Checkpoint, ChunksManifest, LedgerRowError};
 pub use ledger_rows::{Ledger, LedgerReadError};
-pub use lock::{LockError, OutputLock};
+pub use lock::{LockError, OutputLock, Writers, writers};
 pub use manifest::{
     ChunksState, CollectionTotals, CommittedShard, Counts, FileRecord, MANIFEST_FILE, Manifest, ManifestError,
-    Provenance, SCHEMA_VERSION, Segment, Totals, read_manifest,
+    Provenance, SCHEMA_VERSION, Segment, ShareRecord, Totals, read_manifest,
 };
+pub use merge::{MergeError, Merged, Obstacle, ShareFault, merge};
 pub use open::{Committed, Damage, Fault, OpenError, Opened};
-pub use place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, directory_name};
-pub use plan::{Difference, Existing, Plan};
+pub use place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, directory_name, report_file};
+pub use plan::{Difference, Existing, Plan, PlannedShare};
 pub use read::{ReadContentError, ReadError, RowState, StoredShard, read_shard};
 pub use shard_check::InvalidShard;
+pub use shares::SharesError;
 pub use storage::{StorageError, replace_file};
+pub use strays::{Stray, StrayKind};
+pub use survey::{CollectionSurvey, Damaged, Depth, OutputState, OutputSurvey, ShareSurvey, Survey, survey};
 pub use writer::{CollectionWriter, CommitError};

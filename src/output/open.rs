@@ -10,10 +10,13 @@ use rayon::prelude::*;
 use super::input_check::InputCheck;
 use super::ledger::{self, Checkpoint, ChunksManifest};
 use super::manifest::{
-    ChunksState, CommittedShard, FileRecord, Manifest, ManifestError, SCHEMA_VERSION, Segment, Totals, parse_manifest,
+    ChunksState, CommittedShard, FileRecord, Manifest, ManifestError, SCHEMA_VERSION, Segment, ShareRecord, Totals,
+    parse_manifest,
 };
-use super::place::{Place, is_ours};
+use super::own::Own;
+use super::place::{Place, is_ours, part_number};
 use super::plan::{Difference, Existing, Plan};
+use super::shares::{self, SharesError};
 use super::storage::{At, Disk, Storage, StorageError};
 use super::writer::CollectionWriter;
 use crate::domain::{CollectionName, DigestReader};
@@ -40,21 +43,51 @@ enum RowsOf {
 }
 
 /// The rows that an output has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Committed {
     /// Its shards.
     pub shards: Vec<CommittedShard>,
+    /// Which rows are its own, if it is a share.
+    own: Option<Own>,
 }
 
 impl Committed {
-    /// Number of rows: the row to go on with.
-    pub fn rows(&self) -> u64 {
-        self.shards.last().map_or(0, CommittedShard::end_row)
+    /// What a writer has committed.
+    fn of(writer: &CollectionWriter) -> Self {
+        Self { shards: writer.manifest().shards.clone(), own: writer.own().cloned() }
     }
 
-    /// A check for the rows that a run skips because they are here.
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.totals.rows).sum()
+    }
+
+    /// Whether a row of the input is still to be embedded here.
+    pub fn wants(&self, row: u64) -> bool {
+        self.own.as_ref().map_or_else(|| row >= self.rows_from_the_first_on(), |own| own.wants(row))
+    }
+
+    /// Whether these rows and so many new ones are all that there are of so many rows of the input.
+    pub fn is_all_with(&self, new: u64, rows: u64) -> bool {
+        self.own.as_ref().map_or(rows, |own| own.rows_among(rows)) == self.rows() + new
+    }
+
+    /// The row after the last one, if the input ended there when it was embedded: a shard of fewer rows than
+    /// `shard_rows` is the last one.
+    pub fn end_of_input(&self, shard_rows: u64) -> Option<u64> {
+        self.shards.last().filter(|last| last.totals.rows < shard_rows).map(CommittedShard::end_row)
+    }
+
+    /// A check for the rows that a run skips because they are here, or another share's.
     pub fn check(&self) -> InputCheck {
-        InputCheck::new(&self.shards)
+        match &self.own {
+            None => InputCheck::new(&self.shards),
+            Some(own) => InputCheck::of_share(&self.shards, own.clone()),
+        }
+    }
+
+    fn rows_from_the_first_on(&self) -> u64 {
+        self.shards.last().map_or(0, CommittedShard::end_row)
     }
 }
 
@@ -137,6 +170,9 @@ pub enum OpenError {
         /// The ledger.
         ledger: PathBuf,
     },
+    /// Machines that divide the job among themselves, and those that do not, are in each other's way.
+    #[error(transparent)]
+    Shares(#[from] SharesError),
     /// Its manifest cannot be understood.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -194,10 +230,16 @@ fn open_rows(
     plan: &Plan,
     rows_of: RowsOf,
 ) -> Result<Opened, OpenError> {
-    let place = Place::new(output_dir, collection, &plan.model);
+    let whole = Place::new(output_dir, collection, &plan.model);
+    let place = plan.share.map_or_else(|| whole.clone(), |planned| whole.of_share(planned.share));
     storage.create_directories(&place.model).at("create", &place.model)?;
-    if plan.existing == Existing::Overwrite {
-        remove_manifest(&*storage, &place)?;
+    match (plan.share, plan.existing) {
+        (None, Existing::Overwrite) => {
+            remove_manifest(&*storage, &place)?;
+            shares::remove(&*storage, &place)?;
+        }
+        (None, _) => shares::refuse_any(&*storage, &place)?,
+        (Some(planned), _) => shares::refuse_others(&*storage, &whole, planned.share, plan)?,
     }
     let manifest = read_existing(&*storage, &place)?;
     let published = ledger::published(&*storage, &place)?;
@@ -215,7 +257,7 @@ fn open_rows(
         writer.write_manifest(writer.manifest())?;
     }
     writer.remove_stale()?;
-    let committed = Committed { shards: writer.manifest().shards.clone() };
+    let committed = Committed::of(&writer);
     Ok(Opened { committed, complete: writer.manifest().complete, writer, damage })
 }
 
@@ -229,10 +271,15 @@ fn remove_manifest(storage: &dyn Storage, place: &Place) -> Result<(), StorageEr
 
 fn read_existing(storage: &dyn Storage, place: &Place) -> Result<Option<Manifest>, OpenError> {
     let path = place.manifest();
-    let Some(mut reader) = ledger::open_if_there(storage, &path)? else { return Ok(None) };
+    read_manifest_in(storage, &path)
+}
+
+/// A manifest, if it is there.
+pub(super) fn read_manifest_in(storage: &dyn Storage, path: &Path) -> Result<Option<Manifest>, OpenError> {
+    let Some(mut reader) = ledger::open_if_there(storage, path)? else { return Ok(None) };
     let mut json = Vec::new();
-    reader.read_to_end(&mut json).at("read", &path)?;
-    Ok(Some(parse_manifest(&json, &path)?))
+    reader.read_to_end(&mut json).at("read", path)?;
+    Ok(Some(parse_manifest(&json, path)?))
 }
 
 fn fresh(collection: &CollectionName, plan: &Plan, rows_of: RowsOf, published: Option<&ChunksManifest>) -> Manifest {
@@ -253,6 +300,11 @@ fn fresh(collection: &CollectionName, plan: &Plan, rows_of: RowsOf, published: O
         formats: plan.ordered_formats(),
         shard_rows: plan.shard_rows,
         complete: false,
+        share: plan.share.map(|planned| ShareRecord {
+            share: planned.share,
+            model_place: planned.model_place,
+            input_chain: None,
+        }),
         totals: Totals::default(),
         input: None,
         provenance: plan.provenance.clone(),
@@ -291,7 +343,7 @@ fn resume(
     };
     let damage = damage.map(|damage| {
         let shards = manifest.shards.len();
-        let kept = damage.shard as usize;
+        let kept = manifest.shards.partition_point(|shard| shard.number < damage.shard);
         manifest.cut(kept);
         Damage { redone: u32::try_from(shards - kept).unwrap_or(u32::MAX), ..damage }
     });
@@ -310,7 +362,8 @@ fn chunks_state(manifest: &Manifest, pending_there: bool, published: Option<&Chu
     }
 }
 
-fn check_files(storage: &dyn Storage, place: &Place, shard: &CommittedShard) -> Result<Option<Damage>, StorageError> {
+/// What is wrong with a shard's files, read from the first to the last byte.
+pub(super) fn check_files(storage: &dyn Storage, place: &Place, shard: &CommittedShard) -> Result<Option<Damage>, StorageError> {
     for FileRecord { name, bytes, sha256 } in &shard.files {
         let path = place.model.join(name);
         let reader = ledger::open_if_there(storage, &path)?;
@@ -323,7 +376,8 @@ fn check_files(storage: &dyn Storage, place: &Place, shard: &CommittedShard) -> 
     Ok(None)
 }
 
-fn check_pending_chunks(
+/// What is wrong with the committed part of a ledger in progress.
+pub(super) fn check_pending_chunks(
     storage: &dyn Storage,
     place: &Place,
     manifest: &Manifest,
@@ -344,12 +398,12 @@ fn check_pending_chunks(
 
 /// How much of a file is compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
+pub(super) enum Extent {
     All,
     Prefix,
 }
 
-fn compare(reader: Option<impl Read>, committed: Segment, extent: Extent) -> io::Result<Option<Fault>> {
+pub(super) fn compare(reader: Option<impl Read>, committed: Segment, extent: Extent) -> io::Result<Option<Fault>> {
     let Some(mut reader) = reader else { return Ok(Some(Fault::Missing)) };
     let (sha256, mut found) = DigestReader::drain((&mut reader).take(committed.bytes))?;
     if extent == Extent::All {
@@ -366,8 +420,18 @@ fn compare(reader: Option<impl Read>, committed: Segment, extent: Extent) -> io:
 pub(super) fn stale_files(names: Vec<String>, manifest: &Manifest) -> Vec<String> {
     let listed: std::collections::HashSet<&str> =
         manifest.shards.iter().flat_map(|shard| &shard.files).map(|file| file.name.as_str()).collect();
-    names
-        .into_iter()
-        .filter(|name| is_ours(name) && name != super::manifest::MANIFEST_FILE && !listed.contains(name.as_str()))
-        .collect()
+    let own_manifest = manifest.share.map_or_else(
+        || super::manifest::MANIFEST_FILE.to_owned(),
+        |record| super::place::share_manifest_file(record.share),
+    );
+    let portion = manifest.portion();
+    // Of what other shares have made, a share knows nothing.
+    let is_own = |name: &str| match portion {
+        None => is_ours(name),
+        Some(portion) => {
+            part_number(name).is_some_and(|part| portion.owns(part)) || name == format!("{own_manifest}.partial")
+        }
+    };
+    let is_stale = |name: &String| is_own(name) && *name != own_manifest && !listed.contains(name.as_str());
+    names.into_iter().filter(is_stale).collect()
 }

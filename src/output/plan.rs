@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::format::Format;
 use super::manifest::{Manifest, Provenance};
-use crate::domain::Widths;
+use crate::domain::{Share, Widths};
 
 /// What one model is to write for a collection.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,17 @@ pub struct Plan {
     pub provenance: Provenance,
     /// What to do with an output that is there.
     pub existing: Existing,
+    /// The share that this machine does, if several divide the job.
+    pub share: Option<PlannedShare>,
+}
+
+/// A share of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedShare {
+    /// Which one of how many.
+    pub share: Share,
+    /// Place of the model in its ensemble, from 0.
+    pub model_place: u32,
 }
 
 /// What to do with an output that is there.

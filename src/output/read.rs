@@ -139,10 +139,19 @@ pub enum ReadContentError {
 /// # Errors
 /// When the files cannot be read, are not those that were committed, or hold no known format.
 pub fn read_shard(directory: &Path, shard: &CommittedShard) -> Result<StoredShard, ReadError> {
+    let best = Format::by_preference(&Format::ALL).find(|format| files_of(*format, shard).is_some());
     let no_file = || ReadError::NoFile { shard: shard.number, directory: directory.to_owned() };
-    let (format, records) = Format::by_preference(&Format::ALL)
-        .find_map(|format| Some((format, files_of(format, shard)?)))
-        .ok_or_else(no_file)?;
+    read_shard_as(best.ok_or_else(no_file)?, directory, shard)
+}
+
+/// The same from the files of one format.
+pub(super) fn read_shard_as(
+    format: Format,
+    directory: &Path,
+    shard: &CommittedShard,
+) -> Result<StoredShard, ReadError> {
+    let no_file = || ReadError::NoFile { shard: shard.number, directory: directory.to_owned() };
+    let records = files_of(format, shard).ok_or_else(no_file)?;
     let open = |record: Option<&FileRecord>| record.map(|record| open_checked(directory, record)).transpose();
     let mut files = records.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
     let stored = format.read(&mut files).and_then(|stored| match stored.ids.len() {

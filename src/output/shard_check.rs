@@ -18,6 +18,9 @@ pub enum InvalidShard {
         /// Its first row.
         found_row: u64,
     },
+    /// Nothing is known of the rows before it, which are other shares'.
+    #[error("the rows before it have not been read")]
+    Unread,
     /// It follows a shard that was shorter than all but the last may be.
     #[error("it follows a shard of fewer than {shard_rows} rows, which only the last one may have")]
     AfterTheLast {
@@ -81,7 +84,7 @@ pub enum InvalidShard {
 /// Checks a shard against what is committed.
 pub(super) fn check_shard(shard: &Shard, committed: &Manifest) -> Result<(), InvalidShard> {
     let (rows, dimension, shard_rows) = (shard.records.len(), shard.dimension, committed.shard_rows);
-    let expected = (committed.shards.len() as u64, committed.totals.rows);
+    let expected = committed.next_shard();
     if (u64::from(shard.number), shard.first_row.0) != expected {
         return Err(InvalidShard::OutOfOrder {
             expected: u32::try_from(expected.0).unwrap_or(u32::MAX),

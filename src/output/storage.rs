@@ -30,6 +30,13 @@ pub struct StorageError {
     pub source: io::Error,
 }
 
+impl StorageError {
+    /// A file that is shorter than it was a moment ago.
+    pub(super) fn short(path: &Path) -> Self {
+        Self { action: "read", path: path.to_owned(), source: io::ErrorKind::UnexpectedEof.into() }
+    }
+}
+
 /// What a person can do about a failure; empty where nothing general can be said.
 fn way_out(kind: io::ErrorKind) -> &'static str {
     match kind {
@@ -74,6 +81,8 @@ pub(super) trait Storage: Send + Sync {
     fn files(&self, directory: &Path) -> io::Result<Vec<String>>;
     /// Opens for reading.
     fn read(&self, path: &Path) -> io::Result<Box<dyn Read + Send>>;
+    /// Opens for reading from so many bytes on.
+    fn read_from(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn Read + Send>>;
     /// Creates a file, or empties the one that has the name.
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>>;
     /// Opens at the end of the first `bytes` bytes and drops the rest; creates the file where there is none.
@@ -113,8 +122,11 @@ impl Storage for Disk {
         let mut names = Vec::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
-                names.extend(entry.file_name().into_string().ok());
+            match entry.file_type() {
+                Ok(kind) if kind.is_file() => names.extend(entry.file_name().into_string().ok()),
+                // Other machines may be at work in the directory.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
         names.sort_unstable();
@@ -123,6 +135,12 @@ impl Storage for Disk {
 
     fn read(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         Ok(Box::new(File::open(path)?))
+    }
+
+    fn read_from(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn Read + Send>> {
+        let mut file = File::open(path)?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(bytes))?;
+        Ok(Box::new(file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {

@@ -11,16 +11,18 @@ use super::input::{InputChain, InputRow};
 use super::ledger::{self, Checkpoint, ChunksManifest, LedgerRowError, Settlement};
 use super::manifest::{ChunksState, CollectionTotals, CommittedShard, FileRecord, Manifest, Segment};
 use super::open::stale_files;
+use super::own::Own;
 use super::place::{Place, partial, shard_file};
 use super::shard_check::{InvalidShard, check_shard};
 use super::storage::{At, FillError, Storage, StorageError, fill_file, write_complete};
 use crate::domain::Shard;
 
-/// Writes the output of one model for one collection.
+/// Writes the output of one model for one collection, or a share of it.
 pub struct CollectionWriter {
     storage: Arc<dyn Storage>,
     place: Place,
     manifest: Manifest,
+    own: Option<Own>,
     /// The ledger as it was when the output was opened.
     published: Option<ChunksManifest>,
 }
@@ -99,7 +101,13 @@ impl CollectionWriter {
         manifest: Manifest,
         published: Option<ChunksManifest>,
     ) -> Self {
-        Self { storage, place, manifest, published }
+        let own = Own::of(&manifest);
+        Self { storage, place, manifest, own, published }
+    }
+
+    /// What the share knows of other rows, if this is one.
+    pub(super) fn own(&self) -> Option<&Own> {
+        self.own.as_ref()
     }
 
     /// What is committed so far.
@@ -132,23 +140,44 @@ impl CollectionWriter {
         manifest.push(committed);
         self.write_manifest(&manifest)?;
         self.manifest = manifest;
-        Ok(&self.manifest.shards[shard.number as usize])
+        if let Some(own) = &self.own {
+            own.committed(u64::from(shard.number));
+        }
+        Ok(&self.manifest.shards[self.manifest.shards.len() - 1])
     }
 
-    /// Marks the output complete and publishes the ledger, unless another model has done so. Where the ledger should
+    /// Marks the output complete and publishes the ledger, unless another model has done so. A share keeps its part of
+    /// the ledger until all are merged. `input` is all that was read, whoever has it. Where the ledger should
     /// not depend on timing, models that worked at the same time finish in their order. Does nothing the second time.
     ///
     /// # Errors
     /// When rows are missing, the ledger tells of another input, or files cannot be written. What was committed stays.
     pub fn finish(mut self, input: CollectionTotals) -> Result<Manifest, CommitError> {
         let committed = self.manifest.totals.rows;
-        if input.rows != committed {
+        if self.own.as_ref().map_or(input.rows, |own| own.rows_among(input.rows)) != committed {
             return Err(CommitError::RowsLost { path: self.place.manifest(), read: input.rows, committed });
         }
         if self.manifest.complete {
             return Ok(self.manifest);
         }
         let path = self.place.chunks();
+        if let (Some(own), Some(share)) = (&self.own, &mut self.manifest.share) {
+            let end = own.end().filter(|end| end.rows == input.rows);
+            let read = end.map_or(0, |end| end.rows);
+            let Some(end) = end else {
+                return Err(CommitError::RowsLost { path: self.place.manifest(), read, committed: input.rows });
+            };
+            share.input_chain = Some(end.input_chain);
+            self.manifest.complete = true;
+            self.manifest.input = Some(input);
+            let published = self.published.as_ref().filter(|_| self.manifest.chunks == ChunksState::Published);
+            if let Some(ledger) = published.filter(|ledger| !ledger.is_of(&self.manifest)) {
+                return Err(CommitError::InputDiffers { path, model: ledger.model.clone(), row: input.rows });
+            }
+            self.write_manifest(&self.manifest)?;
+            self.remove_stale()?;
+            return Ok(self.manifest);
+        }
         match ledger::publish(&*self.storage, &self.place, &self.manifest)? {
             Settlement::Publish | Settlement::Keep => {}
             Settlement::Lost => return Err(CommitError::LedgerLost { path }),
@@ -167,20 +196,32 @@ impl CollectionWriter {
     pub(super) fn remove_stale(&self) -> Result<(), StorageError> {
         let Self { storage, place, manifest, .. } = self;
         let names = storage.files(&place.model).at("list", &place.model)?;
-        let mut stale: Vec<_> = stale_files(names, manifest).iter().map(|name| place.model.join(name)).collect();
-        let mut pending = vec![place.pending_chunks_manifest()];
+        let stale: Vec<_> = stale_files(names, manifest).iter().map(|name| place.model.join(name)).collect();
+        let mut pending = Vec::new();
+        if self.own.is_none() {
+            pending.push(place.pending_chunks_manifest());
+            // Where there is an output, shares of it are merged or overwritten.
+            let names = storage.files(&place.collection).at("list", &place.collection)?;
+            let shares = names.iter().filter(|name| place.share_of_pending_chunks(name).is_some());
+            pending.extend(shares.map(|name| place.collection.join(name)));
+        }
         if manifest.shards.is_empty() || manifest.chunks == ChunksState::Published {
             pending.push(place.pending_chunks());
         }
+        let mut pending_there = Vec::new();
         for path in pending {
             if ledger::open_if_there(&**storage, &path)?.is_some() {
-                stale.push(path);
+                pending_there.push(path);
             }
         }
-        stale.iter().try_for_each(|path| storage.remove(path).at("remove", path))?;
-        let changed = |directory: &&PathBuf| stale.iter().any(|path| path.parent() == Some(directory.as_path()));
-        let mut directories = [&place.model, &place.collection].into_iter().filter(changed);
-        directories.try_for_each(|directory| storage.sync_directory(directory).at("sync", directory))
+        // The manifests of merged shares go last: as long as one is there, merging is taken up again.
+        for (directory, paths) in [(&place.collection, pending_there), (&place.model, stale)] {
+            paths.iter().try_for_each(|path| storage.remove(path).at("remove", path))?;
+            if !paths.is_empty() {
+                storage.sync_directory(directory).at("sync", directory)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn write_manifest(&self, manifest: &Manifest) -> Result<(), StorageError> {
@@ -191,7 +232,13 @@ impl CollectionWriter {
     /// The input chain after the shard, held against the ledger wherever both have a state.
     fn follow_input(&self, shard: &Shard) -> Result<InputChain, CommitError> {
         let published = self.published.as_ref().filter(|_| self.manifest.chunks == ChunksState::Published);
-        let mut chain = self.manifest.input_chain();
+        let mut chain = match &self.own {
+            None => self.manifest.input_chain(),
+            Some(own) => {
+                let unread = || CommitError::Invalid { shard: shard.number, source: InvalidShard::Unread };
+                InputChain::resume(own.before_part(u64::from(shard.number)).ok_or_else(unread)?)
+            }
+        };
         for (row, record, _) in shard.rows() {
             chain.push(&InputRow::from(record));
             let checkpoint = Checkpoint { rows: row.0 + 1, input_chain: chain.state() };

@@ -12,7 +12,7 @@ use super::queue::Inlet;
 use super::source::{TokenizedGroup, TokenizedRow};
 use crate::batch;
 use crate::domain::{CollectionName, PackedBatch, Row, RowRecord, TokenSeq};
-use crate::output::{InputChanged, InputCheck, InputRow};
+use crate::output::{Committed, InputChanged, InputCheck, InputRow};
 use crate::telemetry::event::{Event, Observer};
 
 /// A shard whose vectors are on their way.
@@ -69,22 +69,22 @@ enum AtEnd {
 
 /// Where a lane is in the input. Lanes with shards of one size cut at the same rows, but begin where each of them was
 /// before.
-struct Front {
+struct Front<'a> {
     lane: usize,
+    committed: &'a Committed,
     check: InputCheck,
-    committed_rows: u64,
     shard_rows: u64,
     rows: Vec<TokenizedRow>,
 }
 
 impl Assembler<'_> {
     pub(super) fn run(self, groups: &Receiver<TokenizedGroup>) -> Result<Assembled, InputChanged> {
-        let mut fronts: Vec<Front> = (0..)
+        let mut fronts: Vec<Front<'_>> = (0..)
             .zip(self.lanes.all())
             .map(|(lane, spec)| Front {
                 lane,
+                committed: spec.committed,
                 check: spec.committed.check(),
-                committed_rows: spec.committed.rows(),
                 shard_rows: spec.shard_rows as u64,
                 rows: Vec::new(),
             })
@@ -125,9 +125,9 @@ impl Assembler<'_> {
 
     /// Sends the shards that are full at row `end` on their way, and at the end of the input all others; a batch of each
     /// lane in turn.
-    fn dispatch(&self, fronts: &mut [Front], end: u64, at_end: AtEnd) -> Result<(), Disconnected> {
+    fn dispatch(&self, fronts: &mut [Front<'_>], end: u64, at_end: AtEnd) -> Result<(), Disconnected> {
         let mut trains = Vec::new();
-        let is_full = |front: &Front| at_end == AtEnd::Yes || end.is_multiple_of(front.shard_rows);
+        let is_full = |front: &Front<'_>| at_end == AtEnd::Yes || end.is_multiple_of(front.shard_rows);
         for front in fronts.iter_mut().filter(|front| is_full(front) && !front.rows.is_empty()) {
             let rows = std::mem::take(&mut front.rows);
             if !self.lanes.has_failed(front.lane) {
@@ -192,15 +192,16 @@ impl Assembler<'_> {
     }
 }
 
-impl Front {
-    /// Takes a row, which is the `total`-th: checks it if it is committed, keeps it if it is not.
+impl Front<'_> {
+    /// Takes a row, which is the `total`-th: checks it, and keeps it if it is to be embedded.
     fn push(&mut self, total: u64, row: TokenizedRow) -> Result<(), InputChanged> {
-        if total <= self.committed_rows {
-            return self.check.push(&InputRow::from(&row.record)).map(|_| ());
+        self.check.push(&InputRow::from(&row.record))?;
+        if !self.committed.wants(total - 1) {
+            return Ok(());
         }
         // A last shard that is not full was the end of the input when it was committed.
-        if !self.committed_rows.is_multiple_of(self.shard_rows) {
-            return Err(InputChanged::Longer { committed: self.committed_rows });
+        if let Some(committed) = self.committed.end_of_input(self.shard_rows) {
+            return Err(InputChanged::Longer { committed });
         }
         self.rows.push(row);
         Ok(())

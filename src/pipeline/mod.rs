@@ -93,9 +93,9 @@ pub trait Commit {
 /// How a lane ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PassEnd {
-    /// All rows are committed.
+    /// All rows that were to be embedded are committed.
     Complete {
-        /// Their number.
+        /// Number of rows of the input.
         rows: u64,
     },
     /// The stop switch was thrown; complete shards are committed.
@@ -232,7 +232,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
         let (assembled, collected) = (assembled??, collected?);
         let end = |(lane, Collected { committed_rows, failure }): (&Lane<'_>, Collected)| match (failure, &assembled) {
             (Some(error), _) => Err(error),
-            (None, assemble::Assembled::All { rows }) if *rows == lane.committed.rows() + committed_rows => {
+            (None, assemble::Assembled::All { rows }) if lane.committed.is_all_with(committed_rows, *rows) => {
                 Ok(PassEnd::Complete { rows: *rows })
             }
             _ => Ok(PassEnd::Stopped),

@@ -133,12 +133,12 @@ fn without_text(chunk: &Chunk) -> Chunk {
 
 type Outcome = (RowStatus, TokenSeq, Option<String>);
 
-/// What becomes of a chunk in a lane. Rows that are committed already need no tokens.
+/// What becomes of a chunk in a lane. Rows that are committed already, or another share's, need no tokens.
 fn outcome(lane: &Lane<'_>, chunk: &Chunk) -> Outcome {
     match &chunk.text {
         ChunkText::Unusable { reason } => (RowStatus::Failed, TokenSeq::default(), Some(reason.clone())),
         ChunkText::Present(text) if text.trim().is_empty() => (RowStatus::Empty, TokenSeq::default(), None),
-        ChunkText::Present(_) if chunk.row.0 < lane.committed.rows() => (RowStatus::Ok, TokenSeq::default(), None),
+        ChunkText::Present(_) if !lane.committed.wants(chunk.row.0) => (RowStatus::Ok, TokenSeq::default(), None),
         ChunkText::Present(text) => match lane.tokenizer.encode(text) {
             Ok(tokens) if tokens.ids.is_empty() => {
                 (RowStatus::Failed, TokenSeq::default(), Some("the tokenizer finds no token in the text".into()))

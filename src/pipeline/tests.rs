@@ -123,7 +123,7 @@ fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> O
         tokenizer: &tokenizer,
         widths: Widths::dense(2),
         shard_rows: 5,
-        committed: &Committed { shards: Vec::new() },
+        committed: &Committed::default(),
         controller: &controller,
         clock: &StageClock::default(),
     };

@@ -114,7 +114,8 @@ pub fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
         let entry = entry.unwrap();
         let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-        if entry.file_type().is_file() && !["run-summary.json", "events.jsonl", ".lock"].contains(&path.as_str()) {
+        let is_report = ["run-summary.", "events.", ".lock"].iter().any(|beginning| path.starts_with(beginning));
+        if entry.file_type().is_file() && !is_report {
             files.push((path, fs::read(entry.path()).unwrap()));
         }
     }

@@ -118,6 +118,12 @@ impl Storage for Memory {
         Ok(Box::new(Cursor::new(state.contents[state.content(path)?].bytes.clone())))
     }
 
+    fn read_from(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn Read + Send>> {
+        let mut reader = self.read(path)?;
+        io::copy(&mut (&mut reader).take(bytes), &mut io::sink())?;
+        Ok(reader)
+    }
+
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
         self.continue_at(path, 0)
     }
