@@ -47,9 +47,11 @@ mod held;
 mod limit;
 mod machine;
 mod report;
+mod reuse;
 mod run;
 mod staged;
 mod turn;
+mod update;
 mod watch;
 
 pub use devices::{Devices, choice, left_aside, look, thresholds};

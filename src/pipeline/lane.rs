@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::StageClock;
 use crate::batch::{BatchLimits, Controller};
 use crate::domain::Widths;
+use crate::known::Known;
 use crate::output::Committed;
 use crate::tokenize::Tokenizer;
 
@@ -21,6 +22,8 @@ pub struct Lane<'a> {
     pub shard_rows: usize,
     /// What an earlier run committed, to be checked against the input and skipped.
     pub committed: &'a Committed,
+    /// Vectors that need not be computed again, if there are any.
+    pub known: Option<&'a Known>,
     /// Says how large batches are; asked before each shard.
     pub controller: &'a Mutex<Controller>,
     /// Where the time of tokenising, encoding and writing goes.

@@ -123,6 +123,7 @@ fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> O
         tokenizer: &tokenizer,
         widths: Widths::dense(2),
         shard_rows: 5,
+        known: None,
         committed: &Committed { shards: Vec::new() },
         controller: &controller,
         clock: &StageClock::default(),

@@ -128,6 +128,7 @@ impl CollectionSummary {
             warnings: 0,
             complete: false,
             models: Vec::new(),
+            changes: None,
             loading_errors_total: 0,
             loading_errors: Vec::new(),
         }
@@ -218,6 +219,17 @@ impl State {
             Event::ShardCommitted { collection, model, by_status, tokens_truncated, .. } => {
                 self.update(collection, model, |counts| counts.rows.add(by_status, *tokens_truncated));
                 self.summary.total_embeddings_generated += with_vector(by_status);
+            }
+            Event::VectorsReused { model, known, repeated, .. } => {
+                if let Some(pass) = self.pass(model) {
+                    pass.rows_known += known;
+                    pass.rows_repeated += repeated;
+                }
+            }
+            Event::InputUpdated { collection, changes } => {
+                if let Some(collection) = self.collection(collection) {
+                    collection.changes.get_or_insert(*changes);
+                }
             }
             Event::CollectionFinished { collection, model, complete, outputs } => {
                 self.update(collection, model, |counts| counts.complete = *complete);
@@ -342,6 +354,8 @@ impl State {
             predictions,
             seconds: 0.0,
             rows: 0,
+            rows_known: 0,
+            rows_repeated: 0,
             tokens: 0,
             padded_tokens: 0,
             tokens_per_second: 0.0,
