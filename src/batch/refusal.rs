@@ -1,0 +1,117 @@
+//! Sizes that failed for want of memory, and when they may be tried again.
+//!
+//! After a failure batches are half as large. They come back towards the size that failed in small steps, each after
+//! many batches went well, and to the size itself only much later: memory that is in pieces stays so. While another
+//! program that was on the device is still there, it is not tried again at all.
+
+use super::Costs;
+
+/// Batches that must go well before the bound rises half the way to nine tenths of the size that failed; doubled with
+/// every failure.
+const PATIENCE: u64 = 12;
+
+/// Batches that must go well before the size that failed is tried again; doubled with every failure.
+const LONG: u64 = 600;
+
+/// Doublings after which nothing becomes longer.
+const MOST_DOUBLINGS: u32 = 16;
+
+/// What others may hold without being neighbours: contexts of drivers, displays.
+const NOBODY_BYTES: u64 = 64 << 20;
+
+/// What failed, and what is allowed since.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Refusal {
+    failed: Option<Failed>,
+    times: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    /// Planned activations of the smallest batch that failed.
+    planned_bytes: u64,
+    /// What is allowed of them.
+    bound_bytes: u64,
+    /// Held by others at that time.
+    others_bytes: u64,
+    /// Batches since the failure, and since the bound last rose.
+    passed: u64,
+    rested: u64,
+}
+
+impl Refusal {
+    /// Most tokens in sequences of this length.
+    pub(super) fn most_tokens(&self, costs: Costs, length: usize) -> usize {
+        let Some(Failed { bound_bytes, .. }) = self.failed else { return usize::MAX };
+        usize::try_from(bound_bytes / costs.planned(1, length).max(1)).unwrap_or(usize::MAX)
+    }
+
+    /// A batch with these planned activations failed.
+    pub(super) fn failed(&mut self, planned_bytes: u64, others_bytes: u64) {
+        self.times = (self.times + 1).min(MOST_DOUBLINGS);
+        let (known, bound) =
+            self.failed.map_or((u64::MAX, u64::MAX), |failed| (failed.planned_bytes, failed.bound_bytes));
+        self.failed = Some(Failed {
+            planned_bytes: planned_bytes.min(known),
+            bound_bytes: (planned_bytes / 2).min(bound),
+            others_bytes,
+            passed: 0,
+            rested: 0,
+        });
+    }
+
+    /// A batch went well, while others held this much.
+    pub(super) fn passed(&mut self, others_bytes: u64) {
+        let Some(failed) = &mut self.failed else { return };
+        failed.passed += 1;
+        failed.rested += 1;
+        let doublings = self.times.saturating_sub(1);
+        let neighbour = failed.others_bytes > NOBODY_BYTES && others_bytes > failed.others_bytes / 10 * 9;
+        if failed.passed >= LONG << doublings && !neighbour {
+            self.failed = None;
+        } else if failed.rested >= PATIENCE << doublings {
+            failed.rested = 0;
+            let most = failed.planned_bytes / 10 * 9;
+            failed.bound_bytes += most.saturating_sub(failed.bound_bytes).div_ceil(2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COSTS: Costs = Costs { token_bytes: 100, pair_bytes: 1 };
+    const GIB: u64 = 1 << 30;
+
+    fn pass(refusal: &mut Refusal, batches: u64, others_bytes: u64) {
+        (0..batches).for_each(|_| refusal.passed(others_bytes));
+    }
+
+    #[test]
+    fn a_size_that_failed_is_halved_and_tried_again_much_later() {
+        let mut refusal = Refusal::default();
+        assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
+        refusal.failed(COSTS.planned(1000, 100), 0);
+        assert_eq!((refusal.most_tokens(COSTS, 100), refusal.most_tokens(COSTS, 300)), (500, 250), "longer cost more");
+        pass(&mut refusal, PATIENCE, 0);
+        assert_eq!(refusal.most_tokens(COSTS, 100), 700);
+        pass(&mut refusal, LONG - PATIENCE - 1, 0);
+        assert!((890..=900).contains(&refusal.most_tokens(COSTS, 100)), "{refusal:?}");
+        pass(&mut refusal, 1, 0);
+        assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
+        refusal.failed(COSTS.planned(1000, 100), 0);
+        pass(&mut refusal, 2 * LONG - 1, 0);
+        assert!(refusal.most_tokens(COSTS, 100) <= 900, "the second time it takes twice as long");
+    }
+
+    #[test]
+    fn while_the_neighbour_is_there_the_size_is_not_tried_again() {
+        let mut refusal = Refusal::default();
+        refusal.failed(COSTS.planned(1000, 100), GIB);
+        pass(&mut refusal, 100 * LONG, GIB);
+        assert!(refusal.most_tokens(COSTS, 100) <= 900);
+        pass(&mut refusal, 1, GIB / 2);
+        assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX, "it is gone");
+    }
+}
