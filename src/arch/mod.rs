@@ -13,6 +13,7 @@ mod gte;
 mod jina_bert;
 mod jina_v3;
 mod llama;
+mod masked_lm;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
@@ -25,6 +26,8 @@ mod roberta;
 mod rope;
 mod t5;
 mod token_table;
+
+pub use self::masked_lm::MaskedLm;
 
 use std::sync::Arc;
 

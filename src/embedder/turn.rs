@@ -139,7 +139,7 @@ impl<'lease> Stage<'_, 'lease> {
             .map(|seat| Worker { device: seat.label.clone(), lost: Arc::clone(&seat.lost), encoders: Vec::new() })
             .collect();
         for (place, staged) in models.iter().copied().enumerate() {
-            observer.observe(&Event::PassStarted(self.info(staged, self.fitting.batch_sizes[place])));
+            observer.observe(&Event::PassStarted(Box::new(self.info(staged, self.fitting.batch_sizes[place]))));
             match self.load(staged, warm) {
                 Ok(encoders) => {
                     workers.iter_mut().zip(encoders).for_each(|(worker, encoder)| worker.encoders.push(encoder));

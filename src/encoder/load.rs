@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Encoder, Finish, Head, ModelEncoder, dense};
+use super::heads::Heads;
+use super::{Encoder, Finish, ModelEncoder};
 use crate::arch::{self, LoadError};
 use crate::lease::LeasedDevice;
 use crate::model::spec::ModelSpec;
@@ -43,10 +44,10 @@ pub fn load_on<'lease, B: Backend>(
 ) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
     let Some((_, first)) = workers.first() else { return Ok(Vec::new()) };
     let architecture = arch::load(spec, weights, first)?;
-    let head = Arc::new(Head { poolings: spec.pooling.clone(), steps: dense::load(&spec.after_pooling, weights)? });
+    let heads = Arc::new(Heads::load(spec, &finish, weights, first)?);
     let worker = |(device, backend)| -> Box<dyn Encoder + 'lease> {
         let architecture = Arc::clone(&architecture);
-        Box::new(ModelEncoder { backend, architecture, head: Arc::clone(&head), finish, _device: device })
+        Box::new(ModelEncoder { backend, architecture, heads: Arc::clone(&heads), finish, _device: device })
     };
     Ok(workers.into_iter().map(worker).collect())
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::cpu::Instructions;
 use super::*;
+use crate::domain::TokenSeq;
 
 const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
 
@@ -18,6 +19,14 @@ trait OnHost {
     fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32>;
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+    fn weights(&self, pooling: SpladePooling, layer: &TestDecoder, batch: &PackedBatch) -> Vec<SparseVector>;
+}
+
+/// [vocabulary, width] and bias of the last layer of a masked language model, and its input.
+struct TestDecoder {
+    weight: Matrix,
+    bias: Vec<f32>,
+    input: Matrix,
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +103,11 @@ impl<B: Backend + Clone> OnHost for Named<B> {
 
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
         self.1.pool(poolings, left_out, &self.up(input), batch).unwrap()
+    }
+
+    fn weights(&self, pooling: SpladePooling, layer: &TestDecoder, batch: &PackedBatch) -> Vec<SparseVector> {
+        let decoder = self.1.linear(layer.weight.clone(), Some(layer.bias.clone())).unwrap();
+        self.1.weigh_vocabulary(&decoder, &self.up(&layer.input), pooling, batch).unwrap()
     }
 }
 
@@ -186,6 +200,21 @@ mod by_hand {
         check(&Attention { mask: Mask::window(0), ..simple() }, &rows, &[1.0, 2.0, 6.0, 7.0]);
         check(&Attention { mask: Mask::window(1), ..simple() }, &rows, &[1.5, 3.0, 5.0, 6.5]);
         check(&Attention { mask: Mask::causal_window(2), ..simple() }, &rows, &[1.0, 1.5, 4.0, 6.5]);
+    }
+
+    #[test]
+    fn tokens_that_are_not_seen_see_the_others() {
+        let rows: [&[f32]; 3] = [&[0.0, 0.0, 4.0], &[0.0, 0.0, 8.0], &[1.0, LN_3, 80.0]];
+        let qkv = Matrix { rows: 6, columns: 3, values: [rows.concat(), rows.concat()].concat() };
+        let sequence = |unseen| TokenSeq { ids: vec![0; 3], truncated: 0, unseen };
+        // The third token's own value counts where it is seen, three times as much for itself.
+        let batch = PackedBatch::of(&[sequence(1), sequence(0)]);
+        let all_seen = 92.0 / 3.0;
+        let third = (4.0 + 8.0 + 3.0 * 80.0) / 5.0;
+        for backend in cpus().chain([candle()]) {
+            let found = backend.attend(&simple(), &qkv, &batch);
+            assert_close(&backend.name(), &found, &[6.0, 6.0, 6.0, all_seen, all_seen, third], 2e-6);
+        }
     }
 
     #[test]
@@ -530,6 +559,40 @@ fn what_is_not_a_number_stays_so_and_stays_in_its_sequence() {
             let result = cpu.attend(&attention, &qkv, &batch_of(&[20, 20]));
             assert!(result[..20 * 16].iter().all(|x| x.is_finite()), "{}: {poisoned}", cpu.name());
             assert!(result[25 * 16..26 * 16].iter().any(|x| x.is_nan()), "{}: {poisoned}", cpu.name());
+        }
+    }
+}
+
+/// Blocks of 16 tokens, which long sequences fill several of and short ones share.
+#[test]
+fn weights_of_a_vocabulary_agree_whatever_the_blocks() {
+    let (vocabulary, width) = ((1 << 22) / 16, 3);
+    let lengths = [1, 20, 0, 5, 37, 2];
+    let batch = batch_of(&lengths);
+    let weight = noise_matrix(1, 0.5, vocabulary, width);
+    let bias = noise(2, 0.5, vocabulary);
+    let input = noise_matrix(3, 1.0, batch.tokens(), width);
+    let layer = TestDecoder { weight, bias, input };
+    for (strategy, activation) in [
+        (SpladeStrategy::Max, SpladeActivation::Relu),
+        (SpladeStrategy::Sum, SpladeActivation::Relu),
+        (SpladeStrategy::Max, SpladeActivation::Log1pRelu),
+    ] {
+        let pooling = SpladePooling { strategy, activation };
+        let dense = |vectors: &[SparseVector]| {
+            let mut all = vec![0.0; lengths.len() * vocabulary];
+            for (vector, row) in vectors.iter().zip(all.chunks_exact_mut(vocabulary)) {
+                vector.indices.iter().zip(&vector.values).for_each(|(index, value)| row[*index as usize] = *value);
+            }
+            all
+        };
+        let expected = dense(&candle().weights(pooling, &layer, &batch));
+        assert!(expected.iter().any(|weight| *weight > 0.0) && expected.contains(&0.0));
+        for backend in cpus() {
+            let found = backend.weights(pooling, &layer, &batch);
+            assert_eq!(found.len(), lengths.len());
+            assert!(found[2].indices.is_empty(), "a sequence without tokens has no weights");
+            assert_close(&backend.name(), &dense(&found), &expected, 2e-6);
         }
     }
 }

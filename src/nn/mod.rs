@@ -9,6 +9,7 @@ mod attention;
 mod candle;
 pub mod cpu;
 mod relative_attention;
+mod splade;
 
 #[cfg(test)]
 mod agreement_tests;
@@ -17,8 +18,9 @@ pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
 pub use cpu::{Cpu, Instructions};
 pub use relative_attention::{Distances, RelativeAttention};
+pub use splade::{SpladeActivation, SpladePooling, SpladeStrategy};
 
-use crate::domain::PackedBatch;
+use crate::domain::{PackedBatch, SparseVector};
 
 /// A dense matrix of the host, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,7 +244,7 @@ pub trait Backend: Send + Sync + 'static {
     /// [tokens, width] to the same shape.
     fn apply_norm(&self, norm: &Self::Norm, input: &Self::Activations) -> Result<Self::Activations, NnError>;
 
-    /// Attention within each sequence. `qkv` is [tokens, (heads + 2 · `key_value_heads`) · `head_size`]: all heads of q,
+    /// Attention within each sequence, to those of its tokens that are seen. `qkv` is [tokens, (heads + 2 · `key_value_heads`) · `head_size`]: all heads of q,
     /// then of k, then of v. Gives [tokens, heads · `head_size`].
     fn apply_attention(
         &self,
@@ -282,4 +284,17 @@ pub trait Backend: Send + Sync + 'static {
         hidden: &Self::Activations,
         batch: &PackedBatch,
     ) -> Result<Vec<f32>, NnError>;
+
+    /// One sparse vector a sequence on the host: what a pooling makes of a layer's outputs for all its tokens. `input` is
+    /// [tokens, inputs]; [tokens, outputs] never exists as a whole, for vocabularies are large.
+    fn weigh_vocabulary(
+        &self,
+        decoder: &Self::Linear,
+        input: &Self::Activations,
+        pooling: SpladePooling,
+        batch: &PackedBatch,
+    ) -> Result<Vec<SparseVector>, NnError>;
+
+    /// [tokens, width] on the host, in f32.
+    fn to_host(&self, activations: &Self::Activations) -> Result<Vec<f32>, NnError>;
 }

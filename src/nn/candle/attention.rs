@@ -5,9 +5,11 @@ use candle_nn::ops;
 
 use super::super::attention::{Attention, HeadNorm, Mask, Pairing, Rotary};
 use super::super::{NnError, PositionBias};
+use super::Group;
 
 /// The context of sequences of one length: from [sequences · length, input width] to [sequences · length, output width].
-pub(super) fn apply(attention: &Attention, qkv: &Tensor, sequences: usize, length: usize) -> Result<Tensor, NnError> {
+pub(super) fn apply(attention: &Attention, qkv: &Tensor, group: &Group) -> Result<Tensor, NnError> {
+    let &Group { sequences, length, seen, .. } = group;
     let Attention { heads, key_value_heads, head_size, .. } = *attention;
     let device = qkv.device();
     // [sequences, heads, length, size] of one of the three parts.
@@ -34,8 +36,8 @@ pub(super) fn apply(attention: &Attention, qkv: &Tensor, sequences: usize, lengt
     if let Some(bias) = &attention.position_bias {
         scores = scores.broadcast_add(&position_bias(bias, heads, length, device)?)?;
     }
-    if attention.mask != Mask::FULL {
-        scores = scores.broadcast_add(&hidden_keys(attention.mask, length, device)?)?;
+    if attention.mask != Mask::FULL || seen < length {
+        scores = scores.broadcast_add(&hidden_keys(attention.mask, (length, seen), device)?)?;
     }
     let context = ops::softmax_last_dim(&scores)?.matmul(&value)?;
     Ok(context.transpose(1, 2)?.reshape((sequences * length, heads * head_size))?)
@@ -87,11 +89,11 @@ fn position_bias(bias: &PositionBias, heads: usize, length: usize, device: &Devi
 }
 
 /// [length, length]: 0 where the query sees the key, else minus infinity. Scores are f32 here and every query sees
-/// itself, so that neither overflow nor an empty row can come of it.
-fn hidden_keys(mask: Mask, length: usize, device: &Device) -> Result<Tensor, NnError> {
+/// itself or all that is seen, so that neither overflow nor an empty row can come of it.
+fn hidden_keys(mask: Mask, (length, seen): (usize, usize), device: &Device) -> Result<Tensor, NnError> {
     let mut values = vec![f32::NEG_INFINITY; length * length];
     for query in 0..length {
-        values[query * length..][mask.keys(query, length)].fill(0.0);
+        values[query * length..][mask.keys(query, seen)].fill(0.0);
     }
     Ok(Tensor::from_vec(values, (length, length), device)?)
 }

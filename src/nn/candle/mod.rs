@@ -9,8 +9,9 @@ mod relative_attention;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
 
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention};
-use crate::domain::PackedBatch;
+use super::splade::rows_of_a_block;
+use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention, SpladePooling};
+use crate::domain::{PackedBatch, SparseVector};
 
 /// Operations on one candle device.
 #[derive(Debug, Clone)]
@@ -67,17 +68,19 @@ struct Group {
     first_token: usize,
     sequences: usize,
     length: usize,
+    /// How many leading tokens of each are seen.
+    seen: usize,
 }
 
-/// Cuts a batch into runs of sequences of the same length; empty sequences have no tokens and appear nowhere.
+/// Cuts a batch into runs of sequences of the same length, of which as much is seen; empty sequences have no tokens and appear nowhere.
 fn groups_of_one_length(batch: &PackedBatch) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for bounds in batch.cu_seqlens().windows(2) {
-        let length = bounds[1] - bounds[0];
+    for (sequence, bounds) in batch.cu_seqlens().windows(2).enumerate() {
+        let (length, seen) = (bounds[1] - bounds[0], batch.seen(sequence));
         match groups.last_mut() {
             _ if length == 0 => {}
-            Some(group) if group.length == length => group.sequences += 1,
-            _ => groups.push(Group { first_token: bounds[0], sequences: 1, length }),
+            Some(group) if (group.length, group.seen) == (length, seen) => group.sequences += 1,
+            _ => groups.push(Group { first_token: bounds[0], sequences: 1, length, seen }),
         }
     }
     groups
@@ -88,11 +91,11 @@ fn by_groups(
     qkv: &Tensor,
     output_width: usize,
     batch: &PackedBatch,
-    apply: impl Fn(&Tensor, usize, usize) -> Result<Tensor, NnError>,
+    apply: impl Fn(&Tensor, &Group) -> Result<Tensor, NnError>,
 ) -> Result<Tensor, NnError> {
     let mut contexts = Vec::new();
-    for Group { first_token, sequences, length } in groups_of_one_length(batch) {
-        contexts.push(apply(&qkv.narrow(0, first_token, sequences * length)?, sequences, length)?);
+    for group in groups_of_one_length(batch) {
+        contexts.push(apply(&qkv.narrow(0, group.first_token, group.sequences * group.length)?, &group)?);
     }
     if contexts.is_empty() {
         return Ok(Tensor::zeros((0, output_width), qkv.dtype(), qkv.device())?);
@@ -170,7 +173,7 @@ impl Backend for Candle {
     }
 
     fn apply_attention(&self, attention: &Attention, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let apply = |group: &Tensor, sequences, length| attention::apply(attention, group, sequences, length);
+        let apply = |qkv: &Tensor, group: &Group| attention::apply(attention, qkv, group);
         by_groups(qkv, attention.output_width(), batch, apply)
     }
 
@@ -180,7 +183,8 @@ impl Backend for Candle {
         qkv: &Tensor,
         batch: &PackedBatch,
     ) -> Result<Tensor, NnError> {
-        let apply = |group: &Tensor, sequences, length| relative_attention::apply(attention, group, sequences, length);
+        let apply =
+            |qkv: &Tensor, group: &Group| relative_attention::apply(attention, qkv, group.sequences, group.length);
         by_groups(qkv, attention.output_width(), batch, apply)
     }
 
@@ -218,6 +222,33 @@ impl Backend for Candle {
         }
         let width = hidden.dim(D::Minus1)?;
         Ok(Tensor::cat(&rows, 0)?.reshape(rows.len() * width)?.to_vec1()?)
+    }
+
+    fn weigh_vocabulary(
+        &self,
+        decoder: &Linear,
+        input: &Tensor,
+        pooling: SpladePooling,
+        batch: &PackedBatch,
+    ) -> Result<Vec<SparseVector>, NnError> {
+        let vocabulary = decoder.weight.dim(1)?;
+        let rows = rows_of_a_block(vocabulary);
+        let mut vectors = Vec::with_capacity(batch.sequences());
+        for bounds in batch.cu_seqlens().windows(2) {
+            let mut weights = vec![pooling.start(); vocabulary];
+            for first in (bounds[0]..bounds[1]).step_by(rows) {
+                let block = input.narrow(0, first, rows.min(bounds[1] - first))?;
+                let logits = self.to_host(&self.apply_linear(decoder, &block, Epilogue::Bias)?)?;
+                logits.chunks_exact(vocabulary).for_each(|token| pooling.add(&mut weights, token));
+            }
+            pooling.finish(&mut weights);
+            vectors.push(SparseVector::of(&weights));
+        }
+        Ok(vectors)
+    }
+
+    fn to_host(&self, activations: &Tensor) -> Result<Vec<f32>, NnError> {
+        Ok(activations.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
 
