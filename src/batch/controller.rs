@@ -65,6 +65,8 @@ pub struct Controller {
     pressure: Pressure,
     /// Batches since it changed, or since batches last grew after it was gone.
     calm: u32,
+    /// Whether what is kept without need is to be freed before the next batch.
+    free: bool,
     adaptive: bool,
     growth: Growth,
     memory: Option<Memory>,
@@ -88,7 +90,7 @@ impl Controller {
         let growth = Growth::new(adaptive && span.most_tokens > span.start.tokens);
         let Span { start, .. } = span;
         let (pressure, calm) = (Pressure::None, 0);
-        Self { span, reached: start, limits: start, pressure, calm, adaptive, growth, memory: None }
+        Self { span, reached: start, limits: start, pressure, calm, free: false, adaptive, growth, memory: None }
     }
 
     /// With a device whose memory is known.
@@ -135,6 +137,7 @@ impl Controller {
             sequences: scaled(limits.sequences, reached.sequences),
         };
         (self.pressure, self.calm) = (pressure, 0);
+        self.free |= pressure != Pressure::None;
         self.growth.forget();
         (self.limits != limits).then_some(Change { limits: self.limits, gain: None })
     }
@@ -156,20 +159,22 @@ impl Controller {
         }
     }
 
-    /// A batch is about to be encoded.
-    pub fn begin(&mut self, tokens: usize, longest: usize) {
-        let Some(memory) = &mut self.memory else { return };
+    /// A batch is about to be encoded; tells whether what is kept without need is to be freed before.
+    pub fn begin(&mut self, tokens: usize, longest: usize) -> bool {
+        let free = std::mem::take(&mut self.free);
+        let Some(memory) = &mut self.memory else { return free };
         let costs = memory.model.costs();
         if memory.largest.is_none_or(|(most, length)| costs.planned(tokens, longest) > costs.planned(most, length)) {
             memory.largest = Some((tokens, longest));
         }
+        free
     }
 
     /// Takes note of a batch that went through; tells when batches grow, or shrink because larger ones are no faster.
     pub fn encoded(&mut self, batch: Finished) -> Option<Change> {
         let Finished { tokens, longest, seconds, peak_bytes } = batch;
         if let Some(memory) = &mut self.memory {
-            memory.refusal.passed(memory.room.others_bytes());
+            memory.refusal.passed(memory.model.costs().planned(tokens, longest), memory.room.others_bytes());
             if let Some(peak) = peak_bytes {
                 memory.counted = true;
                 let taken = memory.room.beside_the_model(peak);

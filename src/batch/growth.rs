@@ -9,6 +9,10 @@ const OCTAVES: usize = 24;
 /// Full batches before a verdict: one may have met a hiccup.
 const PATIENCE: u32 = 3;
 
+/// Full batches after which the limit is tried upwards although none of them has its like before: the lengths that were
+/// measured do not fill batches any more.
+const IMPATIENCE: u32 = 12;
+
 /// Part of the limit from which on a batch is full: others say nothing about the limit.
 const FULL: f64 = 0.75;
 
@@ -82,7 +86,8 @@ impl Growth {
         let comparable = || self.now.iter().zip(before).filter(|(now, before)| now.batches > 0 && before.batches > 0);
         let batches: u32 = comparable().map(|(now, _)| now.batches).sum();
         if batches < PATIENCE {
-            return None;
+            let all: u32 = self.now.iter().map(|rate| rate.batches).sum();
+            return (all >= IMPATIENCE).then(|| self.grow(limit, None));
         }
         let gains = comparable()
             .map(|(now, before)| f64::from(now.batches) * (now.tokens_per_second / before.tokens_per_second).ln());
@@ -136,8 +141,10 @@ mod tests {
             assert_eq!(growth.passed(1000, 100, 1.0, 1000), None);
         }
         assert_eq!(growth.passed(1000, 100, 1.0, 1000), Some(Verdict::Grow { gain: None }));
-        assert!((0..50).all(|_| growth.passed(2000, 1000, 1.0, 2000).is_none()), "a longer length is not compared");
-        assert!(!(0..3).any(|_| matches!(growth.passed(2000, 70, 1.0, 2000), None if growth.settled)));
+        assert!((0..11).all(|_| growth.passed(2000, 1000, 9.0, 2000).is_none()), "a longer length is not compared");
+        assert_eq!(growth.passed(2000, 1000, 9.0, 2000), Some(Verdict::Grow { gain: None }), "but tried");
+        assert!((0..2).all(|_| growth.passed(4000, 1000, 18.0, 4000).is_none()));
+        assert!(growth.passed(4000, 1000, 18.0, 4000).is_none() && growth.settled, "no faster");
         assert!(Growth::new(false).settled);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! After a failure batches are half as large. They come back towards the size that failed in small steps, each after
 //! many batches went well, and to the size itself only much later: memory that is in pieces stays so. While another
-//! program that was on the device is still there, it is not tried again at all.
+//! program that was on the device is still there, it is not tried again at all; when that is gone, sooner. And so it is
+//! with a failure that its size does not explain, since batches twice as large went well.
 
 use super::Costs;
 
@@ -24,6 +25,8 @@ const NOBODY_BYTES: u64 = 64 << 20;
 pub(super) struct Refusal {
     failed: Option<Failed>,
     times: u32,
+    /// Planned activations of the largest batch that went well.
+    went_well_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,8 @@ struct Failed {
     bound_bytes: u64,
     /// Held by others at that time.
     others_bytes: u64,
+    /// Whether its size explains the failure.
+    explained: bool,
     /// Batches since the failure, and since the bound last rose.
     passed: u64,
     rested: u64,
@@ -48,26 +53,35 @@ impl Refusal {
 
     /// A batch with these planned activations failed.
     pub(super) fn failed(&mut self, planned_bytes: u64, others_bytes: u64) {
-        self.times = (self.times + 1).min(MOST_DOUBLINGS);
+        let explained = planned_bytes > self.went_well_bytes / 2;
+        if explained {
+            self.times = (self.times + 1).min(MOST_DOUBLINGS);
+            // What went well before may not do so any more.
+            self.went_well_bytes = 0;
+        }
         let (known, bound) =
             self.failed.map_or((u64::MAX, u64::MAX), |failed| (failed.planned_bytes, failed.bound_bytes));
         self.failed = Some(Failed {
             planned_bytes: planned_bytes.min(known),
             bound_bytes: (planned_bytes / 2).min(bound),
             others_bytes,
+            explained,
             passed: 0,
             rested: 0,
         });
     }
 
     /// A batch went well, while others held this much.
-    pub(super) fn passed(&mut self, others_bytes: u64) {
+    pub(super) fn passed(&mut self, planned_bytes: u64, others_bytes: u64) {
+        self.went_well_bytes = self.went_well_bytes.max(planned_bytes);
         let Some(failed) = &mut self.failed else { return };
         failed.passed += 1;
         failed.rested += 1;
         let doublings = self.times.saturating_sub(1);
-        let neighbour = failed.others_bytes > NOBODY_BYTES && others_bytes > failed.others_bytes / 10 * 9;
-        if failed.passed >= LONG << doublings && !neighbour {
+        let (was_there, is_there) =
+            (failed.others_bytes > NOBODY_BYTES, others_bytes > failed.others_bytes / 10 * 9);
+        let long = if was_there || !failed.explained { PATIENCE } else { LONG };
+        if failed.passed >= long << doublings && !(was_there && is_there) {
             self.failed = None;
         } else if failed.rested >= PATIENCE << doublings {
             failed.rested = 0;
@@ -85,7 +99,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn pass(refusal: &mut Refusal, batches: u64, others_bytes: u64) {
-        (0..batches).for_each(|_| refusal.passed(others_bytes));
+        (0..batches).for_each(|_| refusal.passed(1000, others_bytes));
     }
 
     #[test]
@@ -103,6 +117,16 @@ mod tests {
         refusal.failed(COSTS.planned(1000, 100), 0);
         pass(&mut refusal, 2 * LONG - 1, 0);
         assert!(refusal.most_tokens(COSTS, 100) <= 900, "the second time it takes twice as long");
+    }
+
+    #[test]
+    fn a_failure_that_its_size_does_not_explain_is_soon_forgotten() {
+        let mut refusal = Refusal::default();
+        refusal.passed(COSTS.planned(1000, 100), 0);
+        refusal.failed(COSTS.planned(10, 100), 0);
+        assert_eq!(refusal.most_tokens(COSTS, 100), 5);
+        pass(&mut refusal, PATIENCE, 0);
+        assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
     }
 
     #[test]

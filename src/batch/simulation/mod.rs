@@ -74,15 +74,22 @@ struct Outcome {
     failed_rows: usize,
     ended_rows: usize,
     all_rows: usize,
-    /// Of the last quarter: tokens of the batches that were as large as allowed, and what part of the budget they used.
-    tokens: Vec<f64>,
-    used: Vec<f64>,
+    /// Of the last quarter, batches that were as large as allowed.
+    full: Vec<Full>,
     /// Limits for sequences of 512 tokens in the last quarter.
     limits: Vec<usize>,
-    /// Whether memory, and not the rate, is what bounds the batches of the last quarter.
-    by_memory: usize,
     /// Growth and shrinking.
     changes: usize,
+}
+
+/// A batch that was as large as allowed.
+#[derive(Debug)]
+struct Full {
+    tokens: f64,
+    /// Part of the budget.
+    used: f64,
+    /// Whether memory, and not the rate, is what bounds it.
+    by_memory: bool,
 }
 
 impl Device {
@@ -207,14 +214,15 @@ fn encode(
             continue;
         }
         let tokens: usize = part.clone().map(|place| lengths[batch[place]]).sum();
-        controller.begin(tokens, longest);
+        if controller.begin(tokens, longest) {
+            (device.pool, device.batches_since_freed) = (0.0, 0);
+        }
         if let Some((seconds, peak)) = device.encode(tokens, longest) {
             let peak_bytes = device.trouble.counted.then_some(peak as u64);
             if last_quarter && part.len() > 1 && tokens * 4 > limits.tokens * 3 {
                 let budget = (0.85 * device.total - device.others).min(budget_limit(device));
-                outcome.tokens.push(tokens as f64);
-                outcome.used.push(peak / budget);
-                outcome.by_memory += usize::from(controller.is_bound_by_memory(longest));
+                let by_memory = controller.is_bound_by_memory(longest);
+                outcome.full.push(Full { tokens: tokens as f64, used: peak / budget, by_memory });
             }
             outcome.changes +=
                 usize::from(controller.encoded(Finished { tokens, longest, seconds, peak_bytes }).is_some());
@@ -223,10 +231,14 @@ fn encode(
             continue;
         }
         outcome.out_of_memory += 1;
+        let step = recovery.out_of_memory();
+        if step == Step::FreeCaches {
+            (device.pool, device.batches_since_freed) = (0.0, 0);
+            continue;
+        }
         controller.out_of_memory(tokens, longest);
-        match recovery.out_of_memory() {
-            Step::FreeCaches => (device.pool, device.batches_since_freed) = (0.0, 0),
-            Step::Halve => {}
+        match step {
+            Step::FreeCaches | Step::Halve => {}
             Step::Processor => recovery.failed(),
             Step::Fail => {
                 outcome.failed_rows += 1;
