@@ -48,6 +48,14 @@ pub trait Encoder: Send {
 
     /// How many cores the following batches may use: more than one while other workers have nothing to do.
     fn use_cores(&mut self, _cores: usize) {}
+
+    /// Makes the device usable again after an error of memory, see [`Backend::settle`].
+    ///
+    /// # Errors
+    /// [`EncodeError`], if it cannot be.
+    fn settle(&mut self) -> Result<(), EncodeError> {
+        Ok(())
+    }
 }
 
 /// A batch without a result.
@@ -79,5 +87,9 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
 
     fn use_cores(&mut self, cores: usize) {
         self.backend.use_cores(cores);
+    }
+
+    fn settle(&mut self) -> Result<(), EncodeError> {
+        Ok(self.backend.settle()?)
     }
 }

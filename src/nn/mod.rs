@@ -8,6 +8,7 @@
 mod attention;
 mod candle;
 pub mod cpu;
+mod error;
 mod relative_attention;
 mod splade;
 
@@ -17,6 +18,7 @@ mod agreement_tests;
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
 pub use cpu::{Cpu, Instructions};
+pub use error::NnError;
 pub use relative_attention::{Distances, RelativeAttention};
 pub use splade::{SpladeActivation, SpladePooling, SpladeStrategy};
 
@@ -149,22 +151,6 @@ impl Pooling {
     }
 }
 
-/// An operation that a backend could not carry out.
-#[derive(Debug, thiserror::Error)]
-pub enum NnError {
-    /// The tokenizer gives a token that the model does not know, or a position beyond its last.
-    #[error("token {index} is beyond the {entries} entries of a table")]
-    IndexOutOfRange {
-        /// The index.
-        index: u32,
-        /// Size of the table.
-        entries: usize,
-    },
-    /// The tensor library's own words.
-    #[error("tensor operation failed: {0}")]
-    Candle(#[from] candle_core::Error),
-}
-
 /// Tensor operations over packed sequences: activations are [tokens, width], all sequences of a batch end to end.
 ///
 /// Every operation fails with [`NnError`] when an index is out of range or the tensor library refuses; shapes that do
@@ -193,6 +179,13 @@ pub trait Backend: Send + Sync + 'static {
         Self: Sized,
     {
         work()
+    }
+
+    /// Waits for the device, forgets what failed there while nobody could be told of it, and gives back memory that is
+    /// kept for later use. After an error of memory the device can be used again; before memory is looked at, none is
+    /// counted that nobody has. An error of another kind remains one.
+    fn settle(&self) -> Result<(), NnError> {
+        Ok(())
     }
 
     /// Takes a table of vectors.
