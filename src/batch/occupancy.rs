@@ -15,6 +15,8 @@ pub struct Occupancy {
     total_bytes: u64,
     /// Held by others.
     others_bytes: u64,
+    /// Left free besides.
+    free_bytes: u64,
     /// Held by this process when the model was loaded and nothing ran.
     model_bytes: u64,
 }
@@ -22,7 +24,13 @@ pub struct Occupancy {
 impl Occupancy {
     /// A device of which nothing is loaded yet: `planned_bytes` are what the model will take with all that stays.
     pub fn new(part: f64, limit_bytes: u64, total_bytes: u64, used_bytes: u64, planned_bytes: u64) -> Self {
-        Self { part, limit_bytes, total_bytes, others_bytes: used_bytes, model_bytes: planned_bytes }
+        Self { part, limit_bytes, total_bytes, others_bytes: used_bytes, free_bytes: 0, model_bytes: planned_bytes }
+    }
+
+    /// With so much that is left free besides.
+    #[must_use]
+    pub fn keeping_free(self, free_bytes: u64) -> Self {
+        Self { free_bytes, ..self }
     }
 
     /// A look at the device; what is not known stays as it was.
@@ -52,7 +60,7 @@ impl Occupancy {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a number of bytes")]
     pub fn budget_bytes(&self) -> u64 {
         let part = (self.total_bytes as f64 * self.part) as u64;
-        part.saturating_sub(self.others_bytes).min(self.limit_bytes)
+        part.saturating_sub(self.others_bytes).min(self.limit_bytes).saturating_sub(self.free_bytes)
     }
 
     /// What batches may have.
@@ -82,6 +90,7 @@ mod tests {
         assert_eq!(room.others_bytes(), 20 * GIB, "whose the rest is, is not known");
         let limited = Occupancy::new(0.85, 12 * GIB, 16 * GIB, 0, 2 * GIB);
         assert_eq!((limited.budget_bytes(), limited.room_bytes()), (12 * GIB, 9 * GIB + 2 * GIB / 5));
+        assert_eq!(limited.keeping_free(2 * GIB).budget_bytes(), 10 * GIB);
         assert_eq!(Occupancy::new(0.85, 12 * GIB, 16 * GIB, 16 * GIB, 0).room_bytes(), 0);
     }
 }

@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::{EmbedError, ModelError};
 use super::staged::Staged;
-use crate::batch::Controller;
+use crate::batch::Controllers;
 use crate::collection::Collection;
 use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, RowStatus, Shard};
+use crate::encoder::Encoder;
 use crate::output::{CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, Opened, directory_name};
 use crate::pipeline::{self, Commit, Lane, Pass, PassEnd, PassError, StageClock, StopSwitch, Worker};
 use crate::telemetry::event::{Event, Observer, OutputFile};
@@ -18,7 +19,11 @@ use crate::telemetry::event::{Event, Observer, OutputFile};
 /// A model that takes part in a turn.
 pub(super) struct Member<'a> {
     pub staged: &'a Staged,
-    pub controller: &'a Mutex<Controller>,
+    pub controllers: &'a Mutex<Controllers>,
+    /// See [`Lane::fallback`].
+    pub fallback: Option<&'a Mutex<dyn Encoder + 'a>>,
+    /// See [`Lane::exact`].
+    pub exact: Option<&'a Mutex<dyn Encoder + 'a>>,
     pub clock: &'a StageClock,
 }
 
@@ -72,7 +77,9 @@ pub(super) fn embed(
             widths: member.staged.widths(),
             shard_rows: member.staged.shard_rows(settings) as usize,
             committed,
-            controller: member.controller,
+            controllers: member.controllers,
+            fallback: member.fallback,
+            exact: member.exact,
             clock: member.clock,
         })
         .collect();

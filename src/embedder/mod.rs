@@ -38,16 +38,19 @@
 //! ```
 
 mod arithmetic;
+mod batches;
 mod collection;
 mod devices;
 mod error;
 mod fitting;
 mod fuse;
 mod held;
+mod learned;
 mod limit;
 mod machine;
 mod report;
 mod run;
+mod spare;
 mod staged;
 mod turn;
 mod watch;

@@ -19,6 +19,8 @@ pub(super) enum Message {
     Draft(Draft),
     /// Some of its vectors.
     Encoded(Encoded),
+    /// A row for which there was no memory anywhere.
+    RowFailed { lane: usize, shard: u32, row: usize, reason: String },
     /// A model gave up; its lane is at its end.
     Failed { lane: usize, error: LaneError },
     /// No worker is left.
@@ -83,6 +85,13 @@ impl Collector<'_> {
                     }
                     lane
                 }
+                Message::RowFailed { lane, shard, row, reason } => {
+                    if let Some(target) = open[lane].get_mut(&shard) {
+                        target.awaited -= 1;
+                        self.fail(lane, &mut target.shard, row, &reason);
+                    }
+                    lane
+                }
                 Message::Failed { lane, error } => {
                     self.lanes.fail(lane);
                     give_permits(std::mem::take(&mut open[lane]).len());
@@ -131,19 +140,9 @@ impl Collector<'_> {
         for (place, index) in rows.into_iter().enumerate() {
             open.awaited -= 1;
             let shard = &mut open.shard;
-            let record = &mut shard.records[index];
             let vector = embeddings.values.get(place * dimension..(place + 1) * dimension).filter(|_| dimension > 0);
             if let Some(fault) = fault(vector, sparse.get(place), multi.get(place).map(Vec::as_slice)) {
-                record.status = RowStatus::Failed;
-                record.error = Some(fault.reason().to_owned());
-                self.observer.observe(&Event::RowFailed {
-                    collection: self.collection.clone(),
-                    model: self.lanes.of(lane).model.to_owned(),
-                    row: Row(shard.first_row.0 + index as u64),
-                    id: record.id.clone(),
-                    source: record.source.clone(),
-                    reason: fault.reason().to_owned(),
-                });
+                self.fail(lane, shard, index, fault.reason());
                 continue;
             }
             if let Some(vector) = vector {
@@ -156,5 +155,20 @@ impl Collector<'_> {
                 rows.texts[index] = std::mem::take(vectors);
             }
         }
+    }
+
+    /// Leaves a row without a vector, and tells why.
+    fn fail(&self, lane: usize, shard: &mut Shard, index: usize, reason: &str) {
+        let record = &mut shard.records[index];
+        record.status = RowStatus::Failed;
+        record.error = Some(reason.to_owned());
+        self.observer.observe(&Event::RowFailed {
+            collection: self.collection.clone(),
+            model: self.lanes.of(lane).model.to_owned(),
+            row: Row(shard.first_row.0 + index as u64),
+            id: record.id.clone(),
+            source: record.source.clone(),
+            reason: reason.to_owned(),
+        });
     }
 }

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::StageClock;
-use crate::batch::{BatchLimits, Controller};
+use crate::batch::{BatchLimits, Controllers};
 use crate::domain::Widths;
+use crate::encoder::Encoder;
 use crate::output::Committed;
 use crate::tokenize::Tokenizer;
 
@@ -21,16 +22,20 @@ pub struct Lane<'a> {
     pub shard_rows: usize,
     /// What an earlier run committed, to be checked against the input and skipped.
     pub committed: &'a Committed,
-    /// Says how large batches are; asked before each shard.
-    pub controller: &'a Mutex<Controller>,
+    /// Say how large batches are; asked before each shard and each batch.
+    pub controllers: &'a Mutex<Controllers>,
+    /// Encodes the texts for which no device has memory, if anything may; the workers share it.
+    pub fallback: Option<&'a Mutex<dyn Encoder + 'a>>,
+    /// Computes in f32, where the workers' encoders do not: for vectors that came out useless.
+    pub exact: Option<&'a Mutex<dyn Encoder + 'a>>,
     /// Where the time of tokenising, encoding and writing goes.
     pub clock: &'a StageClock,
 }
 
 impl Lane<'_> {
-    /// The limits of a batch at this time.
-    pub(super) fn limits(&self) -> BatchLimits {
-        self.controller.lock().unwrap_or_else(PoisonError::into_inner).limits()
+    /// The limits of a batch at this time, if its longest sequence has this length.
+    pub(super) fn limits(&self, longest: usize) -> BatchLimits {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner).limits(longest)
     }
 }
 

@@ -18,6 +18,9 @@ use crate::telemetry::event::{Event, LeaseSample, Observer, PassInfo, Prediction
 /// Faults listed one by one for each collection; all of them are in `events.jsonl`.
 const MOST_LOADING_ERRORS: usize = 1000;
 
+/// Steps against shortage of memory listed one by one for each pass.
+const MOST_MITIGATIONS: usize = 1000;
+
 /// Batches of one length whose rates are kept.
 const MOST_RATES: usize = 4096;
 
@@ -106,6 +109,13 @@ impl SummaryBuilder {
         collections.any(|collection| {
             collection.loading_errors_total > 0 || collection.models.iter().any(|model| failed(&model.rows))
         }) || !state.summary.loading_errors.is_empty()
+    }
+
+    /// A model for which memory did not suffice for a single text, if there is one.
+    pub fn without_memory(&self) -> Option<String> {
+        let state = self.lock();
+        let failed = |pass: &&PassSummary| pass.rows == 0 && pass.mitigation_counts.contains_key("fail_row");
+        state.summary.passes.iter().find(failed).map(|pass| pass.info.model.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -348,6 +358,7 @@ impl State {
             batches: 0,
             batches_by_device: BTreeMap::new(),
             mitigation_events: Vec::new(),
+            mitigation_counts: BTreeMap::new(),
             intrusions: Vec::new(),
             leaks: Vec::new(),
             lost_devices: Vec::new(),
@@ -397,8 +408,15 @@ impl State {
             Event::Mitigation(mitigation) => {
                 if let Some(pass) = self.pass(&mitigation.model) {
                     let (tokens, sequences) = (mitigation.batch_tokens, mitigation.batch_size);
-                    pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
-                    pass.mitigation_events.push(mitigation.clone());
+                    let listed = pass.mitigation_events.len() < MOST_MITIGATIONS;
+                    let last = pass.batch_trajectory.last().map(|step| (step.tokens, step.sequences));
+                    if listed && last != Some((tokens, sequences)) {
+                        pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
+                    }
+                    if listed {
+                        pass.mitigation_events.push(mitigation.clone());
+                    }
+                    *pass.mitigation_counts.entry(mitigation.action.clone()).or_default() += 1;
                 }
             }
             Event::PassFinished { model, seconds, stage_seconds, complete } => {

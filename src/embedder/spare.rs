@@ -1,0 +1,42 @@
+//! An encoder on the processor in f32, which is loaded when somebody needs it: for texts that no device has memory for,
+//! and for vectors that lower arithmetic made useless.
+
+use crate::domain::{Embeddings, PackedBatch};
+use crate::encoder::{EncodeError, Encoder, load_on};
+use crate::lease::LeasedDevice;
+use crate::nn::Cpu;
+use crate::nn::cpu::gemm::Kernel;
+
+use super::staged::Staged;
+
+/// Loads its model with the first batch.
+pub(super) struct Spare<'a> {
+    staged: &'a Staged,
+    /// It works for as long as this is leased.
+    device: LeasedDevice<'a>,
+    kernel: Kernel,
+    cores: usize,
+    encoder: Option<Box<dyn Encoder + 'a>>,
+}
+
+impl<'a> Spare<'a> {
+    /// `kernel` computes in f32, with so many cores.
+    pub(super) fn new(staged: &'a Staged, device: LeasedDevice<'a>, kernel: Kernel, cores: usize) -> Self {
+        Self { staged, device, kernel, cores, encoder: None }
+    }
+}
+
+impl Encoder for Spare<'_> {
+    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+        if self.encoder.is_none() {
+            let Staged { spec, weights, finish, .. } = self.staged;
+            let worker = (self.device, Cpu::with_kernel(self.kernel));
+            self.encoder = load_on(spec, weights, *finish, vec![worker])?.pop();
+            self.encoder.iter_mut().for_each(|encoder| encoder.use_cores(self.cores));
+        }
+        match &mut self.encoder {
+            Some(encoder) => encoder.encode(batch),
+            None => Ok(Embeddings::default()),
+        }
+    }
+}
