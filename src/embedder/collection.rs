@@ -11,7 +11,7 @@ use crate::batch::Controllers;
 use crate::collection::Collection;
 use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, RowStatus, Shard};
-use crate::encoder::Encoder;
+use crate::encoder::SharedEncoder;
 use crate::output::{CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, Opened, directory_name};
 use crate::pipeline::{self, Commit, Lane, Pass, PassEnd, PassError, StageClock, StopSwitch, Worker};
 use crate::telemetry::event::{Event, Observer, OutputFile};
@@ -21,9 +21,9 @@ pub(super) struct Member<'a> {
     pub staged: &'a Staged,
     pub controllers: &'a Mutex<Controllers>,
     /// See [`Lane::fallback`].
-    pub fallback: Option<&'a Mutex<dyn Encoder + 'a>>,
+    pub fallback: Option<&'a dyn SharedEncoder>,
     /// See [`Lane::exact`].
-    pub exact: Option<&'a Mutex<dyn Encoder + 'a>>,
+    pub exact: Option<&'a dyn SharedEncoder>,
     pub clock: &'a StageClock,
 }
 

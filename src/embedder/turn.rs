@@ -20,7 +20,7 @@ use super::watch::{LostFlags, Watched, watch};
 use crate::batch::Controllers;
 use crate::collection::Collection;
 use crate::domain::PackedBatch;
-use crate::encoder::{self, Encoder};
+use crate::encoder::{self, Encoder, SharedEncoder};
 use crate::lease::{Lease, LeasedDevice};
 use crate::nn::cpu::gemm::Arithmetic;
 use crate::pipeline::{PassError, StageClock, Worker};
@@ -218,7 +218,7 @@ impl<'lease> Stage<'_, 'lease> {
             let members: Vec<Member<'_>> = active
                 .iter()
                 .map(|Active { staged, controllers, spare, clock, .. }| {
-                    let exact = spare.as_ref().map(|spare| spare as &Mutex<dyn Encoder + '_>);
+                    let exact = spare.as_ref().map(|spare| spare as &dyn SharedEncoder);
                     let fallback = exact.filter(|_| self.has_fallback());
                     Member { staged, controllers, fallback, exact, clock }
                 })

@@ -28,7 +28,7 @@ mod load;
 pub use finish::{Finish, Kinds, VectorFault, fault, vector_fault};
 pub use load::{load, load_on};
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::heads::Heads;
 use crate::arch::{Architecture, LoadError};
@@ -61,6 +61,21 @@ pub trait Encoder: Send {
     /// [`EncodeError`], if it cannot be.
     fn settle(&mut self) -> Result<(), EncodeError> {
         Ok(())
+    }
+}
+
+/// An encoder that several threads share, one batch at a time.
+pub trait SharedEncoder: Sync {
+    /// As [`Encoder::encode`].
+    ///
+    /// # Errors
+    /// As there.
+    fn encode(&self, batch: &PackedBatch) -> Result<Embeddings, EncodeError>;
+}
+
+impl<E: Encoder> SharedEncoder for Mutex<E> {
+    fn encode(&self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).encode(batch)
     }
 }
 

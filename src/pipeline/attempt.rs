@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -22,7 +22,7 @@ use super::lane::Lane;
 use super::stages::Stage;
 use crate::batch::{self, BatchLimits, Change, Controller, Finished, Recovery, Step};
 use crate::domain::{Embeddings, PackedBatch};
-use crate::encoder::{EncodeError, Encoder, FailureKind, fault};
+use crate::encoder::{EncodeError, Encoder, FailureKind, SharedEncoder, fault};
 use crate::telemetry::event::{Event, Mitigation};
 
 /// How a batch ended.
@@ -133,7 +133,7 @@ impl Attempt<'_, '_> {
     }
 
     /// Lower arithmetic overflows where f32 does not. What is still useless then is the model's fault.
-    fn retry_useless(&self, exact: &Mutex<dyn Encoder + '_>, packed: &PackedBatch, embeddings: &mut Embeddings) {
+    fn retry_useless(&self, exact: &dyn SharedEncoder, packed: &PackedBatch, embeddings: &mut Embeddings) {
         let useless: Vec<usize> = (0..packed.sequences()).filter(|&sequence| is_useless(embeddings, sequence)).collect();
         for sequence in useless {
             let one = packed.part(sequence..sequence + 1);
@@ -201,8 +201,7 @@ impl Attempt<'_, '_> {
     }
 
     /// On an encoder that all workers share.
-    fn encode_elsewhere(&self, encoder: &Mutex<dyn Encoder + '_>, packed: &PackedBatch) -> Outcome {
-        let mut encoder = encoder.lock().unwrap_or_else(PoisonError::into_inner);
+    fn encode_elsewhere(&self, encoder: &dyn SharedEncoder, packed: &PackedBatch) -> Outcome {
         let start = Instant::now();
         let work = || catch_unwind(AssertUnwindSafe(|| encoder.encode(packed)));
         let embeddings = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;

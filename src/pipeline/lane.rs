@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::StageClock;
 use crate::batch::{BatchLimits, Controllers};
 use crate::domain::Widths;
-use crate::encoder::Encoder;
+use crate::encoder::SharedEncoder;
 use crate::output::Committed;
 use crate::tokenize::Tokenizer;
 
@@ -25,9 +25,9 @@ pub struct Lane<'a> {
     /// Say how large batches are; asked before each shard and each batch.
     pub controllers: &'a Mutex<Controllers>,
     /// Encodes the texts for which no device has memory, if anything may; the workers share it.
-    pub fallback: Option<&'a Mutex<dyn Encoder + 'a>>,
+    pub fallback: Option<&'a dyn SharedEncoder>,
     /// Computes in f32, where the workers' encoders do not: for vectors that came out useless.
-    pub exact: Option<&'a Mutex<dyn Encoder + 'a>>,
+    pub exact: Option<&'a dyn SharedEncoder>,
     /// Where the time of tokenising, encoding and writing goes.
     pub clock: &'a StageClock,
 }

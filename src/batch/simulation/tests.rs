@@ -57,6 +57,8 @@ fn nothing_is_lost_and_memory_is_used_where_that_pays() {
         assert!(outcome.full.iter().all(|full| full.used <= 1.0 / 0.85), "{name}");
         let (tokens, used) = outcome.mean();
         match outcome.is_bound_by_memory() {
+            // Two failures in a row are taken for a want of memory, whatever they were.
+            _ if trouble.transient > 0.0 => {}
             Some(true) if trouble.counted => assert!(used >= 0.75, "{name}"),
             Some(false) => assert!(!would_gain(model, tokens), "{name}"),
             _ => {}

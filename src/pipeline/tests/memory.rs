@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::encoder::SharedEncoder;
 use crate::batch::{Costs, MemoryModel, Occupancy};
 
 /// A device, by what goes wrong on it.
@@ -121,8 +122,8 @@ fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>
         shard_rows: 16,
         committed: &Committed { shards: Vec::new() },
         controllers: &controllers,
-        fallback: fallback.as_ref().map(|fallback| fallback as &Mutex<dyn Encoder>),
-        exact: exact.as_ref().map(|exact| exact as &Mutex<dyn Encoder>),
+        fallback: fallback.as_ref().map(|fallback| fallback as &dyn SharedEncoder),
+        exact: exact.as_ref().map(|exact| exact as &dyn SharedEncoder),
         clock: &StageClock::default(),
     };
     let pass = Pass {
