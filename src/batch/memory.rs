@@ -99,9 +99,7 @@ impl MemoryModel {
                 && class_of(factor.longest).0 == *class
                 && factor.longest < 1 << 40
         };
-        self.costs == costs
-            && (SLACK_BYTES..1 << 40).contains(&self.fixed_bytes)
-            && self.factors.iter().all(is_sound)
+        self.costs == costs && (SLACK_BYTES..1 << 40).contains(&self.fixed_bytes) && self.factors.iter().all(is_sound)
     }
 
     /// Most bytes that a batch takes beside the weights.

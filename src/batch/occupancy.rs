@@ -82,7 +82,10 @@ mod tests {
         assert_eq!(room.budget_bytes(), 80 * GIB);
         assert_eq!(room.room_bytes(), 56 * GIB);
         room.see(100 * GIB, 45 * GIB, Some(25 * GIB));
-        assert_eq!((room.others_bytes(), room.budget_bytes(), room.room_bytes()), (20 * GIB, 65 * GIB, 41 * GIB * 1024 / 1024 + 3 * GIB / 4));
+        assert_eq!(
+            (room.others_bytes(), room.budget_bytes(), room.room_bytes()),
+            (20 * GIB, 65 * GIB, 41 * GIB * 1024 / 1024 + 3 * GIB / 4)
+        );
         room.loaded(30 * GIB);
         assert_eq!(room.room_bytes(), 31 * GIB + 3 * GIB / 4);
         assert_eq!(room.beside_the_model(33 * GIB), 3 * GIB);

@@ -117,7 +117,11 @@ mod tests {
         recovery.done();
         assert_eq!(recovery.next_part(), Some(2..4));
         recovery.done();
-        assert_eq!((recovery.next_part(), recovery.rest()), (Some(4..6), 4..8), "the other half is not tried as a whole");
+        assert_eq!(
+            (recovery.next_part(), recovery.rest()),
+            (Some(4..6), 4..8),
+            "the other half is not tried as a whole"
+        );
         assert_eq!(recovery.out_of_memory(), Step::Halve);
         assert_eq!(recovery.out_of_memory(), Step::Processor);
         recovery.failed();

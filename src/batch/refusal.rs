@@ -78,8 +78,7 @@ impl Refusal {
         failed.passed += 1;
         failed.rested += 1;
         let doublings = self.times.saturating_sub(1);
-        let (was_there, is_there) =
-            (failed.others_bytes > NOBODY_BYTES, others_bytes > failed.others_bytes / 10 * 9);
+        let (was_there, is_there) = (failed.others_bytes > NOBODY_BYTES, others_bytes > failed.others_bytes / 10 * 9);
         let long = if was_there || !failed.explained { PATIENCE } else { LONG };
         if failed.passed >= long << doublings && !(was_there && is_there) {
             self.failed = None;

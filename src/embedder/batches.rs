@@ -60,7 +60,8 @@ impl<'a> Batches<'a> {
     fn controller(&self, staged: &Staged, place: &Place, before: Option<&Snapshot>, sequences: usize) -> Controller {
         let settings = self.turns.job.settings;
         let tokens = staged.info.batch_tokens;
-        let Some((total, used, before)) = before.and_then(|before| Some((before.total?, taken(before)?, before))) else {
+        let Some((total, used, before)) = before.and_then(|before| Some((before.total?, taken(before)?, before)))
+        else {
             let start = BatchLimits { tokens, sequences };
             return Controller::new(Span { start, most_tokens: tokens }, settings.adaptive_batch);
         };

@@ -125,11 +125,7 @@ struct Active<'a> {
 }
 
 impl<'lease> Stage<'_, 'lease> {
-    fn run(
-        &self,
-        models: &[&Staged],
-        warm: &mut Warm<'lease>,
-    ) -> Result<Vec<ModelError>, EmbedError> {
+    fn run(&self, models: &[&Staged], warm: &mut Warm<'lease>) -> Result<Vec<ModelError>, EmbedError> {
         let observer = self.turns.job.observer;
         let (mut active, mut failed) = (Vec::new(), Vec::new());
         let mut workers: Vec<Worker<'lease>> = self

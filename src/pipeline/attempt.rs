@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -113,7 +113,9 @@ impl Attempt<'_, '_> {
         let finished = Finished { tokens, longest, seconds, peak_bytes: self.encoder.take_peak() };
         if let Some(Change { limits, gain }) = self.controller(|controller| controller.encoded(finished)).flatten() {
             let reason = match gain {
-                Some(gain) => format!("twice as many tokens at once were encoded {:+.0} % as fast", (gain - 1.0) * 100.0),
+                Some(gain) => {
+                    format!("twice as many tokens at once were encoded {:+.0} % as fast", (gain - 1.0) * 100.0)
+                }
                 None => "batches went well".to_owned(),
             };
             let action = if limits.tokens > tokens { "grow_batch" } else { "shrink_batch" };
@@ -134,7 +136,8 @@ impl Attempt<'_, '_> {
 
     /// Lower arithmetic overflows where f32 does not. What is still useless then is the model's fault.
     fn retry_useless(&self, exact: &dyn SharedEncoder, packed: &PackedBatch, embeddings: &mut Embeddings) {
-        let useless: Vec<usize> = (0..packed.sequences()).filter(|&sequence| is_useless(embeddings, sequence)).collect();
+        let useless: Vec<usize> =
+            (0..packed.sequences()).filter(|&sequence| is_useless(embeddings, sequence)).collect();
         for sequence in useless {
             let one = packed.part(sequence..sequence + 1);
             let limits = self.limits(one.longest());
@@ -162,7 +165,9 @@ impl Attempt<'_, '_> {
         self.encoder.settle()?;
         let limits = match step {
             Step::FreeCaches => self.limits(longest),
-            _ => self.controller(|controller| controller.out_of_memory(tokens, longest)).unwrap_or(self.limits(longest)),
+            _ => {
+                self.controller(|controller| controller.out_of_memory(tokens, longest)).unwrap_or(self.limits(longest))
+            }
         };
         let what = format!("{tokens} tokens in texts of up to {longest}: {error}");
         let failed = |reason: String| {

@@ -31,7 +31,9 @@ fn batches_shrink_under_pressure_and_recover() {
     check(&[Relief], 1000, 64);
     assert_eq!(Controller::new(SPAN, false).feel(Critical), None);
     let mut controller = Controller::new(SPAN, true);
-    [Warning, Critical, Relief].iter().for_each(|pressure| { controller.feel(*pressure); });
+    [Warning, Critical, Relief].iter().for_each(|pressure| {
+        controller.feel(*pressure);
+    });
     let changes = (0..100).filter_map(|_| controller.encoded(batch(700, 10)));
     assert_eq!(changes.map(|change| change.limits).collect::<Vec<_>>(), [HINT], "it was calm for long enough");
 }
@@ -79,7 +81,9 @@ fn a_size_that_failed_is_not_reached_again_soon() {
         let tokens = controller.limits(100).tokens;
         assert!((500..=900).contains(&tokens), "{tokens}");
     }
-    (0..200).for_each(|_| { controller.encoded(batch(500, 100)); });
+    (0..200).for_each(|_| {
+        controller.encoded(batch(500, 100));
+    });
     assert_eq!(controller.limits(100).tokens, 1000);
     let mut fixed = Controller::new(SPAN, false);
     assert_eq!(fixed.out_of_memory(1000, 100), HINT, "batches that are to keep their size do");

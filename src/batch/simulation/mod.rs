@@ -150,7 +150,15 @@ fn controller(device: &Device, most_tokens: usize) -> Option<Controller> {
 /// A run of so many shards; `None` if the plan refuses the model on this device.
 fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize) -> Option<Outcome> {
     let total = total_gb * GIB;
-    let mut device = Device { total, model, trouble, others: 0.0, pool: 0.0, batches_since_freed: 0, random: 88_172_645_463_325_252 };
+    let mut device = Device {
+        total,
+        model,
+        trouble,
+        others: 0.0,
+        pool: 0.0,
+        batches_since_freed: 0,
+        random: 88_172_645_463_325_252,
+    };
     let mut controller = controller(&device, 1 << 20)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
     controller.loaded(device.own() as u64);

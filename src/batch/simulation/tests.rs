@@ -79,7 +79,9 @@ fn nothing_is_lost_and_memory_is_used_where_that_pays() {
 #[ignore = "prints the table of the README"]
 #[expect(clippy::print_stdout, reason = "its purpose")]
 fn the_table_of_the_readme() {
-    println!("| trouble | device | model | tokens in a batch | part of the budget | bound by | out of memory | rows lost |");
+    println!(
+        "| trouble | device | model | tokens in a batch | part of the budget | bound by | out of memory | rows lost |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     each(|total, model, trouble, outcome| {
         let head = format!("| {} | {total} GB | {} |", trouble.name, model.name);
@@ -95,9 +97,7 @@ fn the_table_of_the_readme() {
         let (tokens, used) = outcome.mean();
         println!(
             "{head} {tokens:.0} | {used:.2} | {by} | {} of {} | {} |",
-            outcome.out_of_memory,
-            outcome.batches,
-            outcome.failed_rows,
+            outcome.out_of_memory, outcome.batches, outcome.failed_rows,
         );
     });
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::*;
-use crate::encoder::SharedEncoder;
 use crate::batch::{Costs, MemoryModel, Occupancy};
+use crate::encoder::SharedEncoder;
 
 /// A device, by what goes wrong on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +53,7 @@ impl Encoder for Gpu {
         match self.trouble {
             Trouble::Room(room) if tokens > room => return Err(out_of_memory()),
             Trouble::Pieces(room) if tokens + self.in_pieces > room => return Err(out_of_memory()),
-            Trouble::Pieces(_) => self.in_pieces += 2,
+            Trouble::Pieces(_) => self.in_pieces += 12,
             Trouble::Sometimes(every) if number.is_multiple_of(every) => return Err(out_of_memory()),
             Trouble::Full => return Err(out_of_memory()),
             Trouble::Poisoned(after) if number > after => {
@@ -86,7 +86,12 @@ struct Run {
     tries: usize,
 }
 
-/// 53 texts of 3 to 13 tokens or so, in shards of 16 and batches of up to 40 tokens.
+/// Tokens of the longest of the texts.
+const LONGEST: usize = 36;
+
+/// 53 texts of 6 to 36 tokens, in shards of 16 and batches of up to 120 tokens.
+///
+/// `sized`: whether the sizes of the model and the device are known.
 fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>, sized: bool) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let collection = collection(directory.path(), 53);
@@ -104,9 +109,9 @@ fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>
             encoders: vec![Box::new(gpu(*trouble))],
         })
         .collect();
-    let start = BatchLimits { tokens: 40, sequences: 8 };
+    let start = BatchLimits { tokens: 120, sequences: 8 };
     let controller = || {
-        let controller = Controller::new(Span { start, most_tokens: 200 }, true);
+        let controller = Controller::new(Span { start, most_tokens: start.tokens }, true);
         let model = MemoryModel::new(Costs { token_bytes: 1 << 20, pair_bytes: 0 });
         let room = Occupancy::new(1.0, u64::MAX, 1 << 30, 0, 0);
         if sized { controller.with_memory(model, room) } else { controller }
@@ -136,9 +141,8 @@ fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>
         observer: &events,
     };
     let end = run(pass, &mut [&mut memory]);
-    let end = end
-        .map_err(|error| error.to_string())
-        .and_then(|mut ends| ends.remove(0).map_err(|error| error.to_string()));
+    let end =
+        end.map_err(|error| error.to_string()).and_then(|mut ends| ends.remove(0).map_err(|error| error.to_string()));
     let outcome = Outcome { end, shards: memory.shards, events: events.0.into_inner().unwrap() };
     Run { outcome, tries: tries.load(Ordering::SeqCst) }
 }
@@ -192,13 +196,13 @@ fn check(troubles: &[Trouble], fallback: Option<Trouble>, steps: &[&str]) -> Run
 
 #[test]
 fn batches_that_are_too_large_are_split_and_nothing_is_lost() {
-    check(&[Trouble::Room(20)], None, &["free_caches", "split_batch"]);
-    check(&[Trouble::Room(14), Trouble::None, Trouble::Room(20)], None, &["free_caches", "split_batch"]);
+    check(&[Trouble::Room(50)], None, &["free_caches", "split_batch"]);
+    check(&[Trouble::Room(LONGEST), Trouble::Room(60)], None, &["free_caches", "split_batch"]);
 }
 
 #[test]
 fn what_is_in_pieces_is_freed() {
-    check(&[Trouble::Pieces(48)], None, &["free_caches"]);
+    check(&[Trouble::Pieces(124)], None, &["free_caches"]);
 }
 
 #[test]
@@ -211,7 +215,7 @@ fn a_failure_that_passes_costs_a_try() {
 fn what_no_device_has_room_for_is_done_by_the_processor() {
     let run = check(&[Trouble::Full], Some(Trouble::None), &["free_caches", "split_batch", "use_cpu"]);
     assert_eq!((run.encoded_on("cpu"), run.encoded_on("cuda:0"), run.steps()["use_cpu"]), (53, 0, 53));
-    let run = check(&[Trouble::Room(12)], Some(Trouble::None), &["free_caches", "split_batch", "use_cpu"]);
+    let run = check(&[Trouble::Room(LONGEST - 4)], Some(Trouble::None), &["free_caches", "split_batch", "use_cpu"]);
     assert!(run.encoded_on("cpu") < 20 && run.encoded_on("cpu") + run.encoded_on("cuda:0") == 53);
 }
 
@@ -236,7 +240,7 @@ fn failed_rows(run: &Run, reason: &str) -> usize {
 
 #[test]
 fn a_text_that_is_too_long_for_the_device_fails_alone() {
-    let run = embed(&[Trouble::Room(12)], None, None, true);
+    let run = embed(&[Trouble::Room(LONGEST - 4)], None, None, true);
     let failed = failed_rows(&run, "out of memory");
     assert!((1..20).contains(&failed), "{failed}");
     assert_eq!(run.steps()["fail_row"], failed);
@@ -287,12 +291,12 @@ fn useless_vectors_are_tried_again_in_f32_and_fail_if_that_is_no_better() {
 fn trouble() -> impl Strategy<Value = Trouble> {
     prop_oneof![
         Just(Trouble::None),
-        (0_usize..60).prop_map(Trouble::Room),
-        (0_usize..60).prop_map(Trouble::Pieces),
+        (0_usize..130).prop_map(Trouble::Room),
+        (0_usize..130).prop_map(Trouble::Pieces),
         (1_usize..9).prop_map(Trouble::Sometimes),
         Just(Trouble::Full),
         (0_usize..30).prop_map(Trouble::Poisoned),
-        (3_usize..14).prop_map(Trouble::Useless),
+        (6_usize..40).prop_map(Trouble::Useless),
     ]
 }
 
