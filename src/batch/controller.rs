@@ -1,13 +1,13 @@
 //! How large the batches of a model are on a device while a pass runs. A pure state machine: it is told how batches
 //! went and what the device's memory looks like, and says what holds for the next batch.
 //!
-//! Four bounds are kept apart, and the least of them holds: what was asked for or reached by growing; what is left under
-//! pressure; what the [`MemoryModel`] has room for, by tokens and length; and what stays below a size that failed. Each
-//! model of a run begins with controllers of its own: what one model met says nothing about the next.
+//! Three bounds are kept apart, and the least of them holds: what was asked for or reached by growing; what the
+//! [`MemoryModel`] has room for, by tokens and length; and what stays below a size that failed. Under pressure a part of
+//! that is left. Each model of a run begins with controllers of its own: what one model met says nothing about the next.
 
 use super::growth::{Growth, Verdict};
 use super::refusal::Refusal;
-use super::{BatchLimits, Evidence, MemoryModel, Occupancy};
+use super::{BatchLimits, Costs, Evidence, MemoryModel, Occupancy};
 
 /// How short memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,14 +54,20 @@ pub struct Span {
 /// Batches that must go well after pressure is gone before they double again.
 const CALM: u32 = 16;
 
+/// What pressure leaves at least.
+const LEAST_SHARE: f64 = 1.0 / 1024.0;
+
+/// What is compared where nothing is known of the device's memory: tokens.
+const TOKENS: Costs = Costs { token_bytes: 1, pair_bytes: 0 };
+
 /// Sizes batches.
 #[derive(Debug, Clone)]
 pub struct Controller {
     span: Span,
     /// Reached by growing.
     reached: BatchLimits,
-    /// What is left of it under pressure.
-    limits: BatchLimits,
+    /// What pressure leaves of it, and of what there is room for.
+    share: f64,
     pressure: Pressure,
     /// Batches since it changed, or since batches last grew after it was gone.
     calm: u32,
@@ -69,6 +75,7 @@ pub struct Controller {
     free: bool,
     adaptive: bool,
     growth: Growth,
+    refusal: Refusal,
     memory: Option<Memory>,
 }
 
@@ -77,42 +84,76 @@ pub struct Controller {
 struct Memory {
     model: MemoryModel,
     room: Occupancy,
-    refusal: Refusal,
     /// The largest batch since the model was loaded: what a look at the device is to be explained by.
     largest: Option<(usize, usize)>,
-    /// Whether the device counts its peaks, so that looks are not needed.
-    counted: bool,
+    /// Whether looks are to be explained: not where the device counts its peaks, nor where another model may have taken
+    /// what is seen.
+    looks: bool,
 }
 
 impl Controller {
     /// Begins at the start of `span`, and stays there unless it is `adaptive`.
     pub fn new(span: Span, adaptive: bool) -> Self {
         let growth = Growth::new(adaptive && span.most_tokens > span.start.tokens);
-        let Span { start, .. } = span;
-        let (pressure, calm) = (Pressure::None, 0);
-        Self { span, reached: start, limits: start, pressure, calm, free: false, adaptive, growth, memory: None }
+        let (pressure, calm, free, refusal) = (Pressure::None, 0, false, Refusal::default());
+        Self { span, reached: span.start, share: 1.0, pressure, calm, free, adaptive, growth, refusal, memory: None }
     }
 
-    /// With a device whose memory is known.
+    /// With a device whose memory is known. `alone`: whether no other model of this process computes there meanwhile.
     #[must_use]
-    pub fn with_memory(self, model: MemoryModel, room: Occupancy) -> Self {
-        let memory = Memory { model, room, refusal: Refusal::default(), largest: None, counted: false };
+    pub fn with_memory(self, model: MemoryModel, room: Occupancy, alone: bool) -> Self {
+        let memory = Memory { model, room, largest: None, looks: alone };
         Self { memory: Some(memory), ..self }
     }
 
     /// What holds for the next batch, if its longest sequence has this length. A sequence alone may always be tried.
     pub fn limits(&self, longest: usize) -> BatchLimits {
-        let mut tokens = self.limits.tokens;
-        if let (true, Some(Memory { model, room, refusal, .. })) = (self.adaptive, &self.memory) {
-            let most = tokens.min(refusal.most_tokens(model.costs(), longest));
-            tokens = model.tokens_within(room.room_bytes(), longest, most);
-        }
-        BatchLimits { tokens: tokens.max(1), ..self.limits }
+        self.within(longest, self.refusal.most_tokens(self.costs(), longest))
+    }
+
+    /// What batches are cut to that are encoded later: [`Self::limits`] as they will be soon if nothing fails, for what
+    /// holds at this moment would hold for all of them. The worker that takes one cuts it again if it must.
+    pub fn limits_soon(&self, longest: usize) -> BatchLimits {
+        self.within(longest, self.refusal.most_tokens_soon(self.costs(), longest))
     }
 
     /// Whether it is for want of memory that batches of this length are not larger.
     pub fn is_bound_by_memory(&self, longest: usize) -> bool {
-        self.limits(longest).tokens < self.limits.tokens
+        self.fitting_tokens(longest, self.refusal.most_tokens(self.costs(), longest)) < self.reached.tokens
+    }
+
+    fn within(&self, longest: usize, allowed: usize) -> BatchLimits {
+        let tokens = self.reached.tokens.min(self.fitting_tokens(longest, allowed));
+        BatchLimits { tokens: self.left_of(tokens), sequences: self.left_of(self.reached.sequences) }
+    }
+
+    /// Most tokens for which there is room, of those that are allowed.
+    fn fitting_tokens(&self, longest: usize, allowed: usize) -> usize {
+        match &self.memory {
+            _ if !self.adaptive => usize::MAX,
+            None => allowed,
+            Some(Memory { model, room, .. }) => {
+                model.tokens_within(room.room_bytes(), longest, allowed.min(self.span.most_tokens))
+            }
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a number")]
+    fn left_of(&self, most: usize) -> usize {
+        ((most as f64 * self.share).ceil() as usize).clamp(1, most.max(1))
+    }
+
+    /// What pressure leaves of the limits that do not depend on lengths.
+    fn nominal(&self) -> BatchLimits {
+        BatchLimits { tokens: self.left_of(self.reached.tokens), sequences: self.left_of(self.reached.sequences) }
+    }
+
+    fn costs(&self) -> Costs {
+        self.memory.as_ref().map_or(TOKENS, |memory| memory.model.costs())
+    }
+
+    fn others_bytes(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.room.others_bytes())
     }
 
     /// What was learned of the model's memory.
@@ -126,27 +167,24 @@ impl Controller {
         if !self.adaptive {
             return None;
         }
-        let Self { reached, limits, .. } = *self;
-        let scaled = |of: usize, reached: usize| match pressure {
-            Pressure::None => of.saturating_mul(2).min(reached),
-            Pressure::Warning => (of - of / 4).max(1),
-            Pressure::Critical => (of / 2).max(1),
-        };
-        self.limits = BatchLimits {
-            tokens: scaled(limits.tokens, reached.tokens),
-            sequences: scaled(limits.sequences, reached.sequences),
+        let before = self.nominal();
+        self.share = match pressure {
+            Pressure::None => (self.share * 2.0).min(1.0),
+            Pressure::Warning => (self.share * 0.75).max(LEAST_SHARE),
+            Pressure::Critical => (self.share / 2.0).max(LEAST_SHARE),
         };
         (self.pressure, self.calm) = (pressure, 0);
         self.free |= pressure != Pressure::None;
         self.growth.forget();
-        (self.limits != limits).then_some(Change { limits: self.limits, gain: None })
+        let limits = self.nominal();
+        (limits != before).then_some(Change { limits, gain: None })
     }
 
     /// Takes note of a look at the device.
     pub fn see(&mut self, total_bytes: u64, used_bytes: u64, own_bytes: Option<u64>) {
         let Some(memory) = &mut self.memory else { return };
         memory.room.see(total_bytes, used_bytes, own_bytes);
-        if let (Some(own), Some((tokens, longest)), false) = (own_bytes, memory.largest, memory.counted) {
+        if let (Some(own), Some((tokens, longest)), true) = (own_bytes, memory.largest, memory.looks) {
             let taken = memory.room.beside_the_model(own);
             memory.model.observe(tokens, longest, taken, Evidence::Sampled);
         }
@@ -173,49 +211,35 @@ impl Controller {
     /// Takes note of a batch that went through; tells when batches grow, or shrink because larger ones are no faster.
     pub fn encoded(&mut self, batch: Finished) -> Option<Change> {
         let Finished { tokens, longest, seconds, peak_bytes } = batch;
-        if let Some(memory) = &mut self.memory {
-            memory.refusal.passed(memory.model.costs().planned(tokens, longest), memory.room.others_bytes());
-            if let Some(peak) = peak_bytes {
-                memory.counted = true;
-                let taken = memory.room.beside_the_model(peak);
-                memory.model.observe(tokens, longest, taken, Evidence::Exact);
-            }
+        self.refusal.passed(self.costs().planned(tokens, longest), self.others_bytes());
+        if let (Some(memory), Some(peak)) = (&mut self.memory, peak_bytes) {
+            memory.looks = false;
+            let taken = memory.room.beside_the_model(peak);
+            memory.model.observe(tokens, longest, taken, Evidence::Exact);
         }
         if self.pressure != Pressure::None {
             return None;
         }
-        if self.limits != self.reached {
+        if self.share < 1.0 {
             self.calm += 1;
             return if self.calm >= CALM { self.feel(Pressure::None) } else { None };
         }
-        let (tokens, gain) = match self.growth.passed(tokens, longest, seconds, self.limits.tokens)? {
-            Verdict::Grow { gain } if self.limits.tokens < self.span.most_tokens => {
-                (self.limits.tokens.saturating_mul(2).min(self.span.most_tokens), gain)
-            }
-            Verdict::Grow { .. } => return None,
+        let reached = self.reached.tokens;
+        let (tokens, gain) = match self.growth.passed(tokens, longest, seconds, reached)? {
+            Verdict::Grow { gain } => (reached.saturating_mul(2).min(self.span.most_tokens), gain),
             Verdict::Back { tokens, gain } => (tokens.max(self.span.start.tokens), Some(gain)),
         };
-        if tokens == self.limits.tokens {
+        if tokens == reached {
             return None;
         }
-        self.limits.tokens = tokens;
-        self.reached = self.limits;
-        Some(Change { limits: self.limits, gain })
+        self.reached.tokens = tokens;
+        Some(Change { limits: self.reached, gain })
     }
 
     /// Takes note of a batch for which memory did not suffice: half of it from now on, and nothing of its size for a
     /// long time.
     pub fn out_of_memory(&mut self, tokens: usize, longest: usize) -> BatchLimits {
-        match &mut self.memory {
-            Some(Memory { model, room, refusal, .. }) if self.adaptive => {
-                refusal.failed(model.costs().planned(tokens, longest), room.others_bytes());
-            }
-            None if self.adaptive => {
-                self.limits.tokens = (tokens / 2).clamp(1, self.limits.tokens);
-                self.reached = self.limits;
-            }
-            _ => {}
-        }
+        self.refusal.failed(self.costs().planned(tokens, longest), self.others_bytes());
         self.growth.forget();
         self.limits(longest)
     }

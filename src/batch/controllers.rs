@@ -29,8 +29,8 @@ impl Controllers {
 
     /// What batches are cut to before it is known which device takes them: what the device with most room takes at
     /// once. Another one takes it in parts.
-    pub fn limits(&self, longest: usize) -> BatchLimits {
-        let of = |(_, controller): &(String, Controller)| controller.limits(longest);
+    pub fn limits_soon(&self, longest: usize) -> BatchLimits {
+        let of = |(_, controller): &(String, Controller)| controller.limits_soon(longest);
         let most = |one: BatchLimits, other: BatchLimits| BatchLimits {
             tokens: one.tokens.max(other.tokens),
             sequences: one.sequences.max(other.sequences),

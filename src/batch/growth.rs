@@ -9,6 +9,9 @@ const OCTAVES: usize = 24;
 /// Full batches before a verdict: one may have met a hiccup.
 const PATIENCE: u32 = 3;
 
+/// Full batches before the last verdict, that there is nothing more to gain: it is for good.
+const CERTAINTY: u32 = 8;
+
 /// Full batches after which the limit is tried upwards although none of them has its like before: the lengths that were
 /// measured do not fill batches any more.
 const IMPATIENCE: u32 = 12;
@@ -23,8 +26,8 @@ const GAIN: f64 = 1.05;
 /// A loss that is no noise: half the size is as fast, and takes less memory.
 const LOSS: f64 = 0.97;
 
-/// Weight of the latest rate in a smoothed one.
-const LATEST: f64 = 0.4;
+/// Least weight of the latest rate in a smoothed one, which else is their mean.
+const LATEST: f64 = 0.1;
 
 /// What rates say about the limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,9 +79,9 @@ impl Growth {
         }
         let rate = &mut self.now[(longest.max(1).ilog2() as usize).min(OCTAVES - 1)];
         let latest = tokens as f64 / seconds;
-        let weight = if rate.batches == 0 { 1.0 } else { LATEST };
-        rate.tokens_per_second += weight * (latest - rate.tokens_per_second);
         rate.batches += 1;
+        let weight = (1.0 / f64::from(rate.batches)).max(LATEST);
+        rate.tokens_per_second += weight * (latest - rate.tokens_per_second);
         let Some((limit_before, before)) = &self.before else {
             let batches: u32 = self.now.iter().map(|rate| rate.batches).sum();
             return (batches >= PATIENCE).then(|| self.grow(limit, None));
@@ -94,6 +97,9 @@ impl Growth {
         let gain = (gains.sum::<f64>() / f64::from(batches)).exp();
         if gain >= GAIN {
             return Some(self.grow(limit, Some(gain)));
+        }
+        if batches < CERTAINTY {
+            return None;
         }
         self.settled = true;
         (gain < LOSS).then_some(Verdict::Back { tokens: *limit_before, gain })
@@ -143,7 +149,7 @@ mod tests {
         assert_eq!(growth.passed(1000, 100, 1.0, 1000), Some(Verdict::Grow { gain: None }));
         assert!((0..11).all(|_| growth.passed(2000, 1000, 9.0, 2000).is_none()), "a longer length is not compared");
         assert_eq!(growth.passed(2000, 1000, 9.0, 2000), Some(Verdict::Grow { gain: None }), "but tried");
-        assert!((0..2).all(|_| growth.passed(4000, 1000, 18.0, 4000).is_none()));
+        assert!((0..CERTAINTY - 1).all(|_| growth.passed(4000, 1000, 18.0, 4000).is_none()));
         assert!(growth.passed(4000, 1000, 18.0, 4000).is_none() && growth.settled, "no faster");
         assert!(Growth::new(false).settled);
     }

@@ -1,9 +1,10 @@
 //! Sizes that failed for want of memory, and when they may be tried again.
 //!
 //! After a failure batches are half as large. They come back towards the size that failed in small steps, each after
-//! many batches went well, and to the size itself only much later: memory that is in pieces stays so. While another
-//! program that was on the device is still there, it is not tried again at all; when that is gone, sooner. And so it is
-//! with a failure that its size does not explain, since batches twice as large went well.
+//! some batches went well, and to the size itself much later: memory that is in pieces stays so. Should it fail again,
+//! both take longer; should it go well, the failure was none of its size and is forgotten. While another program that was
+//! on the device is still there, the size is not tried again at all; when that is gone, sooner. And so it is with a
+//! failure that its size does not explain, since batches twice as large went well.
 
 use super::Costs;
 
@@ -11,11 +12,14 @@ use super::Costs;
 /// every failure.
 const PATIENCE: u64 = 12;
 
-/// Batches that must go well before the size that failed is tried again; doubled with every failure.
-const LONG: u64 = 600;
+/// Batches that must go well before the size that failed is tried again; four times as many with every failure.
+const LONG: u64 = 64;
 
-/// Doublings after which nothing becomes longer.
-const MOST_DOUBLINGS: u32 = 16;
+/// Batches of a size that failed that must go well before the failure counts as none of its size.
+const SURE: u32 = 12;
+
+/// Failures after which nothing becomes longer.
+const MOST_TIMES: u32 = 8;
 
 /// What others may hold without being neighbours: contexts of drivers, displays.
 const NOBODY_BYTES: u64 = 64 << 20;
@@ -24,7 +28,11 @@ const NOBODY_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Refusal {
     failed: Option<Failed>,
+    /// Failures that their sizes explain, one after the other.
     times: u32,
+    /// Planned activations of the last of them, and how many batches as large went well since.
+    last_bytes: u64,
+    went_well: u32,
     /// Planned activations of the largest batch that went well.
     went_well_bytes: u64,
 }
@@ -44,18 +52,35 @@ struct Failed {
     rested: u64,
 }
 
+impl Failed {
+    /// What the bound rises to.
+    fn nearly_bytes(&self) -> u64 {
+        self.planned_bytes / 10 * 9
+    }
+}
+
+fn tokens(bytes: u64, costs: Costs, length: usize) -> usize {
+    usize::try_from(bytes / costs.planned(1, length).max(1)).unwrap_or(usize::MAX)
+}
+
 impl Refusal {
     /// Most tokens in sequences of this length.
     pub(super) fn most_tokens(&self, costs: Costs, length: usize) -> usize {
-        let Some(Failed { bound_bytes, .. }) = self.failed else { return usize::MAX };
-        usize::try_from(bound_bytes / costs.planned(1, length).max(1)).unwrap_or(usize::MAX)
+        self.failed.map_or(usize::MAX, |failed| tokens(failed.bound_bytes, costs, length))
+    }
+
+    /// The same as it will be before the size that failed is tried again.
+    pub(super) fn most_tokens_soon(&self, costs: Costs, length: usize) -> usize {
+        let lasting = self.failed.filter(|failed| failed.explained);
+        lasting.map_or(usize::MAX, |failed| tokens(failed.nearly_bytes(), costs, length))
     }
 
     /// A batch with these planned activations failed.
     pub(super) fn failed(&mut self, planned_bytes: u64, others_bytes: u64) {
         let explained = planned_bytes > self.went_well_bytes / 2;
         if explained {
-            self.times = (self.times + 1).min(MOST_DOUBLINGS);
+            self.times = (self.times + 1).min(MOST_TIMES);
+            (self.last_bytes, self.went_well) = (planned_bytes, 0);
             // What went well before may not do so any more.
             self.went_well_bytes = 0;
         }
@@ -74,18 +99,23 @@ impl Refusal {
     /// A batch went well, while others held this much.
     pub(super) fn passed(&mut self, planned_bytes: u64, others_bytes: u64) {
         self.went_well_bytes = self.went_well_bytes.max(planned_bytes);
+        if self.times > 0 && planned_bytes >= self.last_bytes / 10 * 9 {
+            self.went_well += 1;
+            if self.went_well >= SURE {
+                self.times = 0;
+            }
+        }
         let Some(failed) = &mut self.failed else { return };
         failed.passed += 1;
         failed.rested += 1;
-        let doublings = self.times.saturating_sub(1);
+        let again = self.times.saturating_sub(1);
         let (was_there, is_there) = (failed.others_bytes > NOBODY_BYTES, others_bytes > failed.others_bytes / 10 * 9);
-        let long = if was_there || !failed.explained { PATIENCE } else { LONG };
-        if failed.passed >= long << doublings && !(was_there && is_there) {
+        let long = if was_there || !failed.explained { PATIENCE << again } else { LONG << (2 * again) };
+        if failed.passed >= long && !(was_there && is_there) {
             self.failed = None;
-        } else if failed.rested >= PATIENCE << doublings {
+        } else if failed.rested >= PATIENCE << again {
             failed.rested = 0;
-            let most = failed.planned_bytes / 10 * 9;
-            failed.bound_bytes += most.saturating_sub(failed.bound_bytes).div_ceil(2);
+            failed.bound_bytes += failed.nearly_bytes().saturating_sub(failed.bound_bytes).div_ceil(2);
         }
     }
 }
@@ -107,15 +137,30 @@ mod tests {
         assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
         refusal.failed(COSTS.planned(1000, 100), 0);
         assert_eq!((refusal.most_tokens(COSTS, 100), refusal.most_tokens(COSTS, 300)), (500, 250), "longer cost more");
+        assert_eq!(refusal.most_tokens_soon(COSTS, 100), 900);
         pass(&mut refusal, PATIENCE, 0);
         assert_eq!(refusal.most_tokens(COSTS, 100), 700);
         pass(&mut refusal, LONG - PATIENCE - 1, 0);
-        assert!((890..=900).contains(&refusal.most_tokens(COSTS, 100)), "{refusal:?}");
+        assert!((880..=900).contains(&refusal.most_tokens(COSTS, 100)), "{refusal:?}");
         pass(&mut refusal, 1, 0);
         assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
         refusal.failed(COSTS.planned(1000, 100), 0);
-        pass(&mut refusal, 2 * LONG - 1, 0);
-        assert!(refusal.most_tokens(COSTS, 100) <= 900, "the second time it takes twice as long");
+        pass(&mut refusal, 4 * LONG - 1, 0);
+        assert!(refusal.most_tokens(COSTS, 100) <= 900, "the second time it takes four times as long");
+        pass(&mut refusal, 1, 0);
+        assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
+    }
+
+    #[test]
+    fn a_size_that_goes_well_after_all_did_not_fail_for_its_size() {
+        let mut refusal = Refusal::default();
+        for _ in 0..10 {
+            refusal.failed(COSTS.planned(1000, 100), 0);
+            assert_eq!(refusal.most_tokens(COSTS, 100), 500);
+            pass(&mut refusal, LONG, 0);
+            assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX, "as soon as the first time");
+            (0..SURE).for_each(|_| refusal.passed(COSTS.planned(1000, 100), 0));
+        }
     }
 
     #[test]
@@ -123,7 +168,7 @@ mod tests {
         let mut refusal = Refusal::default();
         refusal.passed(COSTS.planned(1000, 100), 0);
         refusal.failed(COSTS.planned(10, 100), 0);
-        assert_eq!(refusal.most_tokens(COSTS, 100), 5);
+        assert_eq!((refusal.most_tokens(COSTS, 100), refusal.most_tokens_soon(COSTS, 100)), (5, usize::MAX));
         pass(&mut refusal, PATIENCE, 0);
         assert_eq!(refusal.most_tokens(COSTS, 100), usize::MAX);
     }

@@ -65,11 +65,11 @@ impl<'a> Batches<'a> {
             let start = BatchLimits { tokens, sequences };
             return Controller::new(Span { start, most_tokens: tokens }, settings.adaptive_batch);
         };
-        // What was asked for is a bound; the default is only where batches begin.
+        // What was asked for is a bound; the default is one only for batches that are to keep their size.
         let asked = self.turns.job.resolved.provenance.get("batch_tokens").is_some_and(|layer| layer != "default");
-        let most_tokens = if asked { tokens } else { GPU_MOST_TOKENS };
-        let sequences = staged.batch_size.unwrap_or(most_tokens);
-        let start = BatchLimits { tokens: if asked { tokens } else { GPU_START_TOKENS }, sequences };
+        let (tokens, most_tokens) =
+            if asked || !settings.adaptive_batch { (tokens, tokens) } else { (GPU_START_TOKENS, GPU_MOST_TOKENS) };
+        let start = BatchLimits { tokens, sequences: staged.batch_size.unwrap_or(most_tokens) };
         let weights = self.staged.iter().map(|staged| fitting::footprint(staged, settings, true).weights.0);
         let rules = fitting::rules(settings, true);
         let planned = weights.fold(rules.overhead.0, u64::saturating_add);
@@ -79,7 +79,11 @@ impl<'a> Batches<'a> {
         let costs = costs(staged, settings);
         let known = self.learned.as_ref().and_then(|learned| learned.of(&self.subject(staged, place, before), costs));
         let model = known.unwrap_or_else(|| MemoryModel::new(costs));
-        Controller::new(Span { start, most_tokens }, settings.adaptive_batch).with_memory(model, room)
+        Controller::new(Span { start, most_tokens }, settings.adaptive_batch).with_memory(
+            model,
+            room,
+            self.staged.len() == 1,
+        )
     }
 
     fn subject(&self, staged: &Staged, place: &Place, snapshot: &Snapshot) -> Subject {

@@ -52,6 +52,8 @@ mod report;
 mod run;
 mod spare;
 mod staged;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod watch;
 

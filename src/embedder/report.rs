@@ -71,7 +71,8 @@ impl<'a> Report<'a> {
             Err(error) => Some(with_causes(error)),
             Ok(failed) if failed.is_empty() => self.summary.without_memory().map(|model| {
                 format!(
-                    "no row could be embedded with {model}: the device was out of memory even with one text at a time;                      free memory on it or give a shorter --max-length, and run again with --overwrite"
+                    "no row could be embedded with {model}: the device was out of memory even with one text at a time; \
+                     free memory on it or give a shorter --max-length, and run again with --overwrite"
                 )
             }),
             Ok(failed) => Some(failed.iter().map(|error| with_causes(error)).collect::<Vec<_>>().join("; ")),

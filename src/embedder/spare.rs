@@ -24,19 +24,23 @@ impl<'a> Spare<'a> {
     pub(super) fn new(staged: &'a Staged, device: LeasedDevice<'a>, kernel: Kernel, cores: usize) -> Self {
         Self { staged, device, kernel, cores, encoder: None }
     }
+
+    fn load(&self) -> Result<Box<dyn Encoder + 'a>, EncodeError> {
+        let Staged { spec, weights, finish, .. } = self.staged;
+        let worker = (self.device, Cpu::with_kernel(self.kernel));
+        // One worker, one encoder.
+        let mut encoder = load_on(spec, weights, *finish, vec![worker])?.swap_remove(0);
+        encoder.use_cores(self.cores);
+        Ok(encoder)
+    }
 }
 
 impl Encoder for Spare<'_> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        if self.encoder.is_none() {
-            let Staged { spec, weights, finish, .. } = self.staged;
-            let worker = (self.device, Cpu::with_kernel(self.kernel));
-            self.encoder = load_on(spec, weights, *finish, vec![worker])?.pop();
-            self.encoder.iter_mut().for_each(|encoder| encoder.use_cores(self.cores));
-        }
-        match &mut self.encoder {
-            Some(encoder) => encoder.encode(batch),
-            None => Ok(Embeddings::default()),
-        }
+        let encoder = match self.encoder.take() {
+            Some(encoder) => encoder,
+            None => self.load()?,
+        };
+        self.encoder.insert(encoder).encode(batch)
     }
 }

@@ -191,6 +191,8 @@ impl<'lease> Stage<'_, 'lease> {
             let (tokens, seconds) = warm_up(staged, &mut encoders)?;
             observer.observe(&Event::WarmUp { model, tokens, seconds });
         }
+        #[cfg(test)]
+        let encoders = super::tests::short_of_memory(encoders, self.turns.job.settings);
         Ok(encoders)
     }
 

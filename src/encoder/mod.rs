@@ -49,8 +49,8 @@ pub trait Encoder: Send {
     /// How many cores the following batches may use: more than one while other workers have nothing to do.
     fn use_cores(&mut self, _cores: usize) {}
 
-    /// The most that this process held on the device, in bytes, since the last time this was asked, model and context
-    /// included; `None` where the device does not count it.
+    /// The most bytes that this process held on the device since the last time this was asked, see
+    /// [`Backend::take_peak`].
     fn take_peak(&mut self) -> Option<u64> {
         None
     }
@@ -137,6 +137,10 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
 
     fn use_cores(&mut self, cores: usize) {
         self.backend.use_cores(cores);
+    }
+
+    fn take_peak(&mut self) -> Option<u64> {
+        self.backend.take_peak()
     }
 
     fn settle(&mut self) -> Result<(), EncodeError> {

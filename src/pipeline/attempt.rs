@@ -103,6 +103,8 @@ impl Attempt<'_, '_> {
         if self.controller(|controller| controller.begin(tokens, longest)).unwrap_or(false) {
             self.encoder.settle()?;
         }
+        // What came before, a failed try above all, was not for this batch.
+        self.encoder.take_peak();
         let start = Instant::now();
         // A panic must reach the collector as a failure: it would wait for this batch for ever.
         let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.encode(packed)));
@@ -160,9 +162,10 @@ impl Attempt<'_, '_> {
     ) -> Result<bool, EncodeError> {
         let (tokens, longest) = (packed.tokens(), packed.longest());
         let row = recovery.next_part().map_or(0, |part| batch.rows[part.start]);
-        let step = recovery.out_of_memory();
-        // What is left of a failed try would be in the way of the next one, whatever that is.
+        // What is left of a failed try would be in the way of the next one, whatever that is. If the device is lost by
+        // this, the part is not at its end: another device is to try it.
         self.encoder.settle()?;
+        let step = recovery.out_of_memory();
         let limits = match step {
             Step::FreeCaches => self.limits(longest),
             _ => {
@@ -227,7 +230,7 @@ impl Attempt<'_, '_> {
     }
 
     fn limits(&self, longest: usize) -> BatchLimits {
-        self.controller(|controller| controller.limits(longest)).unwrap_or_else(|| self.lane.limits(longest))
+        self.controller(|controller| controller.limits(longest)).unwrap_or_else(|| self.lane.limits_soon(longest))
     }
 
     fn tell(&self, action: &'static str, reason: String, limits: BatchLimits) {

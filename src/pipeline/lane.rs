@@ -33,9 +33,9 @@ pub struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    /// The limits of a batch at this time, if its longest sequence has this length.
-    pub(super) fn limits(&self, longest: usize) -> BatchLimits {
-        self.controllers.lock().unwrap_or_else(PoisonError::into_inner).limits(longest)
+    /// What batches are cut to at this time, if their longest sequence has this length.
+    pub(super) fn limits_soon(&self, longest: usize) -> BatchLimits {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner).limits_soon(longest)
     }
 }
 

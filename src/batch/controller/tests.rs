@@ -42,7 +42,7 @@ fn batches_shrink_under_pressure_and_recover() {
 fn with_memory(most_tokens: usize) -> Controller {
     let model = MemoryModel::new(Costs { token_bytes: 100_000, pair_bytes: 1000 });
     let room = Occupancy::new(1.0, u64::MAX, 20 * GIB, 0, 9 * GIB);
-    Controller::new(Span { start: HINT, most_tokens }, true).with_memory(model, room)
+    Controller::new(Span { start: HINT, most_tokens }, true).with_memory(model, room, true)
 }
 
 #[test]
@@ -74,19 +74,47 @@ fn a_neighbour_that_grows_shrinks_batches_and_one_that_leaves_lets_them_grow() {
 
 #[test]
 fn a_size_that_failed_is_not_reached_again_soon() {
-    let mut controller = with_memory(1000);
+    check_failure(with_memory(1000));
+    check_failure(Controller::new(SPAN, true));
+    let mut fixed = Controller::new(SPAN, false);
+    assert_eq!(fixed.out_of_memory(1000, 100), HINT, "batches that are to keep their size do");
+}
+
+#[track_caller]
+fn check_failure(mut controller: Controller) {
     assert_eq!(controller.out_of_memory(1000, 100).tokens, 500);
-    for _ in 0..500 {
+    for _ in 0..63 {
         controller.encoded(batch(500, 100));
         let tokens = controller.limits(100).tokens;
         assert!((500..=900).contains(&tokens), "{tokens}");
     }
-    (0..200).for_each(|_| {
-        controller.encoded(batch(500, 100));
-    });
+    controller.encoded(batch(500, 100));
     assert_eq!(controller.limits(100).tokens, 1000);
-    let mut fixed = Controller::new(SPAN, false);
-    assert_eq!(fixed.out_of_memory(1000, 100), HINT, "batches that are to keep their size do");
+}
+
+#[test]
+fn pressure_takes_its_part_of_what_there_is_room_for() {
+    let mut controller = with_memory(1 << 20);
+    controller.see(20 * GIB, 19 * GIB, Some(9 * GIB));
+    let roomy = controller.limits(1000).tokens;
+    assert!((10..900).contains(&roomy), "{roomy}");
+    controller.feel(Warning);
+    assert_eq!(controller.limits(1000).tokens, (roomy * 3).div_ceil(4));
+    assert!(controller.begin(10, 10), "and what is kept without need is freed");
+    assert!(!controller.begin(10, 10), "once");
+}
+
+#[test]
+fn a_look_that_another_model_may_explain_says_nothing() {
+    let seen = |alone: bool| {
+        let model = MemoryModel::new(Costs { token_bytes: 100_000, pair_bytes: 1000 });
+        let room = Occupancy::new(1.0, u64::MAX, 20 * GIB, 0, 9 * GIB);
+        let mut controller = Controller::new(SPAN, true).with_memory(model, room, alone);
+        controller.begin(1000, 100);
+        controller.see(20 * GIB, 19 * GIB, Some(19 * GIB));
+        controller.limits(100).tokens
+    };
+    assert_eq!((seen(false), seen(true) < 1000), (1000, true));
 }
 
 #[derive(Debug, Clone)]

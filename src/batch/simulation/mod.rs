@@ -78,8 +78,8 @@ struct Outcome {
     full: Vec<Full>,
     /// Limits for sequences of 512 tokens in the last quarter.
     limits: Vec<usize>,
-    /// Growth and shrinking.
-    changes: usize,
+    /// Before each batch, the limit for sequences of 512 tokens.
+    trajectory: Vec<usize>,
 }
 
 /// A batch that was as large as allowed.
@@ -144,11 +144,11 @@ fn controller(device: &Device, most_tokens: usize) -> Option<Controller> {
         return None;
     }
     let start = BatchLimits { tokens: 4096.min(most_tokens), sequences: usize::MAX };
-    Some(Controller::new(Span { start, most_tokens }, true).with_memory(model, room))
+    Some(Controller::new(Span { start, most_tokens }, true).with_memory(model, room, true))
 }
 
 /// A run of so many shards; `None` if the plan refuses the model on this device.
-fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize) -> Option<Outcome> {
+fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize, seed: u64) -> Option<Outcome> {
     let total = total_gb * GIB;
     let mut device = Device {
         total,
@@ -157,7 +157,7 @@ fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize) -> Option<O
         others: 0.0,
         pool: 0.0,
         batches_since_freed: 0,
-        random: 88_172_645_463_325_252,
+        random: 88_172_645_463_325_252 ^ seed,
     };
     let mut controller = controller(&device, 1 << 20)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
@@ -170,14 +170,15 @@ fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize) -> Option<O
         let in_middle = (shards / 3..2 * shards / 3).contains(&number);
         let growing = (number.saturating_sub(shards / 3)) as f64 / (shards as f64 / 6.0);
         device.others = if in_middle { trouble.neighbour * growing.min(1.0) * device.total } else { 0.0 };
-        let batches = plan(&lengths, |longest| controller.limits(longest), 1);
+        let batches = plan(&lengths, |longest| controller.limits_soon(longest), 1);
         let last_quarter = number >= shards * 3 / 4;
         for batch in batches {
             // A look every few batches.
             if outcome.batches.is_multiple_of(3) {
-                look(&mut controller, &device, &mut level, &mut outcome);
+                look(&mut controller, &device, &mut level);
             }
             outcome.batches += 1;
+            outcome.trajectory.push(controller.limits(512).tokens);
             encode(&batch, &lengths, &mut device, &mut controller, &mut outcome, last_quarter);
         }
         if last_quarter {
@@ -188,7 +189,7 @@ fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize) -> Option<O
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers of bytes")]
-fn look(controller: &mut Controller, device: &Device, level: &mut Pressure, outcome: &mut Outcome) {
+fn look(controller: &mut Controller, device: &Device, level: &mut Pressure) {
     let used = device.own() + device.others;
     controller.see(device.total as u64, used as u64, Some(device.own() as u64));
     let now = match used / device.total {
@@ -198,7 +199,7 @@ fn look(controller: &mut Controller, device: &Device, level: &mut Pressure, outc
     };
     if now != *level {
         *level = now;
-        outcome.changes += usize::from(controller.feel(now).is_some());
+        controller.feel(now);
     }
 }
 
@@ -232,8 +233,7 @@ fn encode(
                 let by_memory = controller.is_bound_by_memory(longest);
                 outcome.full.push(Full { tokens: tokens as f64, used: peak / budget, by_memory });
             }
-            outcome.changes +=
-                usize::from(controller.encoded(Finished { tokens, longest, seconds, peak_bytes }).is_some());
+            controller.encoded(Finished { tokens, longest, seconds, peak_bytes });
             outcome.ended_rows += part.len();
             recovery.done();
             continue;

@@ -23,6 +23,8 @@ enum Trouble {
     Sometimes(usize),
     /// No room for anything.
     Full,
+    /// No room for anything, and lost when caches are freed for the time after so many.
+    Dying(usize),
     /// Nothing can be computed any more after so many batches.
     Poisoned(usize),
     /// An error that speaks of memory and is none of the device's.
@@ -35,10 +37,15 @@ struct Gpu {
     trouble: Trouble,
     tries: Arc<AtomicUsize>,
     in_pieces: usize,
+    settled: usize,
 }
 
 fn out_of_memory() -> EncodeError {
     NnError::OutOfMemory(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())).into()
+}
+
+fn device_lost() -> EncodeError {
+    NnError::DeviceLost(candle_core::Error::Msg("CUDA_ERROR_ILLEGAL_ADDRESS".into())).into()
 }
 
 /// What a text's ids and their number are, whatever it travels with.
@@ -55,10 +62,9 @@ impl Encoder for Gpu {
             Trouble::Pieces(room) if tokens + self.in_pieces > room => return Err(out_of_memory()),
             Trouble::Pieces(_) => self.in_pieces += 12,
             Trouble::Sometimes(every) if number.is_multiple_of(every) => return Err(out_of_memory()),
-            Trouble::Full => return Err(out_of_memory()),
+            Trouble::Full | Trouble::Dying(_) => return Err(out_of_memory()),
             Trouble::Poisoned(after) if number > after => {
-                let code = candle_core::Error::Msg("CUDA_ERROR_ILLEGAL_ADDRESS".into());
-                return Err(NnError::DeviceLost(code).into());
+                return Err(device_lost());
             }
             Trouble::Talk => {
                 let words = candle_core::Error::Msg("the teacher ran out of memory".into());
@@ -77,6 +83,10 @@ impl Encoder for Gpu {
 
     fn settle(&mut self) -> Result<(), EncodeError> {
         self.in_pieces = 0;
+        self.settled += 1;
+        if matches!(self.trouble, Trouble::Dying(after) if self.settled > after) {
+            return Err(device_lost());
+        }
         Ok(())
     }
 }
@@ -86,6 +96,8 @@ struct Run {
     tries: usize,
 }
 
+const START: BatchLimits = BatchLimits { tokens: 120, sequences: 8 };
+
 /// Tokens of the longest of the texts.
 const LONGEST: usize = 36;
 
@@ -93,12 +105,23 @@ const LONGEST: usize = 36;
 ///
 /// `sized`: whether the sizes of the model and the device are known.
 fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>, sized: bool) -> Run {
+    embed_growing(troubles, fallback, exact, sized, START.tokens)
+}
+
+/// The same with batches that may grow up to so many tokens.
+fn embed_growing(
+    troubles: &[Trouble],
+    fallback: Option<Trouble>,
+    exact: Option<Trouble>,
+    sized: bool,
+    most_tokens: usize,
+) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let collection = collection(directory.path(), 53);
     let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
     let tokenizer = Tokenizer::load(path, 80, String::new()).unwrap();
     let tries: Arc<AtomicUsize> = Arc::default();
-    let gpu = |trouble| Gpu { trouble, tries: Arc::clone(&tries), in_pieces: 0 };
+    let gpu = |trouble| Gpu { trouble, tries: Arc::clone(&tries), in_pieces: 0, settled: 0 };
     let label = |number: usize| format!("cuda:{number}");
     let mut workers: Vec<Worker<'_>> = troubles
         .iter()
@@ -109,12 +132,11 @@ fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>
             encoders: vec![Box::new(gpu(*trouble))],
         })
         .collect();
-    let start = BatchLimits { tokens: 120, sequences: 8 };
     let controller = || {
-        let controller = Controller::new(Span { start, most_tokens: start.tokens }, true);
+        let controller = Controller::new(Span { start: START, most_tokens }, true);
         let model = MemoryModel::new(Costs { token_bytes: 1 << 20, pair_bytes: 0 });
         let room = Occupancy::new(1.0, u64::MAX, 1 << 30, 0, 0);
-        if sized { controller.with_memory(model, room) } else { controller }
+        if sized { controller.with_memory(model, room, true) } else { controller }
     };
     let controllers = (0..troubles.len()).map(|number| (label(number), controller())).collect();
     let controllers = Mutex::new(Controllers::new(controllers));
@@ -273,6 +295,15 @@ fn a_poisoned_device_is_left_and_others_do_its_work() {
 }
 
 #[test]
+fn a_device_that_is_lost_when_caches_are_freed_leaves_its_row_to_others() {
+    for after in 0..20 {
+        let run = embed(&[Trouble::Dying(after), Trouble::None], None, None, true);
+        let failed = failed_rows(&run, "even for this text");
+        assert_eq!(failed, run.steps().get("fail_row").copied().unwrap_or(0), "{after}");
+    }
+}
+
+#[test]
 fn useless_vectors_are_tried_again_in_f32_and_fail_if_that_is_no_better() {
     let undisturbed = embed(&[Trouble::None], None, None, false).rows();
     let length = undisturbed[3].2.as_ref().map(|vector| vector[0]).unwrap();
@@ -295,6 +326,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         (0_usize..130).prop_map(Trouble::Pieces),
         (1_usize..9).prop_map(Trouble::Sometimes),
         Just(Trouble::Full),
+        (0_usize..40).prop_map(Trouble::Dying),
         (0_usize..30).prop_map(Trouble::Poisoned),
         (6_usize..40).prop_map(Trouble::Useless),
     ]
@@ -308,8 +340,9 @@ proptest! {
         troubles in prop::collection::vec(trouble(), 1..4),
         fallback in prop::option::of(Just(Trouble::None)),
         sized in any::<bool>(),
+        most_tokens in START.tokens..1000,
     ) {
-        let run = embed(&troubles, fallback, None, sized);
+        let run = embed_growing(&troubles, fallback, None, sized, most_tokens);
         match &run.outcome.end {
             Ok(_) => {
                 let failed = failed_rows(&run, "");
@@ -319,8 +352,8 @@ proptest! {
                 prop_assert!(fallback.is_none() || useless || failed == 0);
             }
             Err(error) => {
-                let all_poisoned = troubles.iter().all(|trouble| matches!(trouble, Trouble::Poisoned(_)));
-                prop_assert!(all_poisoned && error.contains("every device"), "{error}");
+                let is_lost = |trouble: &Trouble| matches!(trouble, Trouble::Poisoned(_) | Trouble::Dying(_));
+                prop_assert!(troubles.iter().all(is_lost) && error.contains("every device"), "{error}");
             }
         }
     }

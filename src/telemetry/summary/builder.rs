@@ -114,8 +114,10 @@ impl SummaryBuilder {
     /// A model for which memory did not suffice for a single text, if there is one.
     pub fn without_memory(&self) -> Option<String> {
         let state = self.lock();
-        let failed = |pass: &&PassSummary| pass.rows == 0 && pass.mitigation_counts.contains_key("fail_row");
-        state.summary.passes.iter().find(failed).map(|pass| pass.info.model.clone())
+        let failed = state.summary.passes.iter().filter(|pass| pass.mitigation_counts.contains_key("fail_row"));
+        let rows = || state.summary.collections.iter().flat_map(|collection| &collection.models);
+        let has_vectors = |model: &str| rows().any(|of| of.model == model && of.rows.ok + of.rows.truncated > 0);
+        failed.map(|pass| pass.info.model.clone()).find(|model| !has_vectors(model))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -408,15 +410,14 @@ impl State {
             Event::Mitigation(mitigation) => {
                 if let Some(pass) = self.pass(&mitigation.model) {
                     let (tokens, sequences) = (mitigation.batch_tokens, mitigation.batch_size);
-                    let listed = pass.mitigation_events.len() < MOST_MITIGATIONS;
-                    let last = pass.batch_trajectory.last().map(|step| (step.tokens, step.sequences));
-                    if listed && last != Some((tokens, sequences)) {
-                        pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
-                    }
-                    if listed {
+                    *pass.mitigation_counts.entry(mitigation.action.clone()).or_default() += 1;
+                    if pass.mitigation_events.len() < MOST_MITIGATIONS {
+                        let last = pass.batch_trajectory.last().map(|step| (step.tokens, step.sequences));
+                        if last != Some((tokens, sequences)) {
+                            pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
+                        }
                         pass.mitigation_events.push(mitigation.clone());
                     }
-                    *pass.mitigation_counts.entry(mitigation.action.clone()).or_default() += 1;
                 }
             }
             Event::PassFinished { model, seconds, stage_seconds, complete } => {
