@@ -54,6 +54,12 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// With 4096 inputs, 128 rows measured a few hundredths above 64.
 const BLOCK_ROWS: usize = 128;
 
+/// Most bytes of the next panel that are fetched while one is at work: a quarter of 2 MiB. Weights do not fit into the
+/// second-level cache; without this, the first rows under each panel wait for it. With 768 inputs and 32 to 128 rows,
+/// products went from 82 % to 95 % of what registers alone reach; with 4,864 inputs, a whole panel ahead drove out the one
+/// in use.
+const LATER_BYTES: usize = 1 << 19;
+
 /// A linear layer in the layout of one kernel.
 #[derive(Debug)]
 pub struct PackedLinear {
@@ -72,7 +78,7 @@ enum Weight {
 }
 
 /// What panels are made of.
-trait Word: Copy {
+trait Word: Copy + Default {
     /// The panels of a weight that is made of these words.
     fn panels(weight: &Weight) -> Option<&Panels<Self>>;
 }
@@ -255,14 +261,17 @@ impl Work<'_> {
         let count = rows.len().div_ceil(T::ROWS);
         let mut tile = Tile::default();
         for index in self.panels.clone() {
-            for &Step { layer, finish } in self.steps {
+            for (place, &Step { layer, finish }) in self.steps.iter().enumerate() {
                 let panel = panels_of::<T::Word>(layer).panel(index);
+                // Where a panel is used once, it comes from memory as fast as what would be asked for beside it.
+                let later = if count > 1 { following::<T::Word>(self.steps, self.panels, index, place) } else { &[] };
                 let columns = panel.first..(panel.first + panel.width).min(layer.outputs);
                 let bias = &layer.bias[columns.clone()];
                 for index in 0..count {
                     let own = part(index, count, rows.len());
                     let sums = tile.of(own.len() * panel.width);
-                    tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, sums);
+                    let later = &later[part(index, count, later.len())];
+                    tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, later, sums);
                     let rows = rows.start + own.start..rows.start + own.end;
                     let (width, columns, outputs) = (panel.width, columns.clone(), layer.outputs);
                     let out = &mut self.out;
@@ -271,6 +280,16 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// The beginning of the panel that follows one of a step.
+fn following<'a, W: Word>(steps: &'a [Step<'_>], panels: &Range<usize>, index: usize, step: usize) -> &'a [W] {
+    let (index, step) = if step + 1 < steps.len() { (index, step + 1) } else { (index + 1, 0) };
+    if !panels.contains(&index) {
+        return &[];
+    }
+    let weight = panels_of::<W>(steps[step].layer).panel(index).weight;
+    &weight[..weight.len().min(LATER_BYTES / size_of::<W>())]
 }
 
 /// The panels of a layer.
