@@ -34,7 +34,7 @@ pub struct Recovery {
 impl Recovery {
     /// For a batch of so many sequences. `processor`: whether the processor may take what no device has room for.
     pub fn new(sequences: usize, processor: bool) -> Self {
-        let parts = if sequences == 0 { VecDeque::new() } else { VecDeque::from([0..sequences]) };
+        let parts = std::iter::once(0..sequences).filter(|all| !all.is_empty()).collect();
         Self { parts, freed_for: None, processor }
     }
 

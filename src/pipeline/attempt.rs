@@ -144,10 +144,11 @@ impl Attempt<'_, '_> {
             let one = packed.part(sequence..sequence + 1);
             let limits = self.limits(one.longest());
             self.tell("retry_in_f32", "the vector of a text was zero or not finite".to_owned(), limits);
-            if let Ok(mut again) = self.encode_elsewhere(exact, &one) {
-                if again.dimension == embeddings.dimension && !is_useless(&again, 0) {
-                    embeddings.replace(sequence, &mut again, 0);
-                }
+            if let Ok(mut again) = self.encode_elsewhere(exact, &one)
+                && again.dimension == embeddings.dimension
+                && !is_useless(&again, 0)
+            {
+                embeddings.replace(sequence, &mut again, 0);
             }
         }
     }

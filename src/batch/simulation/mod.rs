@@ -157,7 +157,7 @@ fn run(total_gb: f64, model: Model, trouble: Trouble, shards: usize, seed: u64) 
         others: 0.0,
         pool: 0.0,
         batches_since_freed: 0,
-        random: 88_172_645_463_325_252 ^ seed,
+        random: 88_172_645_463_325_252 + seed,
     };
     let mut controller = controller(&device, 1 << 20)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]

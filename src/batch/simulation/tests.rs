@@ -85,7 +85,6 @@ fn nothing_is_lost_and_memory_is_used_where_that_pays() {
 /// `cargo test --lib batch::simulation -- --ignored --nocapture`
 #[test]
 #[ignore = "prints the tables of the README"]
-#[expect(clippy::print_stdout, reason = "its purpose")]
 fn the_tables_of_the_readme() {
     let mut rows: Vec<(&str, Row)> = TROUBLES.iter().map(|trouble| (trouble.name, Row::default())).collect();
     println!(
@@ -109,9 +108,9 @@ fn the_tables_of_the_readme() {
         );
         let row = &mut rows.iter_mut().find(|(name, _)| *name == trouble.name).unwrap().1;
         if by_memory {
-            row.used.push(used)
+            row.used.push(used);
         } else {
-            row.gains.push(gain(model, tokens) - 1.0)
+            row.gains.push(gain(model, tokens) - 1.0);
         }
         row.converged.push(converged);
         let counts = [outcome.out_of_memory, outcome.batches, outcome.failed_rows];
