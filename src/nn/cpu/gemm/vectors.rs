@@ -1,9 +1,9 @@
 //! That the processor has some instructions, as a value: `pulp` makes one after a successful look only, and nothing here
 //! reaches a vector instruction without.
 
+use pulp::Scalar;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
-use pulp::Scalar;
 
 use crate::nn::cpu::Instructions;
 
