@@ -234,12 +234,12 @@ fn an_incremental_run_that_is_killed_again_and_again_ends_like_one_that_is_not()
     let (input, output) = (tempdir().unwrap(), tempdir().unwrap());
     let mut all = chunks(600);
     for (index, (_, text)) in all.iter_mut().enumerate() {
-        text.push_str(&format!(" and {index}"));
+        *text = format!("{text} and {index}");
     }
     write(input.path(), &borrowed(&all));
     succeed(program(input.path(), output.path()));
     for (index, (_, text)) in all.iter_mut().enumerate().filter(|(index, _)| index % 3 == 0) {
-        text.push_str(&format!(", changed {index}"));
+        *text = format!("{text}, changed {index}");
     }
     all.remove(17);
     write(input.path(), &borrowed(&all));

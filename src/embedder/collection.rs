@@ -9,10 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use super::error::{EmbedError, ModelError, with_causes};
 use super::staged::Staged;
 use super::{reuse, update};
-use crate::batch::Controller;
+use crate::batch::Controllers;
 use crate::collection::Collection;
 use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, RowStatus, Shard};
+use crate::encoder::SharedEncoder;
 use crate::known::Known;
 use crate::output::{
     CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, OpenError, Opened, Plan, directory_name,
@@ -24,7 +25,11 @@ use crate::telemetry::event::{Event, Observer, OutputFile};
 /// A model that takes part in a turn.
 pub(super) struct Member<'a> {
     pub staged: &'a Staged,
-    pub controller: &'a Mutex<Controller>,
+    pub controllers: &'a Mutex<Controllers>,
+    /// See [`Lane::fallback`].
+    pub fallback: Option<&'a dyn SharedEncoder>,
+    /// See [`Lane::exact`].
+    pub exact: Option<&'a dyn SharedEncoder>,
     pub clock: &'a StageClock,
 }
 
@@ -88,7 +93,9 @@ pub(super) fn embed(
             shard_rows: member.staged.shard_rows(settings) as usize,
             committed,
             known: known.as_ref(),
-            controller: member.controller,
+            controllers: member.controllers,
+            fallback: member.fallback,
+            exact: member.exact,
             clock: member.clock,
         })
         .collect();

@@ -177,7 +177,7 @@ impl Assembler<'_> {
         let awaited = with_tokens.len();
         let draft = Draft { lane, number, first_row: Row(first_row), records, awaited, known, repeated };
         self.messages.send(Message::Draft(draft)).map_err(|_| Disconnected)?;
-        let planned = batch::plan(&lengths, self.lanes.of(lane).limits(), self.workers);
+        let planned = batch::plan(&lengths, |longest| self.lanes.of(lane).limits_soon(longest), self.workers);
         let pack = |places: Vec<usize>| {
             let rows: Vec<usize> = places.into_iter().map(|place| with_tokens[place]).collect();
             let packed = PackedBatch::of(rows.iter().map(|&index| &sequences[index]));

@@ -20,6 +20,8 @@ pub(super) enum Message {
     Draft(Draft),
     /// Some of its vectors.
     Encoded(Encoded),
+    /// A row for which there was no memory anywhere.
+    RowFailed { lane: usize, shard: u32, row: usize, reason: String },
     /// A model gave up; its lane is at its end.
     Failed { lane: usize, error: LaneError },
     /// No worker is left.
@@ -73,21 +75,6 @@ impl Collector<'_> {
         shard
     }
 
-    /// Leaves a row failed and null.
-    fn fail(&self, lane: usize, shard: &mut Shard, index: usize, reason: &str) {
-        let record = &mut shard.records[index];
-        record.status = RowStatus::Failed;
-        record.error = Some(reason.to_owned());
-        self.observer.observe(&Event::RowFailed {
-            collection: self.collection.clone(),
-            model: self.lanes.of(lane).model.to_owned(),
-            row: Row(shard.first_row.0 + index as u64),
-            id: record.id.clone(),
-            source: record.source.clone(),
-            reason: reason.to_owned(),
-        });
-    }
-
     /// Runs until nothing more can come. Takes the channels by value, for closing them is how the other threads learn
     /// of a failure.
     #[expect(clippy::needless_pass_by_value, reason = "dropping the channels ends the other threads")]
@@ -120,6 +107,13 @@ impl Collector<'_> {
                     let lane = encoded.lane;
                     if let Some(target) = open[lane].get_mut(&encoded.shard) {
                         self.place(encoded, target);
+                    }
+                    lane
+                }
+                Message::RowFailed { lane, shard, row, reason } => {
+                    if let Some(target) = open[lane].get_mut(&shard) {
+                        target.awaited -= 1;
+                        self.fail(lane, &mut target.shard, row, &reason);
                     }
                     lane
                 }
@@ -195,5 +189,20 @@ impl Collector<'_> {
                 rows.texts[index] = std::mem::take(vectors);
             }
         }
+    }
+
+    /// Leaves a row without a vector, and tells why.
+    fn fail(&self, lane: usize, shard: &mut Shard, index: usize, reason: &str) {
+        let record = &mut shard.records[index];
+        record.status = RowStatus::Failed;
+        record.error = Some(reason.to_owned());
+        self.observer.observe(&Event::RowFailed {
+            collection: self.collection.clone(),
+            model: self.lanes.of(lane).model.to_owned(),
+            row: Row(shard.first_row.0 + index as u64),
+            id: record.id.clone(),
+            source: record.source.clone(),
+            reason: reason.to_owned(),
+        });
     }
 }

@@ -482,12 +482,14 @@ pub struct Prediction {
     pub fits: bool,
 }
 
-/// A step against shortage of memory.
+/// A step against shortage of memory, or against arithmetic that does not suffice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Mitigation {
     /// The model.
     pub model: String,
-    /// What was done: `shrink_batch` or `grow_batch`.
+    /// What was done. For all batches to come: `shrink_batch` or `grow_batch`. For a batch for which memory did not
+    /// suffice: `free_caches`, `split_batch`, `use_cpu`, or, when nothing else is left, `fail_row`. For a vector that is
+    /// zero or not finite: `retry_in_f32`.
     pub action: String,
     /// Why.
     pub reason: String,

@@ -252,6 +252,8 @@ pub struct PassSummary {
     pub batch_trajectory: Vec<BatchStep>,
     /// Steps taken against shortage of memory.
     pub mitigation_events: Vec<Mitigation>,
+    /// How many there were of each kind; of many, only the first are listed, and all are in `events.jsonl`.
+    pub mitigation_counts: BTreeMap<String, u64>,
     /// Programs without a lease that came onto the devices.
     pub intrusions: Vec<Intrusion>,
     /// Memory that did not come back.
