@@ -35,9 +35,12 @@ fn tiny(output: &Path) -> Program {
 }
 
 fn ensemble(output: &Path) -> Program {
-    job(output)
-        .arguments(&["--ensemble-models", "tests/fixtures/models/mpnet-bias", program::TINY_MODEL])
-        .arguments(&["--format", "jsonl,npy", "--truncate-dim", "12"])
+    job(output).arguments(&["--ensemble-models", "tests/fixtures/models/mpnet-bias", program::TINY_MODEL]).arguments(&[
+        "--format",
+        "jsonl,npy",
+        "--truncate-dim",
+        "12",
+    ])
 }
 
 fn share(program: Program, number: u32) -> Program {
@@ -50,7 +53,8 @@ fn command(name: &str, output: &Path) -> Finished {
 
 fn json(name: &str, output: &Path) -> (i32, Value) {
     let run = Program::bare().arguments(&[name, output.to_str().unwrap(), "--json"]).run();
-    let value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", run.stdout, run.stderr));
+    let value =
+        serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", run.stdout, run.stderr));
     (run.exit_code, value)
 }
 
@@ -109,7 +113,8 @@ fn shares_in_any_order_some_of_them_killed_merge_into_the_bytes_of_one_run() {
         let output = directory.path().join(format!("round-{round}"));
         // Three at a time, which get into each other's way if they can.
         for group in moments.shuffled().chunks(3) {
-            let mut running: Vec<_> = group.iter().map(|number| (*number, share(tiny(&output), *number).start())).collect();
+            let mut running: Vec<_> =
+                group.iter().map(|number| (*number, share(tiny(&output), *number).start())).collect();
             for (number, child) in &mut running {
                 if moments.next() < 0.6 {
                     std::thread::sleep(Duration::from_secs_f64(time * moments.next()));
@@ -203,7 +208,11 @@ fn what_is_missing_damaged_or_in_the_way_is_said_with_the_way_out() {
     assert_eq!(status.exit_code, 3, "{}", status.stdout);
     assert!(status.stdout.contains("missing: 5/8"), "{}", status.stdout);
     assert!(status.stdout.contains("run the same command again with --shard 5/8; then embed-collections merge"));
-    fail(&tiny(&output).run(), 8, &["of a job that was divided into 8 shares", "embed-collections merge", "--overwrite"]);
+    fail(
+        &tiny(&output).run(),
+        8,
+        &["of a job that was divided into 8 shares", "embed-collections merge", "--overwrite"],
+    );
     fail(&tiny(&output).arguments(&["--shard", "0/4"]).run(), 8, &["has share 0/8 already", "--shard N/8"]);
     assert_eq!(tree(&output), before, "nothing is changed by what is refused");
 

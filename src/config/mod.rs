@@ -16,7 +16,7 @@ pub use ensemble::{DEFAULT_ENSEMBLE, Ensemble, Mode};
 pub use environment::{CudaEnvironment, Environment, Kind, Places, VARIABLES, Variable};
 pub use layers::{CommandLine, ConfigError, Resolved, resolve};
 pub use per_model::PerModel;
-pub use shard::ShardWish;
 pub use settings::{
     CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Seconds, Settings, Strategy,
 };
+pub use shard::ShardWish;

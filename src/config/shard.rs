@@ -76,8 +76,7 @@ fn task(environment: &Environment, of: Option<u32>) -> Result<(Share, &'static s
         let value = value.to_string_lossy().into_owned();
         value.trim().parse().map(Some).map_err(|_| ShardError::NoNumber { variable, value })
     };
-    let share =
-        |variable, number, of| Share::new(number, of).map_err(|error| ShardError::Beyond { variable, error });
+    let share = |variable, number, of| Share::new(number, of).map_err(|error| ShardError::Beyond { variable, error });
     if let Some(task) = number(SLURM_TASK)? {
         if let Some(of) = of {
             return Ok((share(SLURM_TASK, task, of)?, SLURM_TASK));
@@ -86,7 +85,8 @@ fn task(environment: &Environment, of: Option<u32>) -> Result<(Share, &'static s
         let count = count.ok_or(ShardError::NoCount { variable: SLURM_TASK })?;
         let first = first.unwrap_or(0);
         let last = number("SLURM_ARRAY_TASK_MAX")?.unwrap_or(first.saturating_add(count.saturating_sub(1)));
-        if last.checked_sub(first).and_then(|span| span.checked_add(1)) != Some(count) || !(first..=last).contains(&task)
+        if last.checked_sub(first).and_then(|span| span.checked_add(1)) != Some(count)
+            || !(first..=last).contains(&task)
         {
             return Err(ShardError::Gaps { count, first, last });
         }
@@ -157,14 +157,24 @@ mod tests {
     fn a_share_that_is_given_needs_no_scheduler() {
         check("3/8", &SLURM, Ok("3/8"));
         check("8/8", &[], Err("there is no share 8 of 8: shares are counted from 0, so that the last one is 7"));
-        check("autos", &[], Err("\"0s\" is not a share such as 3/8: its number, counted from 0, and how many there are"));
+        check(
+            "autos",
+            &[],
+            Err("\"0s\" is not a share such as 3/8: its number, counted from 0, and how many there are"),
+        );
     }
 
     #[test]
     fn an_array_of_slurm_may_begin_with_any_number() {
         check("auto", &SLURM, Ok("2/8"));
         check("auto/16", &SLURM, Ok("12/16"));
-        check("auto/12", &SLURM, Err("SLURM_ARRAY_TASK_ID: there is no share 12 of 12: shares are counted from 0, so that the last one is 11"));
+        check(
+            "auto/12",
+            &SLURM,
+            Err(
+                "SLURM_ARRAY_TASK_ID: there is no share 12 of 12: shares are counted from 0, so that the last one is 11",
+            ),
+        );
         check("auto", &SLURM[..1], Err("SLURM_ARRAY_TASK_ID does not tell how many shares there are; give auto/N"));
     }
 
@@ -174,8 +184,10 @@ mod tests {
         check(
             "auto",
             &gaps,
-            Err("the tasks of this array are not numbered one after the other (3 of them from 10 to 17), so that they do \
-                 not tell how many shares there are; give auto/N with an array from 0 to N-1, or a part of that"),
+            Err(
+                "the tasks of this array are not numbered one after the other (3 of them from 10 to 17), so that they do \
+                 not tell how many shares there are; give auto/N with an array from 0 to N-1, or a part of that",
+            ),
         );
         check("auto/16", &gaps, Ok("12/16"));
     }
@@ -189,8 +201,10 @@ mod tests {
         check(
             "auto",
             &[],
-            Err("auto needs a scheduler that numbers its tasks: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX must be set; \
-                 elsewhere give the share itself, such as 3/8"),
+            Err(
+                "auto needs a scheduler that numbers its tasks: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX must be set; \
+                 elsewhere give the share itself, such as 3/8",
+            ),
         );
     }
 }

@@ -70,6 +70,8 @@ pub(super) fn validate(
             settings.lease_policy == Some(LeasePolicy::Fail) && settings.lease_wait.is_some(),
         ),
         ("shard", "overwrite", settings.shard.is_some() && settings.overwrite),
+        ("shard", "incremental", settings.shard.is_some() && settings.incremental),
+        ("incremental", "overwrite", settings.incremental && settings.overwrite),
         ("overwrite", "resume", settings.overwrite && settings.resume && is_set("resume")),
     ];
     if let Some((one, other, _)) = contradictions.iter().find(|(.., contradict)| *contradict) {

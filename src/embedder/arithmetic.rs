@@ -19,14 +19,22 @@ pub(super) fn kernel(settings: &Settings) -> Result<Kernel, EmbedError> {
             return Err(EmbedError::Dtype { wanted: "f16", reason: "f16 is for GPUs".into() });
         }
     };
-    let most = match settings.cpu_instructions {
+    Kernel::new(arithmetic, most_instructions(settings))
+        .map_err(|error| EmbedError::Dtype { wanted: class(arithmetic).as_str(), reason: error.to_string() })
+}
+
+/// The processor's way to compute in f32.
+pub(super) fn exact_kernel(settings: &Settings) -> Kernel {
+    Kernel::single(most_instructions(settings))
+}
+
+fn most_instructions(settings: &Settings) -> Instructions {
+    match settings.cpu_instructions {
         CpuInstructions::Auto => Instructions::detect(),
         CpuInstructions::Avx512 => Instructions::Avx512,
         CpuInstructions::Avx2 => Instructions::Avx2,
         CpuInstructions::Portable => Instructions::Portable,
-    };
-    Kernel::new(arithmetic, most)
-        .map_err(|error| EmbedError::Dtype { wanted: class(arithmetic).as_str(), reason: error.to_string() })
+    }
 }
 
 /// The class of the vectors that come of it.

@@ -29,7 +29,8 @@ impl Fusing {
             return Ok(None);
         };
         if resolved.settings.share().is_some() {
-            let note = "a share is not fused; run the same command without --shard once all shares are merged".to_owned();
+            let note =
+                "a share is not fused; run the same command without --shard once all shares are merged".to_owned();
             observer.observe(&Event::RunNote { note });
             return Ok(None);
         }

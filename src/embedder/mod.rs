@@ -38,18 +38,25 @@
 //! ```
 
 mod arithmetic;
+mod batches;
 mod collection;
 mod devices;
 mod error;
 mod fitting;
 mod fuse;
 mod held;
+mod learned;
 mod limit;
 mod machine;
 mod report;
+mod reuse;
 mod run;
+mod spare;
 mod staged;
+#[cfg(test)]
+mod tests;
 mod turn;
+mod update;
 mod watch;
 
 pub use devices::{Devices, choice, left_aside, look, thresholds};

@@ -8,6 +8,7 @@
 mod attention;
 mod candle;
 pub mod cpu;
+mod error;
 mod relative_attention;
 mod splade;
 
@@ -17,6 +18,7 @@ mod agreement_tests;
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use candle::Candle;
 pub use cpu::{Cpu, Instructions};
+pub use error::NnError;
 pub use relative_attention::{Distances, RelativeAttention};
 pub use splade::{SpladeActivation, SpladePooling, SpladeStrategy};
 
@@ -159,22 +161,6 @@ impl Pooling {
     }
 }
 
-/// An operation that a backend could not carry out.
-#[derive(Debug, thiserror::Error)]
-pub enum NnError {
-    /// The tokenizer gives a token that the model does not know, or a position beyond its last.
-    #[error("token {index} is beyond the {entries} entries of a table")]
-    IndexOutOfRange {
-        /// The index.
-        index: u32,
-        /// Size of the table.
-        entries: usize,
-    },
-    /// The tensor library's own words.
-    #[error("tensor operation failed: {0}")]
-    Candle(#[from] candle_core::Error),
-}
-
 /// Tensor operations over packed sequences: activations are [tokens, width], all sequences of a batch end to end.
 ///
 /// Every operation fails with [`NnError`] when an index is out of range or the tensor library refuses; shapes that do
@@ -203,6 +189,20 @@ pub trait Backend: Send + Sync + 'static {
         Self: Sized,
     {
         work()
+    }
+
+    /// Waits for the device, forgets what failed there while nobody could be told of it, and gives back memory that is
+    /// kept for later use. After an error of memory the device can be used again; before memory is looked at, none is
+    /// counted that nobody has. An error of another kind remains one.
+    fn settle(&self) -> Result<(), NnError> {
+        Ok(())
+    }
+
+    /// The most bytes that this process held on the device since the last time this was asked, weights and context
+    /// included. A device whose allocator counts that gives it here; `None` elsewhere, and then only looks at the device
+    /// now and then correct what batches are reckoned to take.
+    fn take_peak(&self) -> Option<u64> {
+        None
     }
 
     /// Takes a table of vectors.

@@ -12,7 +12,8 @@ use super::open::{OpenError, Opened, open_derived_in, open_in};
 use super::storage::Storage;
 use super::storage::memory::{Crash, Memory};
 use super::{
-    CollectionTotals, CollectionWriter, CommitError, Existing, InputChanged, MergeError, Plan, PlannedShare, SharesError,
+    CollectionTotals, CollectionWriter, CommitError, Existing, InputChanged, MergeError, Plan, PlannedShare,
+    SharesError,
 };
 use crate::domain::{CollectionName, Shard, Share};
 

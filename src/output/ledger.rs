@@ -56,9 +56,7 @@ impl ChunksManifest {
     pub fn is_of(&self, manifest: &Manifest) -> bool {
         let last = self.checkpoints.last().map(|last| last.input_chain);
         match manifest.share {
-            None => {
-                self.rows == manifest.totals.rows && last == manifest.shards.last().map(|last| last.input_chain)
-            }
+            None => self.rows == manifest.totals.rows && last == manifest.shards.last().map(|last| last.input_chain),
             // A share knows where the whole input ended, though the last row may be another's.
             Some(share) => {
                 manifest.input.is_some_and(|input| input.rows == self.rows)

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::damage::{check_files, check_pending_chunks};
 use super::ledger::{self, ChunksManifest};
 use super::lock::{LockError, OutputLock};
 use super::manifest::{ChunksState, CommittedShard, Manifest, Segment};
-use super::open::{OpenError, check_files, check_pending_chunks, read_manifest_in};
+use super::open::{OpenError, read_manifest_in};
 use super::place::Place;
 use super::shares;
 use super::storage::{At, Disk, FillError, Storage, StorageError, fill_file};
@@ -259,7 +260,8 @@ impl Candidate {
         if !manifest.complete {
             return Ok(Some(ShareFault::Unfinished));
         }
-        let in_files = manifest.shards.par_iter().find_map_first(|shard| check_files(storage, place, shard).transpose());
+        let in_files =
+            manifest.shards.par_iter().find_map_first(|shard| check_files(storage, place, shard).transpose());
         let damage = match in_files.transpose()? {
             Some(damage) => Some(damage),
             None => check_pending_chunks(storage, place, manifest)?,
@@ -308,11 +310,7 @@ impl Candidate {
         })
     }
 
-    fn finish(
-        &self,
-        storage: &Arc<dyn Storage>,
-        published: Option<ChunksManifest>,
-    ) -> Result<Manifest, MergeError> {
+    fn finish(&self, storage: &Arc<dyn Storage>, published: Option<ChunksManifest>) -> Result<Manifest, MergeError> {
         let mut parts: Vec<Part<'_>> = self.shares.iter().flat_map(|share| parts(&self.place, share)).collect();
         parts.sort_unstable_by_key(|part| part.shard.number);
         let Some(first) = self.shares.first() else {

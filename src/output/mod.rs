@@ -13,7 +13,10 @@
 
 mod arrow;
 mod columns;
+mod committed;
+mod damage;
 mod format;
+mod glance;
 mod input;
 mod input_check;
 mod jsonl;
@@ -28,7 +31,9 @@ mod own;
 mod parquet;
 mod place;
 mod plan;
+mod previous;
 mod read;
+mod segment;
 mod shard_check;
 mod shares;
 mod storage;
@@ -46,6 +51,8 @@ mod share_tests;
 #[cfg(test)]
 mod tests;
 
+pub use committed::Committed;
+pub use damage::{Damage, Fault};
 pub use format::{Format, SinkError, UnknownFormat};
 pub use input::{InputChain, InputRow, input_digest};
 pub use input_check::{InputChanged, InputCheck};
@@ -57,10 +64,12 @@ pub use manifest::{
     Provenance, SCHEMA_VERSION, Segment, ShareRecord, Totals, read_manifest,
 };
 pub use merge::{MergeError, Merged, Obstacle, ShareFault, merge};
-pub use open::{Committed, Damage, Fault, OpenError, Opened};
-pub use place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, directory_name, report_file};
+pub use open::{Examined, OpenError, Opened, examine};
+pub use place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, REMOVED_FILE, directory_name, report_file};
 pub use plan::{Difference, Existing, Plan, PlannedShare};
+pub use previous::{forget_previous, previous, set_aside};
 pub use read::{ReadContentError, ReadError, RowState, StoredShard, read_shard};
+pub use segment::{SegmentError, read_segment, segments, write_segment};
 pub use shard_check::InvalidShard;
 pub use shares::SharesError;
 pub use storage::{StorageError, replace_file};

@@ -1,25 +1,23 @@
 //! Opens a model's output: fresh, or where an earlier run has left it.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::input_check::InputCheck;
+use super::committed::Committed;
+use super::damage::{Damage, check_files, check_pending_chunks};
 use super::ledger::{self, Checkpoint, ChunksManifest};
 use super::manifest::{
-    ChunksState, CommittedShard, FileRecord, Manifest, ManifestError, SCHEMA_VERSION, Segment, ShareRecord, Totals,
-    parse_manifest,
+    ChunksState, CommittedShard, Manifest, ManifestError, SCHEMA_VERSION, ShareRecord, Totals, parse_manifest,
 };
-use super::own::Own;
 use super::place::{Place, is_ours, part_number};
 use super::plan::{Difference, Existing, Plan};
 use super::shares::{self, SharesError};
 use super::storage::{At, Disk, Storage, StorageError};
 use super::writer::CollectionWriter;
-use crate::domain::{CollectionName, DigestReader};
+use crate::domain::CollectionName;
 
 /// An output that is ready for the rows after those it has.
 pub struct Opened {
@@ -42,101 +40,6 @@ enum RowsOf {
     Ledger,
 }
 
-/// The rows that an output has.
-#[derive(Debug, Clone, Default)]
-pub struct Committed {
-    /// Its shards.
-    pub shards: Vec<CommittedShard>,
-    /// Which rows are its own, if it is a share.
-    own: Option<Own>,
-}
-
-impl Committed {
-    /// What a writer has committed.
-    fn of(writer: &CollectionWriter) -> Self {
-        Self { shards: writer.manifest().shards.clone(), own: writer.own().cloned() }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.totals.rows).sum()
-    }
-
-    /// Whether a row of the input is still to be embedded here.
-    pub fn wants(&self, row: u64) -> bool {
-        self.own.as_ref().map_or_else(|| row >= self.rows_from_the_first_on(), |own| own.wants(row))
-    }
-
-    /// Whether these rows and so many new ones are all that there are of so many rows of the input.
-    pub fn is_all_with(&self, new: u64, rows: u64) -> bool {
-        self.own.as_ref().map_or(rows, |own| own.rows_among(rows)) == self.rows() + new
-    }
-
-    /// The row after the last one, if the input ended there when it was embedded: a shard of fewer rows than
-    /// `shard_rows` is the last one.
-    pub fn end_of_input(&self, shard_rows: u64) -> Option<u64> {
-        self.shards.last().filter(|last| last.totals.rows < shard_rows).map(CommittedShard::end_row)
-    }
-
-    /// A check for the rows that a run skips because they are here, or another share's.
-    pub fn check(&self) -> InputCheck {
-        match &self.own {
-            None => InputCheck::new(&self.shards),
-            Some(own) => InputCheck::of_share(&self.shards, own.clone()),
-        }
-    }
-
-    fn rows_from_the_first_on(&self) -> u64 {
-        self.shards.last().map_or(0, CommittedShard::end_row)
-    }
-}
-
-/// A committed file that is not what the manifest says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub fault: Fault,
-    /// The shard it belongs to; it and the later ones are to be redone.
-    pub shard: u32,
-    /// How many shards that are.
-    pub redone: u32,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, fault, shard, redone } = self;
-        write!(f, "{} {fault}; {redone} shards from number {shard} on are redone", path.display())
-    }
-}
-
-/// What is wrong with a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It is not there.
-    Missing,
-    /// It has another length.
-    Length {
-        /// Bytes there.
-        found: u64,
-        /// Bytes committed.
-        committed: u64,
-    },
-    /// It has the right length and other bytes.
-    Content,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => f.write_str("is missing"),
-            Self::Length { found, committed } => write!(f, "has {found} bytes instead of {committed}"),
-            Self::Content => f.write_str("has other content than was committed"),
-        }
-    }
-}
-
 /// An output could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -155,7 +58,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Its rows are there, but the ledger is about other ones.
-    #[error("{} tells of another input than {} (pass --overwrite to embed everything again, or choose another --output-dir)", ledger.display(), path.display())]
+    #[error("{} tells of another input than {} (pass --incremental to embed what is new, --overwrite to embed everything again, or choose another --output-dir)", ledger.display(), path.display())]
     InputDiffers {
         /// The manifest.
         path: PathBuf,
@@ -313,6 +216,32 @@ fn fresh(collection: &CollectionName, plan: &Plan, rows_of: RowsOf, published: O
     }
 }
 
+/// An output as it is, before it is gone on with or set aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    /// What it says of itself; its files are not looked at.
+    pub manifest: Manifest,
+    /// Whether the plan wants other formats or shards, so that the output has to be written anew.
+    pub has_other_layout: bool,
+}
+
+/// Looks at the output of a model for a collection, if there is one, and whether its vectors are those of the plan.
+///
+/// # Errors
+/// When they are others, the manifest cannot be read, or there are shares that are not merged.
+pub fn examine(output_dir: &Path, collection: &CollectionName, plan: &Plan) -> Result<Option<Examined>, OpenError> {
+    let place = Place::new(output_dir, collection, &plan.model);
+    shares::refuse_any(&Disk, &place)?;
+    let Some(manifest) = read_existing(&Disk, &place)? else { return Ok(None) };
+    let all = plan.differences(&manifest);
+    let is_of_layout = |difference: &Difference| ["formats", "shard_rows"].contains(&difference.key.as_str());
+    let (layout, differences): (Vec<_>, Vec<_>) = all.into_iter().partition(is_of_layout);
+    if !differences.is_empty() {
+        return Err(OpenError::Mismatch { path: place.manifest(), differences });
+    }
+    Ok(Some(Examined { manifest, has_other_layout: !layout.is_empty() }))
+}
+
 /// The manifest to go on with: cut before the first shard that is not what it should be.
 fn resume(
     storage: &dyn Storage,
@@ -360,60 +289,6 @@ fn chunks_state(manifest: &Manifest, pending_there: bool, published: Option<&Chu
         (ChunksState::Replacing, Some(ledger)) if !pending_there && own(ledger) => ChunksState::Published,
         (state, _) => state,
     }
-}
-
-/// What is wrong with a shard's files, read from the first to the last byte.
-pub(super) fn check_files(storage: &dyn Storage, place: &Place, shard: &CommittedShard) -> Result<Option<Damage>, StorageError> {
-    for FileRecord { name, bytes, sha256 } in &shard.files {
-        let path = place.model.join(name);
-        let reader = ledger::open_if_there(storage, &path)?;
-        if let Some(fault) =
-            compare(reader, Segment { bytes: *bytes, sha256: *sha256 }, Extent::All).at("read", &path)?
-        {
-            return Ok(Some(Damage { path, fault, shard: shard.number, redone: 0 }));
-        }
-    }
-    Ok(None)
-}
-
-/// What is wrong with the committed part of a ledger in progress.
-pub(super) fn check_pending_chunks(
-    storage: &dyn Storage,
-    place: &Place,
-    manifest: &Manifest,
-) -> Result<Option<Damage>, StorageError> {
-    if manifest.chunks == ChunksState::Published {
-        return Ok(None);
-    }
-    let path = place.pending_chunks();
-    let mut reader = ledger::open_if_there(storage, &path)?;
-    for shard in &manifest.shards {
-        let segment = shard.chunks.map(|segment| compare(reader.as_mut(), segment, Extent::Prefix));
-        if let Some(fault) = segment.unwrap_or(Ok(Some(Fault::Missing))).at("read", &path)? {
-            return Ok(Some(Damage { path, fault, shard: shard.number, redone: 0 }));
-        }
-    }
-    Ok(None)
-}
-
-/// How much of a file is compared.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
-    All,
-    Prefix,
-}
-
-pub(super) fn compare(reader: Option<impl Read>, committed: Segment, extent: Extent) -> io::Result<Option<Fault>> {
-    let Some(mut reader) = reader else { return Ok(Some(Fault::Missing)) };
-    let (sha256, mut found) = DigestReader::drain((&mut reader).take(committed.bytes))?;
-    if extent == Extent::All {
-        found += io::copy(&mut reader, &mut io::sink())?;
-    }
-    Ok(match () {
-        () if found != committed.bytes => Some(Fault::Length { found, committed: committed.bytes }),
-        () if sha256 != committed.sha256 => Some(Fault::Content),
-        () => None,
-    })
 }
 
 /// Names of the files in the model's directory that this module made and the manifest does not list.

@@ -61,8 +61,12 @@ impl Own {
         self.portion.rows(rows, self.part_rows)
     }
 
-    /// The row after the last one of the input, if the last of these shards was not full and so was the end.
+    /// The row after the last one of the input, if that is known: the share was complete, or the last of these shards
+    /// was not full and so was the end.
     pub(super) fn end_of_input(&self, shards: &[CommittedShard]) -> Option<u64> {
+        if let Some(end) = self.known_end {
+            return Some(end.rows);
+        }
         shards.last().filter(|last| last.totals.rows < self.part_rows).map(CommittedShard::end_row)
     }
 

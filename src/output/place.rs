@@ -11,6 +11,9 @@ pub const CHUNKS_FILE: &str = "chunks.jsonl";
 /// What the ledger holds and who wrote it.
 pub const CHUNKS_MANIFEST_FILE: &str = "chunks.manifest.json";
 
+/// The ids that were in the input and are no more, where an incremental run has missed some.
+pub const REMOVED_FILE: &str = "removed.jsonl";
+
 /// Ending of everything that is not complete.
 const PARTIAL: &str = ".partial";
 

@@ -276,6 +276,9 @@ fn whatever_is_damaged_is_named() {
     fs::remove_file(part("part-00002.jsonl")).unwrap();
     let missing = [("Docling/m/part-00002.jsonl", "is missing")];
     check_survey(root.path(), Depth::Lengths, OutputState::Damaged, &missing);
+    let found = survey(root.path(), Depth::Lengths).unwrap();
+    let remedy = found.collections[0].outputs[0].remedy.as_deref();
+    assert_eq!(remedy, Some("run the same command again: it redoes what is damaged"));
 
     // Going on mends it.
     write_whole_again(root.path());
@@ -291,7 +294,12 @@ fn whatever_is_damaged_is_named() {
     fs::write(&ledger, &text).unwrap();
 
     fs::write(part("manifest.json"), "{}").unwrap();
-    check_survey(root.path(), Depth::Lengths, OutputState::Damaged, &[("Docling/m/manifest.json", "is not a manifest")]);
+    check_survey(
+        root.path(),
+        Depth::Lengths,
+        OutputState::Damaged,
+        &[("Docling/m/manifest.json", "is not a manifest")],
+    );
 }
 
 fn write_whole_again(root: &Path) {
@@ -331,6 +339,9 @@ fn check_forged(change: impl Fn(&str) -> String, expected: &str) {
     }
     writer.finish(totals(ROWS)).unwrap();
     forge(&root.path().join("Docling/m"), "part-00000.jsonl", change);
+    let found = survey(root.path(), Depth::Content).unwrap();
+    let remedy = found.collections[0].outputs[0].remedy.as_deref().unwrap();
+    assert!(remedy.contains("--overwrite"), "going on would take it for sound: {remedy}");
     check_survey(root.path(), Depth::Content, OutputState::Damaged, &[("Docling/m/part-00000.jsonl", expected)]);
 }
 
@@ -363,7 +374,7 @@ fn formats_that_tell_different_vectors_are_found_out() {
     let root = tempfile::tempdir().unwrap();
     write_whole(root.path()).unwrap();
     let directory = root.path().join("Docling/m");
-    forge(&directory, "part-00000.jsonl", |text| text.replacen("\"vector\":[", "\"vector\":[1.", 1));
+    forge(&directory, "part-00000.jsonl", |text| text.replacen("[0.", "[1.", 1));
     let expected = [("Docling/m/part-00000.jsonl", "has other vectors than the arrow file")];
     check_survey(root.path(), Depth::Content, OutputState::Damaged, &expected);
 }
@@ -386,8 +397,8 @@ fn files_of_nobody_are_named_and_those_in_progress_are_not() {
         found.map(|it| (it.path.strip_prefix(root.path()).unwrap().to_str().unwrap().to_owned(), it.kind)).collect()
     };
     let foreign = ["Docling/m/thesis.pdf", "notes.txt", "photos"].map(|name| (name.to_owned(), StrayKind::Foreign));
-    let stale =
-        ["Docling/chunks.other.jsonl.partial", "Docling/m/part-00099.npy"].map(|name| (name.to_owned(), StrayKind::Stale));
+    let stale = ["Docling/chunks.other.jsonl.partial", "Docling/m/part-00099.npy"]
+        .map(|name| (name.to_owned(), StrayKind::Stale));
     let mut all = [foreign.to_vec(), stale.to_vec()].concat();
     all.sort();
     assert_eq!(strays(), all);

@@ -1,5 +1,6 @@
 //! Shares beside each other, and beside outputs that are of no share: who may write where.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::open::{OpenError, read_manifest_in};
@@ -47,7 +48,10 @@ fn in_words(shares: usize) -> String {
 
 /// The shares of which there is a manifest, in order.
 pub(super) fn there(storage: &dyn Storage, directory: &Path) -> Result<Vec<Share>, StorageError> {
-    let names = storage.files(directory).at("list", directory)?;
+    let names = match storage.files(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names.at("list", directory)?,
+    };
     let mut shares: Vec<Share> = names.iter().filter_map(|name| share_of_manifest(name)).collect();
     shares.sort_unstable();
     Ok(shares)
@@ -63,12 +67,7 @@ pub(super) fn refuse_any(storage: &dyn Storage, place: &Place) -> Result<(), Ope
 
 /// Refuses an output that this share cannot be one of. Of several other shares the first stands for all, for each was
 /// held against one before it.
-pub(super) fn refuse_others(
-    storage: &dyn Storage,
-    whole: &Place,
-    wanted: Share,
-    plan: &Plan,
-) -> Result<(), OpenError> {
+pub(super) fn refuse_others(storage: &dyn Storage, whole: &Place, wanted: Share, plan: &Plan) -> Result<(), OpenError> {
     if super::ledger::open_if_there(storage, &whole.manifest())?.is_some() {
         return Err(SharesError::Whole { path: whole.manifest(), wanted }.into());
     }
@@ -78,8 +77,7 @@ pub(super) fn refuse_others(
     }
     let Some(other) = shares.into_iter().find(|share| *share != wanted) else { return Ok(()) };
     let path = whole.of_share(other).manifest();
-    let differences =
-        read_manifest_in(storage, &path)?.map(|manifest| plan.differences(&manifest)).unwrap_or_default();
+    let differences = read_manifest_in(storage, &path)?.map(|manifest| plan.differences(&manifest)).unwrap_or_default();
     if differences.is_empty() { Ok(()) } else { Err(OpenError::Mismatch { path, differences }) }
 }
 

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::manifest::{ChunksState, MANIFEST_FILE, Manifest, read_manifest};
-use super::place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, Place, is_ours, parse_share_name, share_of_manifest};
+use super::place::{
+    CHUNKS_FILE, CHUNKS_MANIFEST_FILE, Place, REMOVED_FILE, is_ours, parse_share_name, share_of_manifest,
+};
+use super::previous::PREVIOUS_DIRECTORY;
 use super::survey::{directories, file_names};
 use crate::domain::CollectionName;
 
@@ -44,6 +47,10 @@ pub(super) fn find(output_dir: &Path, known: &[(CollectionName, String)], nobody
         strays.push(output_dir.join(&name), kind);
     }
     for directory in directories(output_dir).unwrap_or_default() {
+        // A cache of vectors or the like that somebody keeps here out of sight.
+        if directory.starts_with('.') {
+            continue;
+        }
         let path = output_dir.join(&directory);
         let models: Vec<&str> = known
             .iter()
@@ -51,7 +58,8 @@ pub(super) fn find(output_dir: &Path, known: &[(CollectionName, String)], nobody
             .map(|(_, model)| model.as_str())
             .collect();
         let names = file_names(&path).unwrap_or_default();
-        let is_chunks = |name: &String| name == CHUNKS_FILE || (name.starts_with("chunks.") && name.ends_with(".partial"));
+        let is_chunks =
+            |name: &String| name == CHUNKS_FILE || (name.starts_with("chunks.") && name.ends_with(".partial"));
         if models.is_empty() && !names.iter().any(is_chunks) {
             // A run that was killed before its first commit has made directories and nothing else, or the beginnings of
             // files.
@@ -89,7 +97,7 @@ impl Strays {
 
     fn in_collection(&mut self, collection: &Path, models: &[&str], names: &[String]) {
         let mut in_use: HashSet<PathBuf> = HashSet::new();
-        for model in directories(collection).unwrap_or_default() {
+        for model in directories(collection).unwrap_or_default().into_iter().filter(|it| it != PREVIOUS_DIRECTORY) {
             let path = collection.join(&model);
             if models.contains(&model.as_str()) {
                 in_use.extend(self.in_model(collection, &model));
@@ -100,10 +108,11 @@ impl Strays {
         }
         for name in names {
             let path = collection.join(name);
-            if [CHUNKS_FILE, CHUNKS_MANIFEST_FILE].contains(&name.as_str()) || in_use.contains(&path) {
+            if [CHUNKS_FILE, CHUNKS_MANIFEST_FILE, REMOVED_FILE].contains(&name.as_str()) || in_use.contains(&path) {
                 continue;
             }
-            let ours = name.starts_with("chunks.") && name.ends_with(".partial");
+            let ours = ["chunks.", REMOVED_FILE].iter().any(|beginning| name.starts_with(beginning))
+                && name.ends_with(".partial");
             self.push(path, if ours { StrayKind::Stale } else { StrayKind::Foreign });
         }
     }

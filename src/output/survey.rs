@@ -6,16 +6,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::format::Format;
-use super::ledger::{Checkpoint, ChunksManifest};
+use super::ledger::ChunksManifest;
 use super::lock::{Writers, writers};
-use super::manifest::{ChunksState, CommittedShard, FileRecord, MANIFEST_FILE, Manifest, SCHEMA_VERSION, read_manifest};
-use super::place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, Place, share_of_manifest};
+use super::manifest::{MANIFEST_FILE, Manifest, read_manifest};
+use super::place::{Place, share_manifest_file, share_of_manifest};
 use super::strays::{self, Stray};
-use super::verify;
+use super::{glance, verify};
 use crate::domain::{CollectionName, Share};
 
 /// How much is read.
@@ -51,6 +50,8 @@ pub struct CollectionSurvey {
     pub ledger_rows: Option<u64>,
     /// What is wrong with the ledger.
     pub faults: Vec<Damaged>,
+    /// What to do about the ledger, if anything is to be done.
+    pub remedy: Option<String>,
     /// Outputs of models, by the names of their directories.
     pub outputs: Vec<OutputSurvey>,
 }
@@ -124,6 +125,20 @@ pub struct Damaged {
     pub path: PathBuf,
     /// What is wrong with it.
     pub what: String,
+    /// Whether the command that made it notices as well, and redoes it; else it must be told to start anew.
+    pub redone: bool,
+}
+
+impl Damaged {
+    /// Something that a resumed run redoes.
+    pub(super) fn redone(path: PathBuf, what: String) -> Self {
+        Self { path, what, redone: true }
+    }
+
+    /// Something that a resumed run takes for sound, or refuses.
+    pub(super) fn lasting(path: PathBuf, what: String) -> Self {
+        Self { path, what, redone: false }
+    }
 }
 
 /// Looks at everything below an output directory.
@@ -169,7 +184,7 @@ pub(super) fn output_directories(output_dir: &Path) -> io::Result<Vec<(Collectio
     for collection in directories(output_dir)? {
         let Some(name) = CollectionName::new(&collection) else { continue };
         let path = output_dir.join(&collection);
-        for model in directories(&path)? {
+        for model in directories(&path)?.into_iter().filter(|model| !model.starts_with('.')) {
             let names = file_names(&path.join(&model))?;
             if names.iter().any(|name| name == MANIFEST_FILE || share_of_manifest(name).is_some()) {
                 found.push((name.clone(), model));
@@ -199,6 +214,10 @@ fn entries(path: &Path, wanted: impl Fn(&fs::FileType) -> bool) -> io::Result<Ve
     Ok(names)
 }
 
+/// What helps where going on does not.
+const START_ANEW: &str = "put the files back as they were, or run the same command with --overwrite, which embeds \
+                          everything again";
+
 /// One collection that is looked at.
 struct Looking<'a> {
     output_dir: &'a Path,
@@ -209,7 +228,7 @@ struct Looking<'a> {
 impl Looking<'_> {
     fn collection(&self, models: &[&str]) -> CollectionSurvey {
         let place = Place::of_directory(self.output_dir, self.collection, "");
-        let (ledger, faults) = ledger(&place);
+        let (ledger, faults) = glance::ledger(&place);
         let ledger = ledger.as_ref();
         let mut outputs: Vec<OutputSurvey> =
             models.iter().map(|directory| self.output(directory, ledger, faults.is_empty())).collect();
@@ -220,6 +239,7 @@ impl Looking<'_> {
         CollectionSurvey {
             name: self.collection.clone(),
             ledger_rows: ledger.map(|ledger| ledger.rows),
+            remedy: (!faults.is_empty()).then(|| START_ANEW.to_owned()),
             faults,
             outputs,
         }
@@ -243,13 +263,14 @@ impl Looking<'_> {
             None => survey.conclude_whole(),
             Some(_) if has_whole => survey.conclude_half_merged(&place, self.output_dir),
             Some(first) => {
-                self.look_at_shares(&place, first, &shares, ledger, &mut survey);
-                survey.conclude_shares(self.output_dir);
+                let lasting = self.look_at_shares(&place, first, &shares, ledger, &mut survey);
+                survey.conclude_shares(self.output_dir, &lasting);
             }
         }
         survey
     }
 
+    /// Looks at all shares; returns those with faults that they would not notice themselves.
     fn look_at_shares(
         &self,
         place: &Place,
@@ -257,10 +278,11 @@ impl Looking<'_> {
         found: &[Share],
         ledger: Option<&ChunksManifest>,
         survey: &mut OutputSurvey,
-    ) {
+    ) -> Vec<Share> {
+        let mut lasting = Vec::new();
         if let Some(other) = found.iter().find(|share| share.of() != first.of()) {
             let what = format!("is of another division of the job than share {first}");
-            survey.faults.push(Damaged { path: place.of_share(*other).manifest(), what });
+            survey.faults.push(Damaged::lasting(place.of_share(*other).manifest(), what));
         }
         let mut one: Option<Manifest> = None;
         for share in Share::all(first.of()) {
@@ -270,7 +292,7 @@ impl Looking<'_> {
             if let Some(manifest) = &manifest {
                 self.look_at(&own, manifest, ledger, true, survey);
                 if let Some(difference) = one.as_ref().and_then(|one| super::merge::difference(one, manifest)) {
-                    survey.faults.push(Damaged { path: own.manifest(), what: difference });
+                    survey.faults.push(Damaged::lasting(own.manifest(), difference));
                 }
             }
             let state = match &manifest {
@@ -281,10 +303,14 @@ impl Looking<'_> {
             };
             let (rows, parts) = manifest.as_ref().map_or((0, 0), |it| (it.totals.rows, it.shards.len() as u64));
             survey.shares.push(ShareSurvey { share, state, rows, parts });
+            if survey.faults[before..].iter().any(|fault| !fault.redone) {
+                lasting.push(share);
+            }
             if one.as_ref().is_none_or(|one| !one.complete) {
                 one = manifest.or(one);
             }
         }
+        lasting
     }
 
     /// Takes the figures of a manifest, and looks at what it lists.
@@ -298,110 +324,17 @@ impl Looking<'_> {
     ) {
         survey.take(manifest);
         let faults = match self.depth {
-            Depth::Lengths => lengths(place, manifest),
+            Depth::Lengths => glance::lengths(place, manifest),
             Depth::Content => verify::content(self.output_dir, self.collection, place, manifest, ledger),
         };
         survey.faults.extend(faults);
-        if let Some(what) = contradiction(manifest, ledger).filter(|_| ledger_is_sound) {
-            survey.faults.push(Damaged { path: place.manifest(), what });
+        if let Some(what) = glance::contradiction(manifest, ledger).filter(|_| ledger_is_sound) {
+            survey.faults.push(Damaged::lasting(place.manifest(), what));
         }
-        if let Some(what) = inconsistency(manifest) {
-            survey.faults.push(Damaged { path: place.manifest(), what });
+        if let Some(what) = glance::inconsistency(manifest) {
+            survey.faults.push(Damaged::lasting(place.manifest(), what));
         }
     }
-}
-
-/// The published ledger's manifest, and what is wrong with the two at first sight.
-fn ledger(place: &Place) -> (Option<ChunksManifest>, Vec<Damaged>) {
-    let damaged = |path: PathBuf, what: String| (None, vec![Damaged { path, what }]);
-    let length = fs::metadata(place.chunks()).map(|file| file.len());
-    let json = match fs::read(place.chunks_manifest()) {
-        Ok(json) => json,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match length {
-                Ok(_) => damaged(place.chunks_manifest(), format!("is missing, though there is a {CHUNKS_FILE}")),
-                Err(_) => (None, Vec::new()),
-            };
-        }
-        Err(error) => return damaged(place.chunks_manifest(), format!("cannot be read: {error}")),
-    };
-    let manifest = match serde_json::from_slice::<ChunksManifest>(&json) {
-        Ok(manifest) if manifest.schema_version == SCHEMA_VERSION => manifest,
-        Ok(other) => {
-            return damaged(place.chunks_manifest(), format!("has schema_version {}", other.schema_version));
-        }
-        Err(error) => return damaged(place.chunks_manifest(), format!("is not a manifest: {error}")),
-    };
-    match length {
-        Ok(found) if found == manifest.file.bytes => (Some(manifest), Vec::new()),
-        Ok(found) => damaged(place.chunks(), format!("has {found} bytes instead of {}", manifest.file.bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            damaged(place.chunks(), format!("is missing, though there is a {CHUNKS_MANIFEST_FILE}"))
-        }
-        Err(error) => damaged(place.chunks(), format!("cannot be read: {error}")),
-    }
-}
-
-/// Files that are missing or have another length than was committed.
-fn lengths(place: &Place, manifest: &Manifest) -> Vec<Damaged> {
-    let files = manifest.shards.par_iter().flat_map_iter(|shard| &shard.files);
-    let mut faults: Vec<Damaged> = files.filter_map(|file| wrong_length(&place.model, file)).collect();
-    faults.extend(pending_length(place, manifest));
-    faults.sort_unstable();
-    faults
-}
-
-fn wrong_length(directory: &Path, file: &FileRecord) -> Option<Damaged> {
-    let path = directory.join(&file.name);
-    let what = match fs::metadata(&path) {
-        Ok(found) if found.len() == file.bytes => return None,
-        Ok(found) => format!("has {} bytes instead of {}", found.len(), file.bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing".to_owned(),
-        Err(error) => format!("cannot be read: {error}"),
-    };
-    Some(Damaged { path, what })
-}
-
-fn pending_length(place: &Place, manifest: &Manifest) -> Option<Damaged> {
-    let wanted = manifest.chunks_bytes();
-    if manifest.chunks == ChunksState::Published || wanted == 0 {
-        return None;
-    }
-    let found = fs::metadata(place.pending_chunks()).map_or(0, |file| file.len());
-    let what = format!("has {found} bytes instead of {wanted} or more");
-    (found < wanted).then(|| Damaged { path: place.pending_chunks(), what })
-}
-
-/// Whether output and ledger are of different inputs.
-fn contradiction(manifest: &Manifest, ledger: Option<&ChunksManifest>) -> Option<String> {
-    let Some(ledger) = ledger else {
-        let lost = manifest.chunks == ChunksState::Published;
-        return lost.then(|| format!("counts on a {CHUNKS_FILE}, which is not there"));
-    };
-    if manifest.chunks == ChunksState::Replacing {
-        return None;
-    }
-    let checkpoint = |shard: &CommittedShard| Checkpoint { rows: shard.end_row(), input_chain: shard.input_chain };
-    let contradicted = manifest.shards.iter().any(|shard| ledger.contradicts(checkpoint(shard)));
-    let differs = contradicted || (manifest.complete && !ledger.is_of(manifest));
-    differs.then(|| format!("is of another input than {CHUNKS_FILE}"))
-}
-
-/// Whether a manifest contradicts itself.
-fn inconsistency(manifest: &Manifest) -> Option<String> {
-    let sum: super::Totals = manifest.shards.iter().map(|shard| shard.totals).sum();
-    if sum != manifest.totals {
-        return Some("does not add up: its parts have other rows together".to_owned());
-    }
-    let mut before = Manifest { shards: Vec::new(), totals: super::Totals::default(), ..manifest.clone() };
-    for shard in &manifest.shards {
-        if before.next_shard() != (u64::from(shard.number), shard.first_row) {
-            return Some(format!("lists part {} where part {} should be", shard.number, before.next_shard().0));
-        }
-        before.totals.rows += shard.totals.rows;
-        before.shards.push(shard.clone());
-    }
-    None
 }
 
 impl OutputSurvey {
@@ -430,7 +363,7 @@ impl OutputSurvey {
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
                 let what = format!("cannot be used: {error}{cause}");
-                self.faults.push(Damaged { path: place.manifest(), what });
+                self.faults.push(Damaged::lasting(place.manifest(), what));
                 None
             }
         }
@@ -454,7 +387,10 @@ impl OutputSurvey {
         }
         self.remedy = match self.state {
             OutputState::Complete => None,
-            OutputState::Damaged => Some("run the same command again: it redoes what is damaged".to_owned()),
+            OutputState::Damaged if self.faults.iter().all(|fault| fault.redone) => {
+                Some("run the same command again: it redoes what is damaged".to_owned())
+            }
+            OutputState::Damaged => Some(START_ANEW.to_owned()),
             _ => Some("run the same command again: it goes on where it was".to_owned()),
         };
     }
@@ -467,12 +403,12 @@ impl OutputSurvey {
             self.remedy = Some(merge_command(output_dir));
         } else {
             let what = "is there beside manifests of shares".to_owned();
-            self.faults.push(Damaged { path: place.manifest(), what });
+            self.faults.push(Damaged::lasting(place.manifest(), what));
             self.state = OutputState::Damaged;
         }
     }
 
-    fn conclude_shares(&mut self, output_dir: &Path) {
+    fn conclude_shares(&mut self, output_dir: &Path, lasting: &[Share]) {
         let worst = self.shares.iter().map(|share| share.state).max();
         self.state = match worst {
             _ if !self.faults.is_empty() => OutputState::Damaged,
@@ -484,7 +420,13 @@ impl OutputSurvey {
         self.remedy = Some(if again.is_empty() {
             merge_command(output_dir)
         } else {
-            format!("run the same command again with {}; then {}", again.join(" and with "), merge_command(output_dir))
+            let removed: Vec<String> = lasting.iter().map(|share| share_manifest_file(*share)).collect();
+            let first = match removed.as_slice() {
+                [] => String::new(),
+                removed => format!("remove {}, then ", removed.join(" and ")),
+            };
+            let again = again.join(" and with ");
+            format!("{first}run the same command again with {again}; then {}", merge_command(output_dir))
         });
     }
 }

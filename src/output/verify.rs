@@ -15,7 +15,7 @@ use super::ledger::ChunksManifest;
 use super::ledger_rows::{Ledger, parse_row};
 use super::manifest::{ChunksState, CommittedShard, Counts, Manifest};
 use super::place::{Place, shard_file};
-use super::read::{StoredShard, read_shard_as};
+use super::read::{ReadError, StoredShard, read_shard_as};
 use super::survey::Damaged;
 use crate::domain::{CollectionName, Digest, MultiVectors, RowRecord, RowStatus, Widths};
 
@@ -38,9 +38,8 @@ pub(super) fn content(
     };
     // The ledger tells statuses and tokens of one model alone.
     let is_own = manifest.chunks != ChunksState::Published
-        || ledger.is_some_and(|ledger| {
-            (&ledger.model, &ledger.vector_space) == (&manifest.model, &manifest.vector_space)
-        });
+        || ledger
+            .is_some_and(|ledger| (&ledger.model, &ledger.vector_space) == (&manifest.model, &manifest.vector_space));
     let mut chain = manifest.share.is_none().then(InputChain::new);
     for shards in manifest.shards.chunks(rayon::current_num_threads().max(1) * 2) {
         let mut parts = Vec::new();
@@ -58,7 +57,7 @@ pub(super) fn content(
                 records.iter().for_each(|record| chain.push(&InputRow::from(record)));
                 if chain.state() != shard.input_chain {
                     let what = format!("tells otherwise of the rows up to {} than the ledger", shard.end_row());
-                    faults.push(Damaged { path: place.manifest(), what });
+                    faults.push(Damaged::lasting(place.manifest(), what));
                 }
             }
             let records = records.map(|records| records.into_iter().map(Expected::from).collect::<Vec<_>>());
@@ -92,8 +91,14 @@ impl From<RowRecord> for Expected {
 
 /// Where the rows of the parts come from, in order.
 enum Rows {
-    Published { ledger: Box<Ledger>, path: PathBuf },
-    Pending { file: BufReader<File>, path: PathBuf },
+    Published {
+        ledger: Box<Ledger>,
+        path: PathBuf,
+    },
+    Pending {
+        file: BufReader<File>,
+        path: PathBuf,
+    },
     /// There is no part, and so there need be no ledger.
     None,
 }
@@ -109,7 +114,7 @@ impl Rows {
             let path = place.chunks();
             return match Ledger::open(output_dir, collection) {
                 Ok(ledger) => Ok(Self::Published { ledger: Box::new(ledger), path }),
-                Err(error) => Err(Damaged { path, what: error.to_string() }),
+                Err(error) => Err(Damaged::lasting(path, error.to_string())),
             };
         }
         if manifest.shards.is_empty() {
@@ -118,7 +123,7 @@ impl Rows {
         let path = place.pending_chunks();
         match File::open(&path) {
             Ok(file) => Ok(Self::Pending { file: BufReader::new(file), path }),
-            Err(error) => Err(Damaged { path, what: format!("cannot be read: {error}") }),
+            Err(error) => Err(Damaged::redone(path, format!("cannot be read: {error}"))),
         }
     }
 
@@ -127,7 +132,7 @@ impl Rows {
         match self {
             Self::None => Ok(Vec::new()),
             Self::Published { ledger, path } => {
-                let damaged = |what: String| Damaged { path: path.clone(), what };
+                let damaged = |what: String| Damaged::lasting(path.clone(), what);
                 let wanted = usize::try_from(shard.totals.rows).unwrap_or(usize::MAX);
                 // A share's parts are not one after the other.
                 while ledger.rows_read() < shard.first_row {
@@ -142,8 +147,9 @@ impl Rows {
                 }
                 Ok(rows)
             }
-            Self::Pending { file, path } => pending(file, shard)
-                .map_err(|error| Damaged { path: path.clone(), what: error.to_string() }),
+            Self::Pending { file, path } => {
+                pending(file, shard).map_err(|error| Damaged::redone(path.clone(), error.to_string()))
+            }
         }
     }
 }
@@ -186,7 +192,11 @@ impl Part<'_> {
         let mut first: Option<(Format, StoredShard)> = None;
         if let Some(records) = self.records {
             if records.len() as u64 != self.shard.totals.rows {
-                faults.push(self.manifest_says(format!("the ledger has {} rows of part {}", records.len(), self.shard.number)));
+                faults.push(self.manifest_says(format!(
+                    "the ledger has {} rows of part {}",
+                    records.len(),
+                    self.shard.number
+                )));
             }
         }
         for format in Format::by_preference(&self.manifest.formats) {
@@ -194,14 +204,15 @@ impl Part<'_> {
             match read_shard_as(format, &self.place.model, self.shard) {
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                    faults.push(Damaged { path, what: format!("{error}{cause}") });
+                    let redone = matches!(error, ReadError::Changed { .. } | ReadError::Read { .. });
+                    faults.push(Damaged { path, what: format!("{error}{cause}"), redone });
                 }
                 Ok(stored) => {
                     let compared = first.as_ref().and_then(|(other, one)| Some((other, differ(one, &stored)?)));
                     if let Some((other, what)) = compared {
-                        faults.push(Damaged { path: path.clone(), what: format!("has other {what} than the {other} file") });
+                        faults.push(Damaged::lasting(path.clone(), format!("has other {what} than the {other} file")));
                     }
-                    faults.extend(self.rows_of(&stored).map(|what| Damaged { path, what }));
+                    faults.extend(self.rows_of(&stored).map(|what| Damaged::lasting(path, what)));
                     first.get_or_insert((format, stored));
                 }
             }
@@ -215,7 +226,7 @@ impl Part<'_> {
     }
 
     fn manifest_says(&self, what: String) -> Damaged {
-        Damaged { path: self.place.manifest(), what }
+        Damaged::lasting(self.place.manifest(), what)
     }
 
     /// What is wrong with the rows of one file.
@@ -227,7 +238,8 @@ impl Part<'_> {
             return Some(format!("has vectors of {} components instead of {dimension}", stored.dimension));
         }
         let kinds = (stored.sparse.as_ref().map(Vec::len), stored.multi.as_ref().map(|multi| multi.texts.len()));
-        if kinds != (sparse.map(|_| rows), multi.map(|_| rows)) || stored.states.as_ref().is_some_and(|it| it.len() != rows)
+        if kinds != (sparse.map(|_| rows), multi.map(|_| rows))
+            || stored.states.as_ref().is_some_and(|it| it.len() != rows)
         {
             return Some("does not have each kind of vectors once for every row".to_owned());
         }
@@ -309,7 +321,9 @@ impl Part<'_> {
 
 /// In what two formats of a part differ; `None` if they tell the same. A format without vectors has no dimension.
 fn differ(one: &StoredShard, other: &StoredShard) -> Option<&'static str> {
-    let bits = |values: &[f32]| values.iter().map(|value| if value.is_nan() { u32::MAX } else { value.to_bits() }).collect::<Vec<_>>();
+    let bits = |values: &[f32]| {
+        values.iter().map(|value| if value.is_nan() { u32::MAX } else { value.to_bits() }).collect::<Vec<_>>()
+    };
     let texts = |multi: &Option<MultiVectors>| {
         multi.as_ref().map(|multi| multi.texts.iter().map(|text| bits(text)).collect::<Vec<_>>())
     };

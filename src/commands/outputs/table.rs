@@ -18,6 +18,7 @@ pub(super) fn write(survey: &Survey, depth: Depth, out: &mut dyn Write) -> io::R
     crate::commands::models::table::write(&rows, out)?;
     for collection in &survey.collections {
         collection.faults.iter().try_for_each(|fault| fault_line(fault, out))?;
+        collection.remedy.iter().try_for_each(|remedy| writeln!(out, "{}: {remedy}", collection.name))?;
         for output in &collection.outputs {
             write_output(collection.name.as_str(), output, out)?;
         }
@@ -112,7 +113,11 @@ fn spaces(survey: &Survey, out: &mut dyn Write) -> io::Result<()> {
         });
         if other.is_some() && !told.contains(&output.directory.as_str()) {
             told.push(&output.directory);
-            writeln!(out, "{}: not all collections are in one vector space; compare vectors within one", output.directory)?;
+            writeln!(
+                out,
+                "{}: not all collections are in one vector space; compare vectors within one",
+                output.directory
+            )?;
         }
     }
     Ok(())
