@@ -198,6 +198,7 @@ impl Environment {
     }
 
     /// The same without a share: for commands that are about all of them.
+    #[must_use]
     pub fn without_share(&self) -> Self {
         let mut environment = self.clone();
         environment.0.remove("EMBEDDER_SHARD");

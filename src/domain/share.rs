@@ -171,7 +171,7 @@ mod tests {
                 }
                 for portion in &portions {
                     for part in 0..40 {
-                        let expected = (part..).find(|part| portion.owns(*part)).unwrap();
+                        let expected = (part..part + u64::from(of)).find(|part| portion.owns(*part)).unwrap();
                         assert_eq!(portion.first_from(part), expected, "{portion:?} from {part}");
                     }
                 }

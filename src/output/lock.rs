@@ -119,12 +119,14 @@ impl OutputLock {
         }
     }
 
-    /// Removes the lock files of all shares, which none can hold while this lock is held.
-    pub(super) fn remove_share_locks(&self, output_dir: &Path) {
+    /// Removes the lock files of all shares, which none can hold while this lock is held; then gives it back.
+    pub(super) fn release_without_share_locks(self, output_dir: &Path) {
+        let Self { _file: file, .. } = self;
         for (_, path) in share_locks(output_dir) {
             // One that stays does no harm.
             let _ = fs::remove_file(path);
         }
+        drop(file);
     }
 }
 
@@ -141,9 +143,9 @@ pub enum Writers {
 
 /// Looks who is writing into an output directory. Nothing is written, and nothing is held afterwards.
 pub fn writers(output_dir: &Path) -> Writers {
-    match is_held(&output_dir.join(LOCK_FILE)) {
-        Some(holder) => Writers::Run(holder),
-        None => match held_shares(output_dir) {
+    match look(&output_dir.join(LOCK_FILE)) {
+        State::Held(holder) => Writers::Run(holder),
+        State::Free => match held_shares(output_dir) {
             shares if shares.is_empty() => Writers::None,
             shares => Writers::Shares(shares.into_iter().map(|(share, _)| share).collect()),
         },
@@ -168,13 +170,23 @@ fn share_locks(output_dir: &Path) -> Vec<(Share, PathBuf)> {
 }
 
 fn held_shares(output_dir: &Path) -> Vec<(Share, PathBuf)> {
-    share_locks(output_dir).into_iter().filter(|(_, path)| is_held(path).is_some()).collect()
+    share_locks(output_dir).into_iter().filter(|(_, path)| look(path) != State::Free).collect()
 }
 
-/// The holder of a lock that somebody has alone, as far as the file tells; `None` if nobody has.
-fn is_held(path: &Path) -> Option<Option<u32>> {
-    let mut file = File::open(path).ok()?;
-    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)).then(|| read_holder(&mut file))
+/// Whether somebody has a lock alone, and who, as far as its file tells.
+#[derive(PartialEq, Eq)]
+enum State {
+    Held(Option<u32>),
+    /// Or it cannot be asked.
+    Free,
+}
+
+fn look(path: &Path) -> State {
+    let Ok(mut file) = File::open(path) else { return State::Free };
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => State::Held(read_holder(&mut file)),
+        _ => State::Free,
+    }
 }
 
 /// Opens a lock file.
@@ -240,18 +252,17 @@ mod tests {
         let share = |text: &str| text.parse::<Share>().unwrap();
         let acquire = |text: &str| OutputLock::acquire_share(root.path(), share(text));
         assert_eq!(writers(root.path()), Writers::None);
-        let (first, _second) = (acquire("0/3").unwrap(), acquire("2/3").unwrap());
+        let (first, second) = (acquire("0/3").unwrap(), acquire("2/3").unwrap());
         assert_eq!(writers(root.path()), Writers::Shares(vec![share("0/3"), share("2/3")]));
         assert!(matches!(acquire("0/3"), Err(LockError::ShareHeld { holder: Some(_), .. })));
         assert!(matches!(acquire("0/2"), Err(LockError::OtherShares { .. })));
         assert!(matches!(OutputLock::acquire(root.path()), Err(LockError::HeldByShares { .. })));
         drop(first);
-        let _first = acquire("0/3").unwrap();
-        drop((_first, _second));
+        drop((acquire("0/3").unwrap(), second));
         let run = OutputLock::acquire(root.path()).unwrap();
         assert_eq!(writers(root.path()), Writers::Run(Some(std::process::id())));
         assert!(matches!(acquire("1/3"), Err(LockError::Held { .. })));
-        run.remove_share_locks(root.path());
+        run.release_without_share_locks(root.path());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 

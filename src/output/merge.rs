@@ -161,7 +161,7 @@ pub fn merge(output_dir: &Path) -> Result<Vec<Merged>, MergeError> {
     if merged.is_empty() {
         return Err(no_shares());
     }
-    lock.remove_share_locks(output_dir);
+    lock.release_without_share_locks(output_dir);
     Ok(merged)
 }
 

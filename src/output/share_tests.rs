@@ -210,7 +210,7 @@ fn a_share_leaves_the_files_of_others_alone() {
         .map(|part| model.join(format!("part-{part:05}.jsonl.partial")))
         .collect();
     others.iter().for_each(|path| fs::write(path, "in progress").unwrap());
-    let own = (0..).find(|part| owner(*part) == "0/3".parse().unwrap()).unwrap();
+    let own = (0..3).find(|part| owner(*part) == "0/3".parse().unwrap()).unwrap();
     let own = model.join(format!("part-{own:05}.npy.partial"));
     fs::write(&own, "left behind").unwrap();
     write_shares(root.path(), &["0/3"]);

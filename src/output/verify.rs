@@ -190,14 +190,10 @@ impl Part<'_> {
     fn faults(&self) -> Vec<Damaged> {
         let mut faults = Vec::new();
         let mut first: Option<(Format, StoredShard)> = None;
-        if let Some(records) = self.records {
-            if records.len() as u64 != self.shard.totals.rows {
-                faults.push(self.manifest_says(format!(
-                    "the ledger has {} rows of part {}",
-                    records.len(),
-                    self.shard.number
-                )));
-            }
+        let rows = self.records.map_or(self.shard.totals.rows, |records| records.len() as u64);
+        if rows != self.shard.totals.rows {
+            let what = format!("the ledger has {rows} rows of part {}", self.shard.number);
+            faults.push(Damaged::lasting(self.place.manifest(), what));
         }
         for format in Format::by_preference(&self.manifest.formats) {
             let path = self.path(format);
@@ -223,10 +219,6 @@ impl Part<'_> {
     fn path(&self, format: Format) -> PathBuf {
         let extension = format.sinks_of(self.manifest.widths()).next().map_or("", |sink| sink.extension());
         self.place.model.join(shard_file(self.shard.number, extension))
-    }
-
-    fn manifest_says(&self, what: String) -> Damaged {
-        Damaged::lasting(self.place.manifest(), what)
     }
 
     /// What is wrong with the rows of one file.
