@@ -8,7 +8,7 @@ use figment::value::Value;
 use crate::config::CommandLine;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 all is complete and sound, 3 something is missing or not complete, 8 something is damaged or does not go
+Exit codes: 0 all is complete and sound, 3 something is missing or not complete, 8 something is damaged or does not go \
 together, 4 there is nothing to look at or to merge, 9 the directory cannot be written or is being written (merge).";
 
 /// An output directory to look at.

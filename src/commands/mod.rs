@@ -26,7 +26,8 @@ use crate::telemetry::{Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
 pub fn run(mut arguments: Arguments) -> u8 {
-    let environment = Environment::of_process();
+    // Only embedding is divided into shares.
+    let environment = Environment::of_process().without_share();
     let ended = match arguments.command.take() {
         None => return embed(arguments),
         Some(SubCommand::Lease(command)) => {

@@ -98,7 +98,7 @@ pub(super) fn merge_shares(
 
 fn resolve(command: OutputCommand, environment: &Environment) -> Result<(bool, PathBuf), ConfigError> {
     let json = command.json;
-    let resolved = config::resolve(&command.into_settings(), &environment.without_share())?;
+    let resolved = config::resolve(&command.into_settings(), environment)?;
     Ok((json, resolved.settings.output_dir))
 }
 

@@ -197,7 +197,7 @@ impl Environment {
         Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
     }
 
-    /// The same without a share: for commands that are about all of them.
+    /// The same without a share: for commands that do not embed.
     #[must_use]
     pub fn without_share(&self) -> Self {
         let mut environment = self.clone();

@@ -271,7 +271,7 @@ fn whatever_is_damaged_is_named() {
     let part = |name: &str| root.path().join("Docling/m").join(name);
     damage(&part("part-00001.arrow"));
     check_survey(root.path(), Depth::Lengths, OutputState::Complete, &[]);
-    let changed = "is not the file that the manifest lists";
+    let changed = "has other content than was committed";
     check_survey(root.path(), Depth::Content, OutputState::Damaged, &[("Docling/m/part-00001.arrow", changed)]);
     fs::remove_file(part("part-00002.jsonl")).unwrap();
     let missing = [("Docling/m/part-00002.jsonl", "is missing")];

@@ -198,11 +198,7 @@ impl Part<'_> {
         for format in Format::by_preference(&self.manifest.formats) {
             let path = self.path(format);
             match read_shard_as(format, &self.place.model, self.shard) {
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                    let redone = matches!(error, ReadError::Changed { .. } | ReadError::Read { .. });
-                    faults.push(Damaged { path, what: format!("{error}{cause}"), redone });
-                }
+                Err(error) => faults.push(unreadable(path, error)),
                 Ok(stored) => {
                     let compared = first.as_ref().and_then(|(other, one)| Some((other, differ(one, &stored)?)));
                     if let Some((other, what)) = compared {
@@ -308,6 +304,19 @@ impl Part<'_> {
             }
             _ => None,
         }
+    }
+}
+
+/// What is wrong with files that make no part.
+fn unreadable(path: PathBuf, error: ReadError) -> Damaged {
+    match error {
+        ReadError::Changed { path } => Damaged::redone(path, "has other content than was committed".to_owned()),
+        ReadError::Read { path, source } => Damaged::redone(path, format!("cannot be read: {source}")),
+        ReadError::Content { path, source } => {
+            let cause = std::error::Error::source(&source).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Damaged::lasting(path, format!("cannot be understood: {source}{cause}"))
+        }
+        ReadError::NoFile { .. } => Damaged::lasting(path, "is not in the manifest".to_owned()),
     }
 }
 
