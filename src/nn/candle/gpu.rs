@@ -1,0 +1,222 @@
+//! A GPU that is open: its context, its stream, its memory pool.
+//!
+//! It is opened once in a process and cloned, for each opening would be another device to candle; and it is opened by
+//! its UUID, for indices depend on who counts. All its work is on one stream of its own, so that what one thread has
+//! begun is finished before what another asks for next, whichever threads load, warm up, encode and drop a model.
+
+use candle_core::{DType, Device};
+
+use super::Numbers;
+use crate::nn::NnError;
+
+/// A GPU on which models can be loaded.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    device: Device,
+    capability: Option<(u32, u32)>,
+}
+
+/// Why a GPU cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// This build has no encoder for it.
+    #[error("this program was built without {kind}; build it with --features {kind}, or use --devices cpu")]
+    NotBuilt {
+        /// What it was built without.
+        kind: &'static str,
+    },
+    /// CUDA or Metal could not be started on it.
+    #[error(
+        "{device} cannot be opened: {fault}; a driver as new as the toolkit of this build is needed, and cuBLAS and cuRAND where the loader finds them (LD_LIBRARY_PATH)"
+    )]
+    Open {
+        /// Which.
+        device: String,
+        /// Why not.
+        #[source]
+        fault: NnError,
+    },
+    /// The driver's library for looking at devices knows it, CUDA does not.
+    #[error("CUDA does not know {uuid}; it knows {known}: is it hidden by CUDA_VISIBLE_DEVICES, or divided since?")]
+    Unknown {
+        /// What was looked for.
+        uuid: String,
+        /// What there is.
+        known: String,
+    },
+    /// The kernels of this build do not run on it.
+    #[error(
+        "this program was built for compute capability {built}, which {device} with {} does not run; use the build for \
+         {}, or --devices cpu", shown(*.found), artefact(*.found)
+    )]
+    Capability {
+        /// Which.
+        device: String,
+        /// What the build is for.
+        built: String,
+        /// What the device has.
+        found: (u32, u32),
+    },
+    /// It cannot compute in these numbers.
+    #[error("{device} with compute capability {} has no {numbers}; use --dtype f16, f32 or auto", shown(*.found))]
+    Lacks {
+        /// Which.
+        device: String,
+        /// What it has.
+        found: (u32, u32),
+        /// What was asked for.
+        numbers: Numbers,
+    },
+}
+
+fn shown((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// The value of `CUDA_COMPUTE_CAP` whose build runs on a device.
+fn artefact((major, minor): (u32, u32)) -> &'static str {
+    if (major, minor) >= (8, 0) { "CUDA_COMPUTE_CAP=80" } else { "CUDA_COMPUTE_CAP=75" }
+}
+
+/// Whether kernels built for a capability (such as 80, or 90a) run on a device: they are in PTX, which the driver
+/// compiles for every later device, except that of the variants with a letter, which is for one device alone. cudaforge
+/// adds the letter from 90 on.
+pub(super) fn runs(built: &str, found: (u32, u32)) -> bool {
+    let digits = built.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let Ok(number) = digits.parse::<u32>() else { return true };
+    let built_for = (number / 10, number % 10);
+    if digits.len() < built.len() || number >= 90 { found == built_for } else { found >= built_for }
+}
+
+impl Gpu {
+    /// Opens the GPU of NVIDIA with this UUID, as the driver writes it.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    #[cfg(feature = "cuda")]
+    pub fn cuda(uuid: &str) -> Result<Self, GpuError> {
+        let (device, capability) = super::cuda::open(uuid)?;
+        let found = capability;
+        match option_env!("EMBED_COLLECTIONS_CUDA_CAPABILITY") {
+            Some(built) if !runs(built, found) => {
+                Err(GpuError::Capability { device: uuid.to_owned(), built: built.to_owned(), found })
+            }
+            _ => Ok(Self { device, capability: Some(capability) }),
+        }
+    }
+
+    /// The same in a build without CUDA.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(_uuid: &str) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt { kind: "cuda" })
+    }
+
+    /// Opens a GPU of Apple's.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    #[cfg(feature = "metal")]
+    pub fn metal(index: usize) -> Result<Self, GpuError> {
+        let fault =
+            |error: candle_core::Error| GpuError::Open { device: format!("metal:{index}"), fault: error.into() };
+        Ok(Self { device: Device::new_metal(index).map_err(fault)?, capability: None })
+    }
+
+    /// The same in a build without Metal.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "metal"))]
+    pub fn metal(_index: usize) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt { kind: "metal" })
+    }
+
+    /// Whether it computes in these numbers, and what to do if not.
+    ///
+    /// # Errors
+    /// [`GpuError::Lacks`].
+    pub fn check(&self, numbers: Numbers) -> Result<(), GpuError> {
+        match self.capability {
+            Some(found) if numbers == Numbers::Bf16 && found < (8, 0) => {
+                Err(GpuError::Lacks { device: "the GPU".to_owned(), found, numbers })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until all work is done, forgets what failed while nobody could be told, and gives memory back to the driver
+    /// that the pool keeps for later.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn settle(&self) -> Result<(), NnError> {
+        settle(&self.device)
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// See [`Gpu::settle`].
+pub(super) fn settle(device: &Device) -> Result<(), NnError> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return super::cuda::settle(device);
+    }
+    Ok(device.synchronize()?)
+}
+
+impl Numbers {
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(built: &str, found: (u32, u32), expected: bool) {
+        assert_eq!(runs(built, found), expected, "{built} on {found:?}");
+    }
+
+    #[test]
+    fn kernels_run_on_their_own_and_later_devices() {
+        check("75", (7, 5), true);
+        check("75", (9, 0), true);
+        check("80", (8, 9), true);
+        check("80", (12, 0), true);
+        check("80", (7, 5), false);
+        check("86", (8, 0), false);
+    }
+
+    #[test]
+    fn kernels_of_a_variant_run_on_one_device_alone() {
+        check("90", (9, 0), true);
+        check("90", (10, 0), false);
+        check("90a", (8, 9), false);
+        check("unknown", (8, 0), true);
+    }
+
+    #[test]
+    fn the_error_says_which_build_is_needed() {
+        let error = |found| GpuError::Capability { device: "GPU-1".to_owned(), built: "90".to_owned(), found };
+        assert!(error((7, 5)).to_string().contains("CUDA_COMPUTE_CAP=75"), "{}", error((7, 5)));
+        assert!(error((8, 9)).to_string().contains("CUDA_COMPUTE_CAP=80"), "{}", error((8, 9)));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_so() {
+        assert!(Gpu::cuda("GPU-1").unwrap_err().to_string().contains("built without cuda"));
+    }
+}
