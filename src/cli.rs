@@ -12,11 +12,12 @@ use serde::Serialize;
 
 pub use devices::{DeviceSettings, DevicesCommand, DoctorCommand};
 pub use lease::{LeaseCommand, LeaseRun};
-pub use models::{ModelName, ModelSettings, ModelsCommand};
+pub use models::{ModelExport, ModelName, ModelSettings, ModelsCommand};
 
 use crate::config::{
     CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy,
 };
+use crate::domain::VectorKind;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,6 +66,12 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', help_heading = "Input and output")]
     #[serde(skip_serializing_if = "Option::is_none")]
     collections: Option<Vec<String>>,
+
+    /// Kinds of vectors to write: dense, sparse (weights of tokens), multi (a vector for each token) [default: what the
+    /// model is for]
+    #[arg(long, value_name = "KIND", num_args = 1.., value_delimiter = ',', help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emit: Option<Vec<VectorKind>>,
 
     /// Output formats, one or several [default: jsonl]
     #[arg(long, value_name = "FORMAT", num_args = 1.., value_delimiter = ',', help_heading = "Input and output")]

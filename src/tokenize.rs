@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use tokenizers::{PostProcessor, TruncationParams};
+use tokenizers::{AddedToken, PostProcessor, TruncationParams};
 
 use crate::domain::TokenSeq;
-use crate::model::spec::ModelSpec;
+use crate::model::spec::{Expansion, ModelSpec, TextRole};
 
 /// A tokenizer bound to one model's limit and prompt.
 pub struct Tokenizer {
@@ -23,6 +23,8 @@ pub struct Tokenizer {
     /// Whether it gets them.
     add_special: bool,
     prompt: String,
+    /// What fills texts up.
+    expansion: Option<Expansion>,
 }
 
 /// A tokenizer that cannot be used.
@@ -58,20 +60,31 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
     pub fn load(path: &Path, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
-        Self::new(path, max_length, prompt, true)
+        Self::new(path, max_length, prompt, true, &[])
     }
 
-    /// The tokenizer of a model, as [`Tokenizer::load`]; with special tokens only where the model wants them.
+    /// The tokenizer of a model for texts of a role, as [`Tokenizer::load`]; with special tokens only where the model
+    /// wants them, and queries filled up where it wants that.
     ///
     /// # Errors
     /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
-    pub fn of(spec: &ModelSpec, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
-        Self::new(&spec.tokenizer, max_length, prompt, spec.special_tokens)
+    pub fn of(spec: &ModelSpec, role: TextRole, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
+        let markers = spec.multi.as_ref().map_or(&[][..], |head| &head.markers);
+        let expansion = spec.multi.as_ref().and_then(|head| head.expansion).filter(|_| role == TextRole::Query);
+        let plain = Self::new(&spec.tokenizer, max_length, prompt, spec.special_tokens, markers)?;
+        Ok(Self { expansion, ..plain })
     }
 
-    fn new(path: &Path, max_length: usize, prompt: String, add_special: bool) -> Result<Self, TokenizerError> {
+    fn new(
+        path: &Path,
+        max_length: usize,
+        prompt: String,
+        add_special: bool,
+        markers: &[String],
+    ) -> Result<Self, TokenizerError> {
         let load_error = |source| TokenizerError::Load { path: path.into(), source };
         let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load_error)?;
+        markers.iter().try_for_each(|marker| make_one_token(&mut inner, marker)).map_err(load_error)?;
         let template = inner.get_post_processor().filter(|_| add_special);
         let special = template.map_or(0, |template| template.added_tokens(false));
         if max_length <= special {
@@ -82,7 +95,7 @@ impl Tokenizer {
         let mut cut = inner.clone();
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         cut.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { whole: inner, cut, special, add_special, prompt })
+        Ok(Self { whole: inner, cut, special, add_special, prompt, expansion: None })
     }
 
     /// Token ids of the prompt and the text together.
@@ -94,7 +107,15 @@ impl Tokenizer {
             "" => Cow::Borrowed(text),
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
-        self.encode_whole(&text)
+        Ok(self.filled_up(self.encode_whole(&text)?))
+    }
+
+    fn filled_up(&self, mut sequence: TokenSeq) -> TokenSeq {
+        let Some(Expansion { token, length, seen }) = self.expansion else { return sequence };
+        let missing = length.saturating_sub(sequence.ids.len());
+        sequence.ids.extend(std::iter::repeat_n(token, missing));
+        sequence.unseen = if seen { 0 } else { u32::try_from(missing).unwrap_or(u32::MAX) };
+        sequence
     }
 
     /// How many leading tokens of every text are the prompt's, for a model that reads the prompt and does not pool it.
@@ -119,8 +140,23 @@ impl Tokenizer {
         let tokens = whole.len() + self.special;
         let cut = self.cut.post_process(whole, None, self.add_special).map_err(TokenizerError::Encode)?;
         let truncated = u32::try_from(tokens.saturating_sub(cut.len())).unwrap_or(u32::MAX);
-        Ok(TokenSeq { ids: cut.get_ids().to_vec(), truncated })
+        Ok(TokenSeq { ids: cut.get_ids().to_vec(), truncated, unseen: 0 })
     }
+}
+
+/// Makes a prompt's first word one token, if it is known as one and its characters would be cut otherwise: models were
+/// trained with its number, however it is spelled. A prompt that is known with the white space behind it is taken so.
+fn make_one_token(tokenizer: &mut tokenizers::Tokenizer, marker: &str) -> tokenizers::Result<()> {
+    let Some(word) = marker.split_whitespace().next() else { return Ok(()) };
+    let Some((token, id)) = [marker, word].into_iter().find_map(|token| Some((token, tokenizer.token_to_id(token)?)))
+    else {
+        return Ok(());
+    };
+    let is_one = tokenizer.encode_fast(token, false).is_ok_and(|found| found.get_ids() == [id]);
+    if !is_one {
+        tokenizer.add_special_tokens([AddedToken::from(token, true)])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

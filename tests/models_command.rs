@@ -160,7 +160,9 @@ fn a_known_model_that_is_not_here_is_shown_from_the_registry_and_nothing_is_fetc
         assert!(text.stdout.contains(part), "{}", text.stdout);
     }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
-    check_refused(&run(&["show", "someone/unknown"]), 5, &["someone/unknown is not on this machine", "models pull"]);
+    check_refused(&run(&["show", "someone/unknown"]), 5, &["someone/unknown is not on this machine", "127.0.0.1:9"]);
+    let offline = run(&["show", "someone/unknown", "--offline"]);
+    check_refused(&offline, 5, &["someone/unknown is not on this machine", "models pull"]);
 }
 
 #[test]

@@ -5,7 +5,10 @@
 use std::fs;
 use std::path::Path;
 
-use embed_collections::domain::{ChunkId, CollectionName, Digest, RawJson, Row, RowRecord, RowStatus, Shard, Source};
+use embed_collections::domain::{
+    ChunkId, CollectionName, Digest, MultiVectors, RawJson, Row, RowRecord, RowStatus, Shard, Source, SparseVector,
+    Widths,
+};
 use embed_collections::output::{CollectionTotals, CollectionWriter, Existing, Format, Opened, Plan};
 use serde_json::{Value, json};
 
@@ -56,19 +59,52 @@ fn shards(rows: u64) -> Vec<Shard> {
             dimension: DIMENSION,
             records,
             vectors,
+            sparse: None,
+            multi: None,
         }
     };
     (0..rows).step_by(SHARD_ROWS as usize).enumerate().map(shard).collect()
 }
 
-/// Writes a collection with two models; the second is left incomplete.
+/// The widths of the third model's vectors.
+const ALL_KINDS: Widths = Widths { dense: Some(DIMENSION), sparse: Some(1000), multi: Some(5) };
+
+/// The same rows with weights and vectors of tokens, some of them without any.
+fn with_all_kinds(mut shard: Shard) -> Shard {
+    let (mut sparse, mut texts) = (Vec::new(), Vec::new());
+    for (row, record, _) in shard.rows() {
+        let count = if record.status.has_vector() { row.0 % 7 } else { 0 };
+        let indices: Vec<u32> = (0..count).map(|place| (row.0 + 100 * place) as u32).collect();
+        let values: Vec<f32> =
+            vector(row.0).take(count as usize).map(|value| value.abs() + f32::MIN_POSITIVE).collect();
+        sparse.push(SparseVector { indices, values });
+        texts.push((0..count).flat_map(|place| vector(row.0 + place).take(5)).collect());
+    }
+    shard.sparse = Some(sparse);
+    shard.multi = Some(MultiVectors { dimension: 5, texts });
+    shard
+}
+
+/// Writes a collection with three models; the second is left incomplete, the third has vectors of all kinds and the fourth
+/// has no dense ones.
 fn write(output_dir: &Path) {
-    let shards = shards(250);
-    for (model, commits) in [("org/complete", 3), ("incomplete", 2)] {
+    for (model, commits, widths) in [
+        ("org/complete", 3, Widths::dense(DIMENSION)),
+        ("incomplete", 2, Widths::dense(DIMENSION)),
+        ("all-kinds", 3, ALL_KINDS),
+        ("no-dense", 3, Widths { dense: None, ..ALL_KINDS }),
+    ] {
+        let mut shards = shards(250);
+        if widths.sparse.is_some() {
+            shards = shards.into_iter().map(with_all_kinds).collect();
+        }
+        if widths.dense.is_none() {
+            shards.iter_mut().for_each(|shard| (shard.dimension, shard.vectors) = (0, Vec::new()));
+        }
         let plan = Plan {
             model: model.to_owned(),
             vector_space: Digest::of(model.as_bytes()).to_string(),
-            dimension: DIMENSION,
+            widths,
             shard_rows: u32::try_from(SHARD_ROWS).unwrap(),
             formats: Format::ALL.to_vec(),
             provenance: json!({"dtype": "f32", "prompt": null}).as_object().unwrap().clone(),
@@ -125,6 +161,10 @@ fn real_outputs_are_what_the_schemas_say() {
     let ledger = lines(&collection.join("chunks.jsonl"));
     assert_eq!((rows.len(), ledger.len()), (50, 250));
     check_schema("row.schema.json", &rows);
+    check_schema("row.schema.json", &lines(&collection.join("all-kinds/part-00000.jsonl")));
+    check_schema("row.schema.json", &lines(&collection.join("no-dense/part-00000.jsonl")));
+    check_schema("manifest.schema.json", &document(&collection.join("all-kinds/manifest.json")));
+    check_schema("manifest.schema.json", &document(&collection.join("no-dense/manifest.json")));
     check_schema("chunks.schema.json", &ledger);
     check_schema("chunks-manifest.schema.json", &document(&collection.join("chunks.manifest.json")));
     check_schema("manifest.schema.json", &document(&collection.join("complete/manifest.json")));
@@ -146,9 +186,13 @@ fn other_readers_see_the_same_rows_in_every_format() {
     println!("{}", String::from_utf8_lossy(&output.stdout));
 
     // And it notices when one is not.
-    let npy = root.path().join("FAST DOCS/complete/part-00001.npy");
-    let mut bytes = fs::read(&npy).unwrap();
-    bytes[200] ^= 1;
-    fs::write(&npy, bytes).unwrap();
-    assert_eq!(check().status.code(), Some(1));
+    for name in ["complete/part-00001.npy", "all-kinds/part-00000.multi.npy", "no-dense/part-00000.sparse.values.npy"] {
+        let npy = root.path().join("FAST DOCS").join(name);
+        let sound = fs::read(&npy).unwrap();
+        let mut bytes = sound.clone();
+        bytes[200] ^= 1;
+        fs::write(&npy, bytes).unwrap();
+        assert_eq!(check().status.code(), Some(1), "{name}");
+        fs::write(&npy, sound).unwrap();
+    }
 }

@@ -4,12 +4,15 @@
 Both clocks cover the model and the pooling alone. This program's is `stage_seconds.forward` of its run-summary.json:
 "one of many" is that of a run over many collections with one chunk each, which are embedded one after the other,
 divided by their number; "the first" is that of a run with a single chunk, right after the warm-up. Between two texts it
-commits files, so that its threads have gone to sleep. onnxruntime is called again and again, at once, or after a pause
-that lets its threads stop spinning as well. A figure is the mean of a repetition's calls; the table has the least.
+commits files, so that its threads have gone to sleep and its caches hold other things. onnxruntime is called again and
+again, at once, or after a pause that lets its threads stop spinning as well. With --single-text the encoder of this
+program is called again and again as well, by the benchmark of that name. A figure is the mean of a repetition's calls;
+the table has the least.
 """
 
 import argparse
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -75,6 +78,16 @@ def forward_seconds(run: Run, batches: int, tokens: int) -> float:
     return run.forward_seconds / batches
 
 
+def again_and_again(benchmark: Path, case: Case, threads: int) -> float:
+    """Mean time of a call as the benchmark `single_text` prints it."""
+    command = [str(benchmark), str(case.model), str(case.tokens)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for _, tokens, cores, _, mean in (line.split() for line in printed.splitlines()[1:]):
+        if (int(tokens), int(cores)) == (case.tokens, threads):
+            return float(mean) / 1000
+    raise BenchError(f"{benchmark} printed nothing for {case.tokens} tokens on {threads} cores:\n{printed}")
+
+
 def measure(options: argparse.Namespace, case: Case, threads: int) -> list[list[str]]:
     """The rows of one case with so many threads."""
     print(f"{case.model.name}, {case.tokens} tokens, threads: {threads}", file=sys.stderr, flush=True)
@@ -94,6 +107,8 @@ def measure(options: argparse.Namespace, case: Case, threads: int) -> list[list[
             "onnxruntime, again and again": lambda: mean_seconds(peer, token_ids, calls, 0),
             "onnxruntime, after a pause": lambda: mean_seconds(peer, token_ids, calls, PAUSE_SECONDS),
         }
+        if options.single_text:
+            contenders["this program, again and again"] = lambda: again_and_again(options.single_text, case, threads)
         vectors = program.run(case.model, one).vectors
         if vectors is None or not math.isclose(
             float((vectors[0] * peer.encode([token_ids])[0]).sum()), 1, abs_tol=1e-4
@@ -122,6 +137,12 @@ def main() -> int:
         default=20,
         metavar="N",
         help=f"texts in a repetition (default 20; at most {CALLS_OF_LONG_TEXTS} beyond {SHORT_TEXT_TOKENS} tokens)",
+    )
+    parser.add_argument(
+        "--single-text",
+        type=Path,
+        metavar="BINARY",
+        help="what `cargo bench --bench single_text --no-run` has built",
     )
     add_common_options(parser)
     options = parser.parse_args()

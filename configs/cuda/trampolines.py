@@ -18,13 +18,14 @@ import sys
 import tempfile
 
 # Library, its folder in cudarc, the names by which it is opened (the newest first: an older one has most functions as
-# well), and the code that says that it is not there: no device, not initialised, internal error.
+# well), and two codes: that it is not there (no device, not initialised, internal error), and that it is, without the
+# function (not found, not supported).
 LIBRARIES = [
-    ("cuda", "driver", ["libcuda.so.1"], 100),
-    ("cublas", "cublas", ["libcublas.so.13", "libcublas.so.12"], 1),
-    ("cublasLt", "cublaslt", ["libcublasLt.so.13", "libcublasLt.so.12"], 1),
-    ("curand", "curand", ["libcurand.so.10"], 101),
-    ("nvrtc", "nvrtc", ["libnvrtc.so.13", "libnvrtc.so.12"], 11),
+    ("cuda", "driver", ["libcuda.so.1"], (100, 500)),
+    ("cublas", "cublas", ["libcublas.so.13", "libcublas.so.12"], (1, 15)),
+    ("cublasLt", "cublaslt", ["libcublasLt.so.13", "libcublasLt.so.12"], (1, 15)),
+    ("curand", "curand", ["libcurand.so.10"], (101, 999)),
+    ("nvrtc", "nvrtc", ["libnvrtc.so.13", "libnvrtc.so.12"], (11, 11)),
 ]
 
 DECLARATION = re.compile(r"^ +fn (\w+)\((?:[^()]|\([^()]*\))*\)(?: -> ([^;]+))?;", re.MULTILINE)
@@ -43,7 +44,8 @@ static const char *const files[] = {{ {files} }};
 static void *library;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static int no_library(void) {{ return {code}; }}
+static int no_library(void) {{ return {absent}; }}
+static int no_function(void) {{ return {lacking}; }}
 static const char *no_text(void) {{ return "{file} cannot be opened"; }}
 static void open_library(void) {{
     for (unsigned file = 0; file < sizeof files / sizeof *files && !library; file++)
@@ -54,7 +56,7 @@ __attribute__((visibility("hidden"))) void *{library}_resolve(long function) {{
     pthread_once(&once, open_library);
     void *found = library ? dlsym(library, names[function]) : 0;
     if (!found)
-        found = is_text[function] ? (void *)no_text : (void *)no_library;
+        found = is_text[function] ? (void *)no_text : library ? (void *)no_function : (void *)no_library;
     __atomic_store_n(&{library}_slots[function], found, __ATOMIC_RELEASE);
     return found;
 }}
@@ -84,12 +86,13 @@ def declared(source):
     return {match[1]: "c_char" in (match[2] or "") for match in DECLARATION.finditer(source)}
 
 
-def build(library, functions, files, code, folder):
+def build(library, functions, files, codes, folder):
     names = sorted(functions)
     quoted = lambda texts: ", ".join(f'"{text}"' for text in texts)
     is_text = ", ".join(str(int(functions[name])) for name in names)
     resolver = RESOLVER.format(
-        library=library, names=quoted(names), is_text=is_text, files=quoted(files), code=code, file=files[0]
+        library=library, names=quoted(names), is_text=is_text, files=quoted(files), file=files[0],
+        absent=codes[0], lacking=codes[1],
     )
     archive = folder / f"lib{library}.a"
     archive.unlink(missing_ok=True)
@@ -108,12 +111,12 @@ def main():
         sys.exit(__doc__)
     sources, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for library, part, files, code in LIBRARIES:
+    for library, part, files, codes in LIBRARIES:
         path = sources / "src" / part / "sys" / "mod.rs"
         functions = declared(path.read_text())
         if not functions:
             sys.exit(f"{path} declares no function that could be read: its layout has changed")
-        build(library, functions, files, code, folder)
+        build(library, functions, files, codes, folder)
         print(f"lib{library}.a: {len(functions)} functions of {files[0]}")
 
 

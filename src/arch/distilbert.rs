@@ -15,7 +15,7 @@ use super::post_norm::{
 };
 use super::{Architecture, LoadError};
 use crate::model::weights::Weights;
-use crate::nn::{Attention, Backend};
+use crate::nn::{Activation, Attention, Backend};
 
 /// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,7 +30,7 @@ struct Config {
 }
 
 /// Not in the configuration.
-const EPSILON: f64 = 1e-12;
+pub(super) const EPSILON: f64 = 1e-12;
 
 const LAYER: LayerNames = LayerNames {
     query_key_value: QueryKeyValue::Apart(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
@@ -75,6 +75,12 @@ pub(super) fn load<B: Backend>(
         hidden_size: config.dim,
         max_positions: config.max_position_embeddings,
     }))
+}
+
+/// The activation of its layers, and of its head.
+pub(super) fn activation(config: &Value) -> Result<Activation, LoadError> {
+    let config: Config = parts::config(config, defaults())?;
+    parts::activation("activation", &config.activation)
 }
 
 /// Those of `DistilBertConfig` in `transformers`.

@@ -13,6 +13,7 @@ mod gte;
 mod jina_bert;
 mod jina_v3;
 mod llama;
+mod masked_lm;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
@@ -26,12 +27,14 @@ mod rope;
 mod t5;
 mod token_table;
 
+pub use self::masked_lm::MaskedLm;
+
 use std::sync::Arc;
 
 use crate::domain::PackedBatch;
 use crate::model::spec::{self, ModelSpec};
 use crate::model::weights::{WeightError, Weights};
-use crate::nn::{Backend, NnError};
+use crate::nn::{Backend, GpuError, NnError};
 
 /// From token ids to token vectors.
 pub trait Architecture<B: Backend>: Send + Sync {
@@ -75,6 +78,9 @@ pub enum LoadError {
         /// How many there are.
         rows: usize,
     },
+    /// The device does not compute what is asked of it.
+    #[error(transparent)]
+    Device(#[from] GpuError),
     /// A tensor could not be placed on the device.
     #[error(transparent)]
     Operation(#[from] NnError),

@@ -18,10 +18,14 @@ pub enum ModelsCommand {
         #[command(flatten)]
         settings: ModelSettings,
     },
-    /// Show what is known of a model and, where its files are on this machine, what they say; fetches nothing
+    /// Show what is known of a model and what its files say; of a model that is not on this machine, the hub is asked for
+    /// all but the weights
     Show(ModelName),
     /// Fetch the files of a model that embedding would fetch, and say where they are
     Pull(ModelName),
+    /// Write what a run needs of a model into a directory, fetching it first if need be; on a machine without a network,
+    /// pass the directory as the model
+    Export(ModelExport),
     /// Check a model's files on this machine: that all weights are there and whole, and, where the directory has a
     /// reference.json, that the vectors are those in it; fetches nothing
     Verify(ModelName),
@@ -37,6 +41,22 @@ pub struct ModelName {
     /// Settings that bear on models.
     #[command(flatten)]
     pub settings: ModelSettings,
+}
+
+/// A model and where to write it.
+#[derive(Debug, Clone, Args)]
+pub struct ModelExport {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelName,
+
+    /// Directory to write; it must be empty or not be there
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+
+    /// Replace the model that the directory holds
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// The settings that bear on models.

@@ -74,11 +74,7 @@ fn shown(style: ProgressStyle) -> Shown {
 
 /// Sends log messages to standard error, beside the bar.
 fn log_to(settings: &Settings, progress: &Progress) {
-    // What the hub's library meets is in our own errors, with the way out.
-    let filter = Targets::new()
-        .with_default(LevelFilter::WARN)
-        .with_target("hf_hub", LevelFilter::OFF)
-        .with_target("embed_collections", LevelFilter::INFO);
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("embed_collections", LevelFilter::INFO);
     let format = tracing_subscriber::fmt::layer().with_writer(progress.writer()).with_ansi(io::stderr().is_terminal());
     let log: Box<dyn Layer<Registry> + Send + Sync> = match settings.log_format {
         LogFormat::Text => format.with_target(false).without_time().boxed(),

@@ -1,5 +1,6 @@
 //! `embed-collections models`: which models are known, what one is, and whether its files are here and whole.
 
+mod export;
 mod list;
 mod pull;
 mod reference;
@@ -8,17 +9,17 @@ mod table;
 mod verify;
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::{log_to, shown};
-use crate::cli::{ModelName, ModelsCommand};
+use crate::cli::{ModelExport, ModelName, ModelsCommand};
 use crate::config::{self, ConfigError, Environment, Resolved};
 use crate::embedder::{ModelError, ModelFault, find_files};
 use crate::exit;
 use crate::model::registry::{Registry, RegistryError};
-use crate::model::source::{Attempt, AttemptError, ModelFiles, SourceError};
+use crate::model::source::{Attempt, AttemptError, ExportError, ModelFiles, SourceError};
 use crate::telemetry::event::Observers;
 use crate::telemetry::{Log, Progress};
 
@@ -45,6 +46,14 @@ pub(super) enum ModelsError {
         /// Where it was looked for.
         tried: Vec<Attempt>,
     },
+    /// A model cannot be written.
+    #[error("cannot export {name}")]
+    Export {
+        /// The name.
+        name: String,
+        /// Why.
+        source: ExportError,
+    },
     /// A model's files were looked at, and are not as they should be.
     #[error("the model {name} is not as it should be: {}", faults.join("; "))]
     Faulty {
@@ -61,6 +70,11 @@ impl ModelsError {
         match self {
             Self::Config(_) | Self::Registry(_) => exit::USAGE,
             Self::Model(error) => error.exit_code(),
+            Self::Export { source, .. } => match source {
+                ExportError::Exists { .. } | ExportError::NoModel { .. } | ExportError::Within { .. } => exit::USAGE,
+                ExportError::NoWeights { .. } | ExportError::Corrupt { .. } => exit::MODEL,
+                ExportError::Busy { .. } | ExportError::File { .. } => exit::OUTPUT,
+            },
             Self::NotHere { .. } | Self::Faulty { .. } => exit::MODEL,
         }
     }
@@ -76,6 +90,9 @@ pub(super) fn run(command: ModelsCommand, environment: &Environment, out: &mut d
         ModelsCommand::List { settings } => (settings, None),
         ModelsCommand::Show(ModelName { name, settings }) => (settings, Some((name, Verb::Show))),
         ModelsCommand::Pull(ModelName { name, settings }) => (settings, Some((name, Verb::Pull))),
+        ModelsCommand::Export(ModelExport { model: ModelName { name, settings }, to, overwrite }) => {
+            (settings, Some((name, Verb::Export { to, overwrite })))
+        }
         ModelsCommand::Verify(ModelName { name, settings }) => (settings, Some((name, Verb::Verify))),
     };
     let json = settings.json;
@@ -87,7 +104,11 @@ pub(super) fn run(command: ModelsCommand, environment: &Environment, out: &mut d
     };
     match verb {
         Verb::Show => write(&show::Shown::new(&name, &resolved, &registry)?, json, out),
-        Verb::Pull => write(&pull::Pulled::new(fetched(&name, &resolved, &registry)?), json, out),
+        Verb::Pull => write(&pull::Pulled::new(fetched(&name, &resolved, &registry)?, &registry), json, out),
+        Verb::Export { to, overwrite } => {
+            let files = fetched(&name, &resolved, &registry)?;
+            write(&export::Exported::new(files, &to, overwrite)?, json, out);
+        }
         Verb::Verify => {
             let verified = verify::Verified::new(&name, &resolved, &registry)?;
             write(&verified, json, out);
@@ -97,10 +118,11 @@ pub(super) fn run(command: ModelsCommand, environment: &Environment, out: &mut d
     Ok(exit::DONE)
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Verb {
     Show,
     Pull,
+    Export { to: PathBuf, overwrite: bool },
     Verify,
 }
 

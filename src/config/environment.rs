@@ -58,6 +58,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_PROMPT_NAME", "prompt_name", Kind::Text),
     variable("EMBEDDER_PROMPT", "prompt", Kind::Text),
     variable("EMBEDDER_MATRYOSHKA_DIM", "truncate_dim", Kind::List),
+    variable("EMBEDDER_EMIT", "emit", Kind::List),
     variable("EMBEDDER_FORMAT", "format", Kind::List),
     variable("EMBEDDER_SHARD_ROWS", "shard_rows", Kind::Number),
     variable("GPU_BATCH_SIZE", "batch_size", Kind::List),
@@ -141,6 +142,8 @@ pub struct Places {
     pub home: Option<PathBuf>,
     /// Root of the user's caches.
     pub cache: PathBuf,
+    /// File with the user's token for the hub, if not the usual one.
+    pub hub_token: Option<PathBuf>,
     /// Directory of lock files for leases, if not the usual one.
     pub leases: Option<PathBuf>,
     /// What a wrapper says of the locks that it took for this process.
@@ -199,7 +202,8 @@ impl Environment {
         let cache = path("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
         let (leases, runtime) = (path("EMBED_LEASE_DIR"), path("XDG_RUNTIME_DIR"));
         let inherited_leases = self.0.get("EMBED_LEASE_INHERITED").and_then(|text| text.to_str()).map(str::to_owned);
-        Places { home, cache: cache.unwrap_or_else(std::env::temp_dir), leases, inherited_leases, runtime }
+        let hub_token = path("HF_TOKEN_PATH");
+        Places { home, hub_token, cache: cache.unwrap_or_else(std::env::temp_dir), leases, inherited_leases, runtime }
     }
 
     /// What to do otherwise on this machine, if it is one of those that are known.

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::PerModel;
+use crate::domain::VectorKind;
 
 /// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,8 @@ pub struct Settings {
     pub prompt: Option<String>,
     /// Keep only so many leading components of each vector (Matryoshka).
     pub truncate_dim: PerModel<usize>,
+    /// Kinds of vectors to write; what the model is for if empty.
+    pub emit: Vec<VectorKind>,
     /// Output formats.
     pub format: Vec<Format>,
     /// Rows in a shard, the unit of commit.
@@ -137,6 +140,7 @@ impl Default for Settings {
             prompt_name: None,
             prompt: None,
             truncate_dim: PerModel::default(),
+            emit: Vec::new(),
             format: vec![Format::Jsonl],
             // About ten seconds of work for a small model on two cores: what a crash can cost.
             shard_rows: 1024,

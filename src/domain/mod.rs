@@ -8,9 +8,11 @@ mod chunk;
 mod digest;
 mod shard;
 mod tokens;
+mod vectors;
 
 pub use bytes::Bytes;
 pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
 pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
-pub use shard::{RowRecord, RowStatus, Shard};
+pub use shard::{RowRecord, RowStatus, RowVectors, Shard};
 pub use tokens::{Embeddings, PackedBatch, TokenSeq};
+pub use vectors::{MultiVectors, SparseVector, VectorKind, Widths};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChunkId, Digest, RawJson, Row, Source};
+use super::{ChunkId, Digest, MultiVectors, RawJson, Row, Source, SparseVector};
 
 /// What became of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,20 +73,40 @@ pub struct Shard {
     pub number: u32,
     /// Row of the first record.
     pub first_row: Row,
-    /// Length of a vector.
+    /// Length of a dense vector; 0 without them.
     pub dimension: usize,
     /// One record a row.
     pub records: Vec<RowRecord>,
     /// [rows, dimension] in row order, f32; rows without a vector are all NaN.
     pub vectors: Vec<f32>,
+    /// One a row, empty where the status has no vector; absent where they are not asked for.
+    pub sparse: Option<Vec<SparseVector>>,
+    /// One list a row, likewise.
+    pub multi: Option<MultiVectors>,
+}
+
+/// The vectors of one row, of the kinds that were asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowVectors<'a> {
+    /// `[dimension]`.
+    pub dense: Option<&'a [f32]>,
+    /// Weights of tokens.
+    pub sparse: Option<&'a SparseVector>,
+    /// [vectors, dimension of the multi vectors].
+    pub multi: Option<&'a [f32]>,
 }
 
 impl Shard {
     /// The records with their rows and vectors; `None` where the status has no vector.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = (Row, &RowRecord, Option<&[f32]>)> {
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (Row, &RowRecord, Option<RowVectors<'_>>)> {
         self.records.iter().enumerate().map(|(index, record)| {
-            let vector = &self.vectors[index * self.dimension..(index + 1) * self.dimension];
-            (Row(self.first_row.0 + index as u64), record, record.status.has_vector().then_some(vector))
+            let vectors = || RowVectors {
+                dense: (self.dimension > 0)
+                    .then(|| &self.vectors[index * self.dimension..(index + 1) * self.dimension]),
+                sparse: self.sparse.as_ref().map(|rows| &rows[index]),
+                multi: self.multi.as_ref().map(|multi| multi.texts[index].as_slice()),
+            };
+            (Row(self.first_row.0 + index as u64), record, record.status.has_vector().then(vectors))
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What goes into an encoder and what comes out.
 
+use super::{MultiVectors, SparseVector};
+
 /// Token ids of one text, special tokens and prompt included, within the model's limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenSeq {
@@ -7,6 +9,8 @@ pub struct TokenSeq {
     pub ids: Vec<u32>,
     /// How many tokens were cut off to meet the limit.
     pub truncated: u32,
+    /// How many tokens at the end see the others and are not seen by any: what fills a query of `ColBERT`.
+    pub unseen: u32,
 }
 
 /// Several token sequences laid end to end. There is no padding and so no mask: whoever needs either makes it
@@ -17,17 +21,27 @@ pub struct PackedBatch {
     ids: Vec<u32>,
     /// [sequences + 1] cumulative lengths: sequence i is `ids[cu_seqlens[i]..cu_seqlens[i + 1]]`.
     cu_seqlens: Vec<usize>,
+    /// `[sequences]` how many leading tokens of each are seen by the others; `None` where all are.
+    seen: Option<Vec<usize>>,
 }
 
 impl PackedBatch {
     /// Packs sequences in the order given. Empty sequences are allowed.
     pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let mut batch = Self { ids: Vec::new(), cu_seqlens: vec![0] };
+        let mut batch = Self { ids: Vec::new(), cu_seqlens: vec![0], seen: None };
         for sequence in sequences {
             batch.ids.extend_from_slice(sequence);
             batch.cu_seqlens.push(batch.ids.len());
         }
         batch
+    }
+
+    /// Packs sequences with the tokens at their ends that none may see.
+    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a TokenSeq> + Clone) -> Self {
+        let batch = Self::new(sequences.clone().into_iter().map(|sequence| sequence.ids.as_slice()));
+        let seen = |sequence: &TokenSeq| sequence.ids.len().saturating_sub(sequence.unseen as usize);
+        let some_unseen = sequences.clone().into_iter().any(|sequence| sequence.unseen > 0);
+        Self { seen: some_unseen.then(|| sequences.into_iter().map(seen).collect()), ..batch }
     }
 
     /// `[tokens]` all ids.
@@ -38,6 +52,17 @@ impl PackedBatch {
     /// [sequences + 1] cumulative lengths, from 0.
     pub fn cu_seqlens(&self) -> &[usize] {
         &self.cu_seqlens
+    }
+
+    /// How many leading tokens of a sequence are seen by its tokens.
+    pub fn seen(&self, sequence: usize) -> usize {
+        let length = || self.cu_seqlens[sequence + 1] - self.cu_seqlens[sequence];
+        self.seen.as_ref().map_or_else(length, |seen| seen[sequence])
+    }
+
+    /// Whether some tokens are not seen.
+    pub fn has_unseen(&self) -> bool {
+        self.seen.is_some()
     }
 
     /// Number of sequences.
@@ -65,19 +90,28 @@ impl PackedBatch {
     }
 }
 
-/// Vectors of a batch, in the batch's order.
-#[derive(Debug, Clone, PartialEq)]
+/// Vectors of a batch, in the batch's order, of the kinds that were asked for.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Embeddings {
-    /// Length of a vector.
+    /// Length of a dense vector; 0 without them.
     pub dimension: usize,
     /// [sequences, dimension].
     pub values: Vec<f32>,
+    /// One a sequence.
+    pub sparse: Option<Vec<SparseVector>>,
+    /// One list a sequence.
+    pub multi: Option<MultiVectors>,
 }
 
 impl Embeddings {
-    /// One slice a sequence.
+    /// Dense vectors alone: [sequences, dimension].
+    pub fn dense(dimension: usize, values: Vec<f32>) -> Self {
+        Self { dimension, values, ..Self::default() }
+    }
+
+    /// One slice a sequence; nothing without dense vectors.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.dimension)
+        self.values.chunks_exact(self.dimension.max(1))
     }
 }
 
@@ -92,5 +126,14 @@ mod tests {
         assert_eq!(batch.cu_seqlens(), [0, 3, 3, 4]);
         assert_eq!((batch.sequences(), batch.tokens(), batch.longest()), (3, 4, 3));
         assert_eq!(batch.positions(), [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn tokens_at_the_end_may_be_unseen() {
+        let sequence = |ids: &[u32], unseen| TokenSeq { ids: ids.to_vec(), truncated: 0, unseen };
+        let all_seen = [sequence(&[1, 2], 0), sequence(&[3], 0)];
+        assert_eq!(PackedBatch::of(&all_seen), PackedBatch::new([&[1, 2][..], &[3]]));
+        let batch = PackedBatch::of(&[sequence(&[1, 2], 0), sequence(&[3, 9, 9], 2)]);
+        assert_eq!((batch.seen(0), batch.seen(1), batch.has_unseen()), (2, 1, true));
     }
 }

@@ -69,7 +69,8 @@ pub(super) fn embed(
         .map(|(member, committed)| Lane {
             model: member.staged.name(),
             tokenizer: &member.staged.tokenizer,
-            dimension: member.staged.info.dimension,
+            widths: member.staged.widths(),
+            shard_rows: member.staged.shard_rows(settings) as usize,
             committed,
             controller: member.controller,
             clock: member.clock,
@@ -81,7 +82,6 @@ pub(super) fn embed(
         lanes: &lanes,
         tokenizer_threads: job.tokenizer_threads,
         workers,
-        shard_rows: settings.shard_rows as usize,
         stop: job.stop,
         clock,
         observer: &faults,

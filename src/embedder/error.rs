@@ -3,10 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::LimitOrigin;
 use crate::arch::LoadError;
 use crate::collection::DiscoverError;
 use crate::config::{ConfigError, Resolved};
 use crate::device::ChoiceError;
+use crate::domain::VectorKind;
 use crate::exit;
 use crate::fusion::{FUSED, FuseError, ShapeError};
 use crate::lease::{DeviceKeyError, DirectoryError, LeaseError, PolicyError};
@@ -14,6 +16,7 @@ use crate::model::registry::RegistryError;
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
 use crate::model::weights::WeightError;
+use crate::nn::GpuError;
 use crate::output::{CommitError, LockError, OpenError, StorageError};
 use crate::pipeline::{LaneError, PassError};
 use crate::telemetry::event::{Event, Observer};
@@ -48,7 +51,9 @@ pub enum EmbedError {
         directory: String,
     },
     /// More tokens are asked for than the model takes.
-    #[error("--max-length {wanted} is more than the {limit} tokens that {model} takes; ask for at most {limit}")]
+    #[error(
+        "--max-length {wanted} is more than the {limit} tokens that {model} takes; ask for at most {limit} ({origin})"
+    )]
     TooLong {
         /// The model.
         model: String,
@@ -56,6 +61,8 @@ pub enum EmbedError {
         wanted: usize,
         /// What there is.
         limit: usize,
+        /// Who says so.
+        origin: LimitOrigin,
     },
     /// More components are asked for than a vector has.
     #[error("--truncate-dim {wanted} is more than the {dimension} components of {model}; ask for at most {dimension}")]
@@ -66,6 +73,14 @@ pub enum EmbedError {
         wanted: usize,
         /// What there is.
         dimension: usize,
+    },
+    /// Components are to be cut off, and there are no dense vectors.
+    #[error(
+        "--truncate-dim cuts dense vectors, and {model} is to give none; name another model (MODEL=N) or emit dense"
+    )]
+    NothingToCut {
+        /// The model.
+        model: String,
     },
     /// The layers cannot be computed in these numbers.
     #[error("--dtype {wanted} cannot be had here: {reason}; --dtype f32 always can")]
@@ -103,6 +118,9 @@ pub enum EmbedError {
     /// The devices asked for are not to be had.
     #[error("--devices: {0}")]
     Devices(#[from] ChoiceError),
+    /// A GPU cannot be used.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// A device has a name that cannot be leased.
     #[error(transparent)]
     DeviceName(#[from] DeviceKeyError),
@@ -163,6 +181,16 @@ pub enum ModelFault {
     /// The weights do not make a model.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// It does not give what is asked for.
+    #[error("{model} gives no {} vectors, which --emit asks for; it gives {gives}", asked.as_str())]
+    Kind {
+        /// The model.
+        model: String,
+        /// What was asked for.
+        asked: VectorKind,
+        /// What there is.
+        gives: String,
+    },
     /// It is too large.
     #[error("{0}")]
     DoesNotFit(String),
@@ -191,9 +219,11 @@ impl EmbedError {
             | Self::Registry(_)
             | Self::TooLong { .. }
             | Self::TooWide { .. }
+            | Self::NothingToCut { .. }
             | Self::Dtype { .. }
             | Self::SameName { .. }
             | Self::Devices(_)
+            | Self::Gpu(_)
             | Self::DeviceName(_)
             | Self::Policy(_)
             | Self::Shape(_) => exit::USAGE,

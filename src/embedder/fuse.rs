@@ -6,7 +6,7 @@ use super::collection::{by_status, output_files};
 use super::error::EmbedError;
 use super::staged::{Staged, existing};
 use crate::config::Resolved;
-use crate::domain::CollectionName;
+use crate::domain::{CollectionName, VectorKind};
 use crate::fusion::{FUSED, Member, MemberShape, Method, Rebuilt, Request, Step, fuse, plan};
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::{Event, Observer};
@@ -32,6 +32,15 @@ impl Fusing {
             let note = "not every member of the ensemble can be had, so that nothing will be fused".to_owned();
             observer.observe(&Event::RunNote { note });
             return Ok(None);
+        }
+        if let Some(without) = models.iter().find(|staged| staged.widths().dense.is_none()) {
+            let note = format!("{} gives no dense vectors, so that nothing will be fused", without.name());
+            observer.observe(&Event::RunNote { note });
+            return Ok(None);
+        }
+        if models.iter().any(|staged| staged.info.emit != [VectorKind::Dense]) {
+            let note = "dense vectors alone are fused; the others are written as the members'".to_owned();
+            observer.observe(&Event::RunNote { note });
         }
         let shape =
             |staged: &&Staged| MemberShape { model: staged.name().to_owned(), dimension: staged.info.dimension };

@@ -43,7 +43,9 @@ mod devices;
 mod error;
 mod fitting;
 mod fuse;
+mod gpus;
 mod held;
+mod limit;
 mod machine;
 mod report;
 mod run;
@@ -53,9 +55,10 @@ mod watch;
 
 pub use devices::{Devices, choice, left_aside, look, thresholds};
 pub use error::{EmbedError, ModelError, ModelFault, with_causes};
+pub use limit::LimitOrigin;
 pub use machine::cores;
 pub use run::Job;
-pub use staged::find_files;
+pub use staged::{find_files, peek_files};
 
 use std::collections::BTreeMap;
 

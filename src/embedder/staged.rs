@@ -2,17 +2,21 @@
 
 use std::time::Instant;
 
-use super::{EmbedError, ModelError, ModelFault, arithmetic};
+use super::arithmetic::Computation;
+use super::{EmbedError, LimitOrigin, ModelError, ModelFault};
 use crate::config::{Resolved, Settings};
-use crate::encoder::Finish;
+use crate::domain::{VectorKind, Widths};
+use crate::encoder::{Finish, Kinds};
 use crate::model::Footprint;
 use crate::model::registry::Registry;
 use crate::model::source::{
-    self, HubCache, ModelFiles, Network, Provenance, SourceError, SourceEvent, SourceRequest, default_pip_commands,
+    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceEvent, SourceRequest,
+    default_pip_commands,
 };
-use crate::model::spec::{ModelSpec, PromptChoice};
+use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
 use crate::model::vector_space::{self, vector_space};
 use crate::model::weights::Weights;
+use crate::nn::Numbers;
 use crate::nn::cpu::gemm::Kernel;
 use crate::output::{Existing, Plan, directory_name};
 use crate::telemetry::event::{Event, Fetching, Observer, PassInfo};
@@ -27,8 +31,10 @@ pub(super) struct Staged {
     pub footprint: Footprint,
     /// Most sequences in a batch, if that was asked for.
     pub batch_size: Option<usize>,
-    /// How its layers are computed.
+    /// How its layers are computed on the processor.
     pub kernel: Kernel,
+    /// In what on GPUs, where it is computed there.
+    pub numbers: Option<Numbers>,
     /// What is known of its passes; devices and batches are those of a turn.
     pub info: PassInfo,
 }
@@ -47,7 +53,7 @@ impl Staged {
         asked: &str,
         resolved: &Resolved,
         registry: &Registry,
-        kernel: Kernel,
+        computation: Computation,
         observer: &dyn Observer,
     ) -> Result<Self, Unstaged> {
         let start = Instant::now();
@@ -65,7 +71,7 @@ impl Staged {
             observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
         }
         let wishes = Wishes::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
-        let staged = Self::read(name, &files, spec, &wishes, kernel).map_err(fault)?;
+        let staged = Self::read(name, &files, spec, &wishes, computation).map_err(fault)?;
         observer.observe(&Event::ModelStaged {
             model: staged.info.model.clone(),
             bytes: staged.weights.bytes(),
@@ -79,16 +85,25 @@ impl Staged {
         files: &ModelFiles,
         spec: ModelSpec,
         wishes: &Wishes,
-        kernel: Kernel,
+        computation: Computation,
     ) -> Result<Self, ModelFault> {
         let prompt = spec.prompt(&wishes.prompt)?;
-        let weights = Weights::of(&spec)?;
+        let widths = wishes.widths(&name, &spec)?;
+        let kinds: Vec<VectorKind> = widths.kinds().collect();
+        let weights = Weights::of(&spec, &kinds)?;
         let digests = weights.digests();
-        let tokenizer = Tokenizer::of(&spec, wishes.max_length, prompt.text.clone())?;
+        let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
         let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
-        let finish = Finish { left_out, normalize: spec.normalize, truncate_dim: wishes.truncate_dim };
-        let dtype = arithmetic::class(kernel.arithmetic());
-        let dimension = finish.dimension(spec.dimension);
+        let finish = Finish {
+            left_out,
+            normalize: spec.normalize,
+            truncate_dim: wishes.truncate_dim,
+            kinds: Some(Kinds::of(&kinds)),
+            role: wishes.role,
+        };
+        let Computation { numbers, kernel, class: dtype } = computation;
+        let dense = widths.dense.map(|dimension| finish.dimension(dimension));
+        let widths = Widths { dense, ..widths };
         let space = vector_space(
             &spec,
             &vector_space::Settings {
@@ -96,7 +111,7 @@ impl Staged {
                 tokenizer: spec.tokenizer_digest()?,
                 prompt: prompt.clone(),
                 max_length: wishes.max_length,
-                dimension,
+                widths,
                 normalized: spec.normalize,
                 dtype,
             },
@@ -107,9 +122,12 @@ impl Staged {
             revision: files.provenance.revision().map(str::to_owned),
             weights_sha256: digests,
             vector_space: space,
-            dimension,
+            emit: kinds,
+            dimension: widths.dense.unwrap_or_default(),
+            sparse_dimension: widths.sparse,
+            multi_dimension: widths.multi,
             dtype: dtype.as_str().to_owned(),
-            pooling: spec.pooling_names(),
+            pooling: spec.pooling_names(widths),
             normalize: spec.normalize,
             max_length: wishes.max_length,
             prompt: prompt.text,
@@ -118,13 +136,24 @@ impl Staged {
             batch_size: wishes.batch_size.unwrap_or(wishes.batch_tokens),
             devices: Vec::new(),
         };
-        let footprint = Footprint::new(&spec, &weights);
-        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, info })
+        let footprint = Footprint::new(&spec, &weights, widths);
+        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, numbers, info })
     }
 
     /// Its name in outputs.
     pub(super) fn name(&self) -> &str {
         &self.info.model
+    }
+
+    /// The kinds of vectors that it is to give, and their widths.
+    pub(super) fn widths(&self) -> Widths {
+        let PassInfo { dimension, sparse_dimension, multi_dimension, .. } = self.info;
+        Widths { dense: (dimension > 0).then_some(dimension), sparse: sparse_dimension, multi: multi_dimension }
+    }
+
+    /// Rows of its shards: as many as the settings ask for, and fewer where vectors of tokens would take too much memory.
+    pub(super) fn shard_rows(&self, settings: &Settings) -> u32 {
+        rows_within(settings.shard_rows, self.info.multi_dimension, self.info.max_length)
     }
 
     /// What it is to write.
@@ -143,13 +172,29 @@ impl Staged {
         Plan {
             model: info.model.clone(),
             vector_space: info.vector_space.to_string(),
-            dimension: info.dimension,
-            shard_rows: settings.shard_rows,
+            widths: self.widths(),
+            shard_rows: self.shard_rows(settings),
             formats: settings.format.clone(),
             provenance: provenance.as_object().cloned().unwrap_or_default(),
             existing: existing(settings),
         }
     }
+}
+
+/// Most bytes of the vectors of tokens in a shard of texts as long as chunks are.
+const MULTI_BYTES: usize = 256 << 20;
+
+/// Tokens of a long chunk. Models that take more are rarely given more, and shards of a few rows would be no good to
+/// anybody else.
+const CHUNK_TOKENS: usize = 512;
+
+/// `wanted` rows, or the power of two below that keeps vectors of tokens within [`MULTI_BYTES`]. It depends on settings and
+/// model alone, as the bounds of shards must.
+fn rows_within(wanted: u32, multi_dimension: Option<usize>, max_length: usize) -> u32 {
+    let Some(dimension) = multi_dimension else { return wanted };
+    let row_bytes = dimension * max_length.min(CHUNK_TOKENS) * size_of::<f32>();
+    let rows = u32::try_from(MULTI_BYTES / row_bytes.max(1)).unwrap_or(u32::MAX).max(1);
+    if wanted <= rows { wanted } else { 1 << rows.ilog2() }
 }
 
 /// What to do with an output that is there.
@@ -168,29 +213,51 @@ struct Wishes {
     truncate_dim: Option<usize>,
     batch_tokens: usize,
     batch_size: Option<usize>,
+    /// Empty for what the model is for.
+    emit: Vec<VectorKind>,
+    role: TextRole,
 }
 
 impl Wishes {
+    /// What the model is to give.
+    fn widths(&self, name: &str, spec: &ModelSpec) -> Result<Widths, ModelFault> {
+        let gives = spec.widths();
+        let kinds = if self.emit.is_empty() { std::slice::from_ref(&spec.default_kind) } else { &self.emit };
+        match kinds.iter().find(|kind| gives.of(**kind).is_none()) {
+            Some(kind) => Err(ModelFault::Kind { model: name.to_owned(), asked: *kind, gives: gives.to_string() }),
+            None => Ok(gives.only(kinds)),
+        }
+    }
+
     fn of(asked: &str, name: &str, spec: &ModelSpec, settings: &Settings) -> Result<Self, EmbedError> {
         let model = || name.to_owned();
-        let max_length = match settings.max_length {
-            Some(wanted) if wanted > spec.max_length => {
-                return Err(EmbedError::TooLong { model: model(), wanted, limit: spec.max_length });
-            }
-            Some(wanted) => wanted,
-            None => spec.max_length,
-        };
         let truncate_dim = settings.truncate_dim.of(asked);
-        if let Some(wanted) = truncate_dim.filter(|wanted| *wanted > spec.dimension) {
+        if let Some(wanted) = truncate_dim.filter(|wanted| spec.dimension > 0 && *wanted > spec.dimension) {
             return Err(EmbedError::TooWide { model: model(), wanted, dimension: spec.dimension });
+        }
+        let emit = settings.emit.clone();
+        let dense = emit.contains(&VectorKind::Dense) || (emit.is_empty() && spec.default_kind == VectorKind::Dense);
+        if truncate_dim.is_some() && !dense {
+            return Err(EmbedError::NothingToCut { model: model() });
         }
         let prompt = match (&settings.prompt, &settings.prompt_name) {
             (Some(text), _) => PromptChoice::Text(text.clone()),
             (None, Some(name)) => PromptChoice::Named(name.clone()),
             (None, None) => PromptChoice::Default,
         };
+        // A prompt that is not there is told of when it is to be used.
+        let role = spec.prompt(&prompt).map_or(TextRole::Document, |prompt| spec.role(&prompt));
+        let limit = spec.longest(role);
+        let max_length = match settings.max_length {
+            Some(wanted) if wanted > limit => {
+                let origin = LimitOrigin::of(spec, limit);
+                return Err(EmbedError::TooLong { model: model(), wanted, limit, origin });
+            }
+            Some(wanted) => wanted,
+            None => limit,
+        };
         let (batch_tokens, batch_size) = (settings.batch_tokens, settings.batch_size.of(asked));
-        Ok(Self { prompt, max_length, truncate_dim, batch_tokens, batch_size })
+        Ok(Self { prompt, max_length, truncate_dim, batch_tokens, batch_size, emit, role })
     }
 }
 
@@ -204,34 +271,80 @@ pub fn find_files(
     registry: &Registry,
     observer: &dyn Observer,
 ) -> Result<ModelFiles, SourceError> {
+    asking(name, resolved, registry, |request| {
+        source::resolve(request, &|event| observer.observe(&fetching(name, event)))
+    })
+}
+
+/// Asks the hub what a model is, without its weights.
+///
+/// # Errors
+/// [`SourceError`], with what the hub says.
+pub fn peek_files(
+    name: &str,
+    resolved: &Resolved,
+    registry: &Registry,
+    observer: &dyn Observer,
+) -> Result<Peek, SourceError> {
+    asking(name, resolved, registry, |request| source::peek(request, &|event| observer.observe(&fetching(name, event))))
+}
+
+/// Hands on a request as the settings have it.
+fn asking<T>(name: &str, resolved: &Resolved, registry: &Registry, ask: impl FnOnce(&SourceRequest<'_>) -> T) -> T {
     let Resolved { settings, places, .. } = resolved;
-    let hub_cache = match (&settings.hf_hub_cache, &settings.hf_cache_dir) {
-        (Some(cache), _) => HubCache::HfHubCache(cache.clone()),
-        (None, Some(home)) => HubCache::HfHome(home.clone()),
-        (None, None) => HubCache::HfHome(places.cache.join("huggingface")),
+    let hub_home = settings.hf_cache_dir.clone().unwrap_or_else(|| places.cache.join("huggingface"));
+    let hub_cache = match &settings.hf_hub_cache {
+        Some(cache) => HubCache::HfHubCache(cache.clone()),
+        None => HubCache::HfHome(hub_home.clone()),
     };
+    // Where `hf auth login` puts it.
+    let stored = std::fs::read_to_string(places.hub_token.clone().unwrap_or_else(|| hub_home.join("token"))).ok();
+    let stored = stored.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
     let request = SourceRequest {
         name,
         registry,
         revision: None,
         home: places.home.as_deref(),
         hub_cache,
-        endpoint: Some(settings.hf_endpoint.as_deref().unwrap_or("https://huggingface.co")),
-        token: settings.hf_token.as_deref(),
+        endpoint: settings.hf_endpoint.as_deref().unwrap_or("https://huggingface.co"),
+        token: settings.hf_token.as_deref().or(stored.as_deref()),
         network: if settings.offline { Network::Offline } else { Network::Online },
         own_cache: &places.cache.join("embed-collections"),
         pip: &default_pip_commands(),
     };
-    source::resolve(&request, &|event| observer.observe(&fetching(name, event)))
+    ask(&request)
 }
 
 fn fetching(model: &str, event: SourceEvent) -> Event {
     let what = match event {
         SourceEvent::AskingHub { endpoint, repository } => Fetching::Hub { endpoint, repository },
         SourceEvent::Downloading { file, bytes, total_bytes } => Fetching::File { file, bytes, total_bytes },
+        SourceEvent::Resuming { file, bytes, total_bytes } => Fetching::Resumed { file, bytes, total_bytes },
+        SourceEvent::Waiting { reason, seconds } => Fetching::Waiting { reason, seconds },
+        SourceEvent::Queueing { file } => Fetching::Queueing { file },
         SourceEvent::UsingPackage { name, version, command, reason } => {
             Fetching::Package { name, version, command, reason }
         }
     };
     Event::ModelFetching { model: model.to_owned(), what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(multi_dimension: Option<usize>, max_length: usize, expected: u32) {
+        assert_eq!(rows_within(1024, multi_dimension, max_length), expected);
+    }
+
+    #[test]
+    fn shards_of_token_vectors_have_fewer_rows_where_they_are_large() {
+        check(None, 8192, 1024);
+        check(Some(128), 512, 1024);
+        check(Some(129), 512, 512);
+        check(Some(1024), 8192, 128);
+        check(Some(1024), 32, 1024);
+        check(Some(usize::MAX >> 20), 512, 1);
+    }
 }

@@ -1,8 +1,12 @@
-//! Layers after pooling: linear ones of a text's vector, as sentence-transformers' Dense modules.
+//! Layers of a text's vector after pooling, or of the vectors of its tokens, as sentence-transformers' Dense modules.
 //!
 //! In f32 whatever the layers of the transformer compute in: they are small, and what they lose nothing makes good.
 
 use crate::arch::LoadError;
+use std::path::Path;
+
+use super::finish::normalize;
+use crate::domain::VectorKind;
 use crate::model::spec::{self, AfterPooling, DenseActivation};
 use crate::model::weights::{WeightError, Weights};
 
@@ -32,17 +36,36 @@ enum Residual {
     Projected(Vec<f32>),
 }
 
-/// Loads the steps of a model from its weights.
-pub(super) fn load(steps: &[AfterPooling], weights: &Weights) -> Result<Vec<Step>, LoadError> {
-    let mut files = weights.after_pooling().iter();
+impl Step {
+    /// [rows, width] to [rows, another width].
+    pub(super) fn apply(&self, mut vectors: Vec<f32>, width: usize) -> (Vec<f32>, usize) {
+        match self {
+            Self::Dense(dense) => (dense.apply(&vectors), dense.outputs()),
+            Self::Normalize => {
+                vectors.chunks_exact_mut(width).for_each(normalize);
+                (vectors, width)
+            }
+        }
+    }
+}
+
+/// Loads the steps that lead to one kind of vectors from a model's weights.
+pub(super) fn load(steps: &[AfterPooling], kind: VectorKind, weights: &Weights) -> Result<Vec<Step>, LoadError> {
+    let mut files = weights.head(kind);
     let step = |step: &AfterPooling| match step {
         AfterPooling::Normalize => Ok(Step::Normalize),
         AfterPooling::Dense(dense) => {
-            let absent = || WeightError::Absent { tensor: "linear.weight".to_owned(), paths: dense.weights.clone() };
-            Ok(Step::Dense(Dense::load(dense, files.next().ok_or_else(absent)?)?))
+            let own = if dense.weights.is_empty() { Some(weights) } else { files.next() };
+            let own = own.ok_or_else(|| absent("linear.weight", &dense.directory))?;
+            Ok(Step::Dense(Dense::load(dense, own)?))
         }
     };
     steps.iter().map(step).collect()
+}
+
+/// A tensor whose file was not opened.
+pub(super) fn absent(tensor: &str, path: &Path) -> WeightError {
+    WeightError::Absent { tensor: tensor.to_owned(), paths: vec![path.to_owned()] }
 }
 
 impl Dense {
@@ -54,8 +77,10 @@ impl Dense {
             (true, true) => Residual::Input,
             (true, false) => Residual::Projected(tensor("residual.weight", &[outputs, inputs])?),
         };
-        let weight = tensor("linear.weight", &[outputs, inputs])?;
-        let bias = spec.bias.then(|| tensor("linear.bias", &[outputs])).transpose()?;
+        // A file that holds one layer alone may have no name for it.
+        let prefix = if weights.contains("linear.weight") || !weights.contains("weight") { "linear." } else { "" };
+        let weight = tensor(&format!("{prefix}weight"), &[outputs, inputs])?;
+        let bias = spec.bias.then(|| tensor(&format!("{prefix}bias"), &[outputs])).transpose()?;
         Ok(Self { inputs, outputs, weight, bias, activation, residual })
     }
 
@@ -91,7 +116,7 @@ fn times(matrix: &[f32], vector: &[f32]) -> Vec<f32> {
 }
 
 /// In sixteen sums, which the compiler puts side by side and which lose less than one.
-fn dot(one: &[f32], other: &[f32]) -> f32 {
+pub(super) fn dot(one: &[f32], other: &[f32]) -> f32 {
     let mut sums = [0.0_f32; 16];
     let (ones, one_rest) = one.as_chunks::<16>();
     let (others, other_rest) = other.as_chunks::<16>();

@@ -1,6 +1,7 @@
 //! What happens to a pooled vector before it is a result: cut and normalised, in f32 or better.
 
-use crate::domain::Embeddings;
+use crate::domain::{Embeddings, SparseVector, VectorKind};
+use crate::model::spec::TextRole;
 
 /// What a run asks for beside the model's own steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,6 +12,21 @@ pub struct Finish {
     pub normalize: bool,
     /// Keep only so many leading components (Matryoshka): cut first, then normalise.
     pub truncate_dim: Option<usize>,
+    /// The kinds of vectors; `None` for the one that the model is for.
+    pub kinds: Option<Kinds>,
+    /// What the texts are, where that matters.
+    pub role: TextRole,
+}
+
+/// Kinds of vectors, each at most once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds([bool; VectorKind::ALL.len()]);
+
+impl Kinds {
+    /// Those of a list.
+    pub fn of(kinds: &[VectorKind]) -> Self {
+        Self(VectorKind::ALL.map(|kind| kinds.contains(&kind)))
+    }
 }
 
 /// Why a vector must not be taken for a result.
@@ -43,7 +59,21 @@ pub fn vector_fault(vector: &[f32]) -> Option<VectorFault> {
     }
 }
 
+/// What is wrong with the vectors of one text, of whatever kinds. A sparse vector without weights and a text without
+/// tokens that count are results; numbers that are none are not.
+pub fn fault(dense: Option<&[f32]>, sparse: Option<&SparseVector>, multi: Option<&[f32]>) -> Option<VectorFault> {
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    let others = sparse.is_none_or(|sparse| finite(&sparse.values)) && multi.is_none_or(finite);
+    if others { dense.and_then(vector_fault) } else { Some(VectorFault::NotFinite) }
+}
+
 impl Finish {
+    /// The kinds that are asked for, of a model that is for this one.
+    pub fn kinds(&self, default: VectorKind) -> Vec<VectorKind> {
+        let Some(Kinds(asked)) = self.kinds else { return vec![default] };
+        VectorKind::ALL.into_iter().zip(asked).filter_map(|(kind, asked)| asked.then_some(kind)).collect()
+    }
+
     /// [sequences, width] to [sequences, dimension].
     pub fn apply(&self, pooled: Vec<f32>, width: usize) -> Embeddings {
         let dimension = self.dimension(width);
@@ -55,7 +85,7 @@ impl Finish {
         if self.normalize {
             values.chunks_exact_mut(dimension).for_each(normalize);
         }
-        Embeddings { dimension, values }
+        Embeddings::dense(dimension, values)
     }
 
     /// Length of a finished vector.
@@ -79,15 +109,24 @@ mod tests {
 
     #[test]
     fn vectors_are_cut_first_and_normalised_then() {
-        let finish = Finish { left_out: 0, normalize: true, truncate_dim: Some(2) };
+        let finish = Finish { normalize: true, truncate_dim: Some(2), ..Finish::default() };
         let embeddings = finish.apply(vec![3.0, 4.0, 100.0, 0.0, -2.0, 7.0], 3);
-        assert_eq!(embeddings, Embeddings { dimension: 2, values: vec![0.6, 0.8, 0.0, -1.0] });
+        assert_eq!(embeddings, Embeddings::dense(2, vec![0.6, 0.8, 0.0, -1.0]));
     }
 
     #[test]
     fn large_components_do_not_overflow_the_length() {
         let embeddings = Finish { normalize: true, ..Finish::default() }.apply(vec![3e38, 3e38], 2);
         assert!((embeddings.values[0] - std::f32::consts::FRAC_1_SQRT_2).abs() < 1e-7, "{embeddings:?}");
+    }
+
+    #[test]
+    fn a_text_is_faulty_if_one_of_its_vectors_is() {
+        let sparse = |values: &[f32]| SparseVector { indices: vec![0; values.len()], values: values.to_vec() };
+        assert_eq!(fault(Some(&[1.0]), Some(&sparse(&[])), Some(&[])), None);
+        assert_eq!(fault(None, Some(&sparse(&[1.0, f32::INFINITY])), None), Some(VectorFault::NotFinite));
+        assert_eq!(fault(Some(&[1.0]), None, Some(&[0.0, f32::NAN])), Some(VectorFault::NotFinite));
+        assert_eq!(fault(Some(&[0.0]), None, Some(&[1.0])), Some(VectorFault::Zero));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Encoder, Finish, Head, ModelEncoder, dense};
+use super::heads::Heads;
+use super::{Encoder, Finish, ModelEncoder};
 use crate::arch::{self, LoadError};
 use crate::lease::LeasedDevice;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 use crate::nn::cpu::gemm::Kernel;
-use crate::nn::{Backend, Cpu};
+use crate::nn::{Backend, Candle, Cpu, Gpu, Numbers};
 
 /// Loads a model onto devices for a number of workers on each. The workers come in the order of the devices, and
 /// nothing of the model outlives the lease.
@@ -31,6 +32,25 @@ pub fn load<'lease>(
     load_on(spec, weights, finish, workers.map(|device| (device, cpu())).collect())
 }
 
+/// Loads a model onto a GPU, in numbers that it computes in, for workers that share its weights.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_on_gpu<'lease>(
+    spec: &ModelSpec,
+    weights: &Weights,
+    finish: Finish,
+    (gpu, numbers): (&Gpu, Numbers),
+    workers: &[LeasedDevice<'lease>],
+) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
+    let worker = |device: &LeasedDevice<'lease>| Ok((*device, Candle::on(gpu, numbers)?));
+    let workers = workers.iter().map(worker).collect::<Result<Vec<_>, LoadError>>()?;
+    let encoders = load_on(spec, weights, finish, workers)?;
+    // What failed on the way is known before a batch is lost to it.
+    gpu.settle()?;
+    Ok(encoders)
+}
+
 /// Loads a model for one worker on each of some backends, which share its weights.
 ///
 /// # Errors
@@ -43,10 +63,10 @@ pub fn load_on<'lease, B: Backend>(
 ) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
     let Some((_, first)) = workers.first() else { return Ok(Vec::new()) };
     let architecture = arch::load(spec, weights, first)?;
-    let head = Arc::new(Head { poolings: spec.pooling.clone(), steps: dense::load(&spec.after_pooling, weights)? });
+    let heads = Arc::new(Heads::load(spec, &finish, weights, first)?);
     let worker = |(device, backend)| -> Box<dyn Encoder + 'lease> {
         let architecture = Arc::clone(&architecture);
-        Box::new(ModelEncoder { backend, architecture, head: Arc::clone(&head), finish, _device: device })
+        Box::new(ModelEncoder { backend, architecture, heads: Arc::clone(&heads), finish, _device: device })
     };
     Ok(workers.into_iter().map(worker).collect())
 }

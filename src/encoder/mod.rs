@@ -1,6 +1,6 @@
 //! From packed batches to finished vectors.
 //!
-//! An [`Encoder`] is one worker's hold on a loaded model: architecture, pooling, layers after it, truncation and
+//! An [`Encoder`] is one worker's hold on a loaded model: architecture, a head for each kind of vectors, truncation and
 //! normalisation in one step. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
 //! gone before the lease is; the two last lines exchanged do not compile:
 //!
@@ -22,23 +22,25 @@
 
 mod dense;
 mod finish;
+mod heads;
 mod load;
 
-pub use finish::{Finish, VectorFault, vector_fault};
-pub use load::{load, load_on};
+pub use finish::{Finish, Kinds, VectorFault, fault, vector_fault};
+pub use load::{load, load_on, load_on_gpu};
 
 use std::sync::Arc;
 
+use self::heads::Heads;
 use crate::arch::Architecture;
 use crate::domain::{Embeddings, PackedBatch};
 use crate::lease::LeasedDevice;
-use crate::nn::{Backend, NnError, Pooling};
+use crate::nn::{Backend, NnError};
 
 /// Turns batches into vectors; one thread owns it.
 pub trait Encoder: Send {
-    /// One vector a sequence, in the batch's order. Sequences are not empty and no longer than the model's limit.
+    /// The vectors of each sequence, in the batch's order. Sequences are not empty and no longer than the model's limit.
     ///
-    /// A vector may be useless all the same: ask [`vector_fault`] before anyone takes it for a result.
+    /// A vector may be useless all the same: ask [`fault`] before anyone takes it for a result.
     ///
     /// # Errors
     /// [`EncodeError`]; the batch has no result then.
@@ -64,17 +66,11 @@ pub enum EncodeError {
     Operation(#[from] NnError),
 }
 
-/// What makes one vector of the token vectors of a text.
-struct Head {
-    poolings: Vec<Pooling>,
-    steps: Vec<dense::Step>,
-}
-
 /// The encoder of any architecture on any backend.
 struct ModelEncoder<'lease, B: Backend> {
     backend: B,
     architecture: Arc<dyn Architecture<B>>,
-    head: Arc<Head>,
+    heads: Arc<Heads<B>>,
     finish: Finish,
     /// Where the layers are.
     _device: LeasedDevice<'lease>,
@@ -82,19 +78,11 @@ struct ModelEncoder<'lease, B: Backend> {
 
 impl<B: Backend> Encoder for ModelEncoder<'_, B> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        let Self { backend, architecture, head, finish, .. } = self;
-        let mut vectors = backend.run(|| -> Result<_, NnError> {
+        let Self { backend, architecture, heads, finish, .. } = self;
+        Ok(backend.run(|| -> Result<_, NnError> {
             let hidden = architecture.forward(backend, batch)?;
-            backend.pool(&head.poolings, finish.left_out, &hidden, batch)
-        })?;
-        let mut width = architecture.hidden_size() * head.poolings.len();
-        for step in &head.steps {
-            match step {
-                dense::Step::Dense(dense) => (vectors, width) = (dense.apply(&vectors), dense.outputs()),
-                dense::Step::Normalize => vectors.chunks_exact_mut(width).for_each(finish::normalize),
-            }
-        }
-        Ok(finish.apply(vectors, width))
+            heads.apply(backend, finish, (&hidden, architecture.hidden_size()), batch)
+        })?)
     }
 
     fn use_cores(&mut self, cores: usize) {

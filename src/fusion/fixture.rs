@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::domain::RowStatus::{Failed, Ok as Whole, Truncated};
-use crate::domain::{CollectionName, RawJson, Row, RowRecord, RowStatus, Shard};
+use crate::domain::{CollectionName, RawJson, Row, RowRecord, RowStatus, Shard, Widths};
 use crate::output::{CollectionTotals, CollectionWriter, Existing, Format, Manifest, Plan, fixture};
 
 pub(super) const ROWS: usize = 11;
@@ -57,7 +57,7 @@ impl Output {
         Plan {
             model: self.model.to_owned(),
             vector_space: self.vector_space.to_owned(),
-            dimension: self.dimension,
+            widths: Widths::dense(self.dimension),
             shard_rows: u32::try_from(self.shard_rows).unwrap(),
             formats: self.formats.clone(),
             provenance: serde_json::Map::new(),
@@ -91,6 +91,8 @@ impl Output {
             dimension: self.dimension,
             records: rows.iter().map(|&row| self.record(row)).collect(),
             vectors: rows.iter().flat_map(|&row| self.vector_of(row)).collect(),
+            sparse: None,
+            multi: None,
         };
         rows.chunks(self.shard_rows).enumerate().map(shard).collect()
     }

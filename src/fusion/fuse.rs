@@ -13,7 +13,7 @@ use super::status::fused_status;
 use super::vector::{Part, VectorFault, fuse_vectors};
 use super::weights::{Member, normalized_weights};
 use crate::config::Format;
-use crate::domain::{CollectionName, Row, RowRecord, RowStatus, Shard};
+use crate::domain::{CollectionName, Row, RowRecord, RowStatus, Shard, Widths};
 use crate::output::{
     CollectionWriter, Committed, CommittedShard, Existing, InputRow, Ledger, Manifest, OpenError, Opened, Plan,
 };
@@ -114,7 +114,7 @@ fn output_plan(request: &Request<'_>, members: &[MemberReader], weights: &[f64])
     Ok(Plan {
         model: FUSED.to_owned(),
         vector_space: space::vector_space(request.method, &weighted).to_string(),
-        dimension,
+        widths: Widths::dense(dimension),
         shard_rows: request.shard_rows,
         formats: request.formats.to_vec(),
         provenance: space::provenance(request.method, &weighted),
@@ -163,6 +163,8 @@ impl Fuser<'_> {
             dimension: manifest.dimension,
             records: Vec::new(),
             vectors: Vec::new(),
+            sparse: None,
+            multi: None,
         };
         for row in (manifest.totals.rows..).take(manifest.shard_rows as usize) {
             let Some(mut record) = self.ledger.next().transpose()? else { break };

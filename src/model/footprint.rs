@@ -2,9 +2,9 @@
 //!
 //! Numbers are counted as f32: the activations are, and weights in bf16 or int8 take less, never more.
 
-use super::spec::{Architecture, ModelSpec};
+use super::spec::{Architecture, ModelSpec, SparseHead};
 use super::weights::Weights;
-use crate::domain::Bytes;
+use crate::domain::{Bytes, Widths};
 
 /// Bytes of a number in f32.
 const NUMBER: u64 = 4;
@@ -27,7 +27,9 @@ impl Footprint {
     /// (hidden size each), query, key, value and their result (four times the width of all heads), and what the
     /// feed-forward widens to, before and after its activation (intermediate size each; a gate has another); for each
     /// pair of tokens, one score a head. A table of vectors has no layers.
-    pub fn new(spec: &ModelSpec, weights: &Weights) -> Self {
+    ///
+    /// The head of a masked language model has the table of words a second time, as a linear layer.
+    pub fn new(spec: &ModelSpec, weights: &Weights, given: Widths) -> Self {
         let size = |keys: &[&str]| keys.iter().find_map(|key| spec.config.get(*key)?.as_u64());
         let hidden = spec.hidden_size as u64;
         // Each is known by several names, one of which a configuration has.
@@ -43,8 +45,12 @@ impl Footprint {
             hidden.saturating_mul(3).saturating_add(attention).saturating_add(middle)
         };
         let pair_heads = if spec.architecture == Architecture::Static { 0 } else { heads };
+        let decoder = match (&spec.sparse, given.sparse) {
+            (Some(SparseHead::MaskedLm { vocabulary, .. }), Some(_)) => hidden.saturating_mul(*vocabulary as u64),
+            _ => 0,
+        };
         Self {
-            weights: Bytes(weights.numbers().saturating_mul(NUMBER)),
+            weights: Bytes(weights.numbers().saturating_add(decoder).saturating_mul(NUMBER)),
             token_bytes: widths.saturating_mul(NUMBER),
             pair_bytes: pair_heads.saturating_mul(NUMBER),
         }
@@ -87,7 +93,7 @@ mod tests {
     fn sizes_come_from_the_files() {
         let spec = ModelSpec::read("tests/fixtures/models/bert-minilm".as_ref()).unwrap();
         let weights = Weights::open(&spec.weights).unwrap();
-        let footprint = Footprint::new(&spec, &weights);
+        let footprint = Footprint::new(&spec, &weights, spec.widths());
         // 704 words, 96 positions, 2 types and 2 layers of width 32 (64 between), and the pooler.
         let layer = 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32;
         let numbers = (704 + 96 + 2) * 32 + 2 * 32 + 2 * layer + 32 * 32 + 32;
@@ -99,10 +105,19 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_words_counts_twice_where_it_is_a_layer_too() {
+        let spec = ModelSpec::read("tests/fixtures/models/splade-mlm".as_ref()).unwrap();
+        let weights = Weights::open(&spec.weights).unwrap();
+        let table = (spec.widths().sparse.unwrap() * spec.hidden_size) as u64;
+        let footprint = Footprint::new(&spec, &weights, spec.widths());
+        assert_eq!(footprint.weights, Bytes((weights.numbers() + table) * 4));
+    }
+
+    #[test]
     fn heads_and_gates_are_counted_as_wide_as_they_are() {
         let read = |model: &str| {
             let spec = ModelSpec::read(&Path::new("tests/fixtures/models").join(model)).unwrap();
-            let footprint = Footprint::new(&spec, &Weights::open(&spec.weights).unwrap());
+            let footprint = Footprint::new(&spec, &Weights::open(&spec.weights).unwrap(), spec.widths());
             (spec, footprint)
         };
         let (spec, footprint) = read("qwen3-sharded");

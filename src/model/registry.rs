@@ -145,6 +145,23 @@ pub struct Package {
 }
 
 impl Entry {
+    /// Whether the revision means the same for ever.
+    pub fn is_pinned(&self) -> bool {
+        self.revision.len() == 40 && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    /// The revision, and whether it pins anything.
+    pub fn revision_in_words(&self) -> String {
+        if self.is_pinned() { self.revision.clone() } else { format!("{} (not pinned)", self.revision) }
+    }
+
+    /// The row as a file of models has it, pinned to a commit.
+    pub fn pinned_to(&self, commit: &str) -> String {
+        let row = Self { revision: commit.to_owned(), file: None, ..self.clone() };
+        // Plain data, all of which TOML has a form for.
+        toml::to_string(&File { model: vec![Spanned::new(0..0, row)] }).unwrap_or_default()
+    }
+
     /// Name, hub id and aliases.
     fn names(&self) -> impl Iterator<Item = &str> {
         [&self.name, &self.hub].into_iter().chain(&self.aliases).map(String::as_str)
@@ -173,7 +190,7 @@ impl Entry {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]

@@ -11,8 +11,8 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value};
 
-use super::spec::{AfterPooling, Dense, ModelSpec, Prompt};
-use crate::domain::{Digest, DigestWriter};
+use super::spec::{AfterPooling, Dense, ModelSpec, MultiHead, Prompt, SparseHead};
+use crate::domain::{Digest, DigestWriter, VectorKind, Widths};
 
 const VERSION: &str = "2";
 
@@ -52,8 +52,8 @@ pub struct Settings {
     pub prompt: Prompt,
     /// Longest sequence in tokens.
     pub max_length: usize,
-    /// Length of a written vector.
-    pub dimension: usize,
+    /// What is written: the kinds, and their widths.
+    pub widths: Widths,
     /// Whether written vectors have unit length.
     pub normalized: bool,
     /// The arithmetic.
@@ -72,19 +72,32 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
         fields.add("weights", digest.as_bytes());
     }
     fields.add("tokenizer", settings.tokenizer.as_bytes());
-    for pooling in &spec.pooling {
-        fields.add("pooling", pooling.as_str().as_bytes());
-    }
-    for step in &spec.after_pooling {
-        fields.add("after_pooling", described(step).as_bytes());
+    let Widths { dense, sparse, multi } = settings.widths;
+    if dense.is_some() {
+        for pooling in &spec.pooling {
+            fields.add("pooling", pooling.as_str().as_bytes());
+        }
+        for step in &spec.after_pooling {
+            fields.add("after_pooling", described(step).as_bytes());
+        }
     }
     fields.add("prompt", settings.prompt.text.as_bytes());
     // Without a prompt there is nothing to leave out.
     fields.add("include_prompt", flag(spec.include_prompt || settings.prompt.text.is_empty()));
     fields.add("max_length", settings.max_length.to_string().as_bytes());
-    fields.add("dimension", settings.dimension.to_string().as_bytes());
-    fields.add("normalized", flag(settings.normalized));
+    if let Some(dimension) = dense {
+        fields.add("dimension", dimension.to_string().as_bytes());
+        fields.add("normalized", flag(settings.normalized));
+    }
     fields.add("dtype", settings.dtype.as_str().as_bytes());
+    // Dense vectors alone have the fields that they always had.
+    if let Some(head) = spec.sparse.as_ref().filter(|_| sparse.is_some()) {
+        fields.add(VectorKind::Sparse.as_str(), described_sparse(head).as_bytes());
+    }
+    if let Some(head) = spec.multi.as_ref().filter(|_| multi.is_some()) {
+        fields.add(VectorKind::Multi.as_str(), described_multi(head).as_bytes());
+        fields.add("role", format!("{:?}", spec.role(&settings.prompt)).as_bytes());
+    }
     let (_, digest, _) = fields.0.finish();
     digest
 }
@@ -98,6 +111,25 @@ fn described(step: &AfterPooling) -> String {
             format!("dense {inputs} {outputs} bias {bias} activation {activation} residual {residual}")
         }
     }
+}
+
+/// The head in words; its weights are among the digests.
+fn described_sparse(head: &SparseHead) -> String {
+    match head {
+        SparseHead::MaskedLm { pooling, vocabulary } => {
+            let (strategy, activation) = pooling.names();
+            format!("masked_lm {vocabulary} {strategy} {activation}")
+        }
+        SparseHead::TokenWeights { dropped, vocabulary, .. } => format!("token_weights {vocabulary} {dropped:?}"),
+    }
+}
+
+/// Likewise.
+fn described_multi(head: &MultiHead) -> String {
+    let MultiHead { steps, left_out, skipped, markers, expansion, .. } = head;
+    let steps: Vec<String> = steps.iter().map(described).collect();
+    let expansion = expansion.map(|expansion| (expansion.token, expansion.length, expansion.seen));
+    format!("{steps:?} {left_out} {skipped:?} {markers:?} {expansion:?}")
 }
 
 struct Fields(DigestWriter<io::Sink>);
@@ -201,7 +233,7 @@ mod tests {
             tokenizer: Digest::of(b"tokenizer"),
             prompt: prompt("p"),
             max_length: 80,
-            dimension: 32,
+            widths: Widths::dense(32),
             normalized: true,
             dtype: DtypeClass::F32,
         };
@@ -227,7 +259,7 @@ mod tests {
         check_other(|_, settings| settings.prompt = prompt(""));
         check_other(|_, settings| settings.prompt = prompt("q"));
         check_other(|_, settings| settings.max_length = 79);
-        check_other(|_, settings| settings.dimension = 16);
+        check_other(|_, settings| settings.widths = Widths::dense(16));
         check_other(|_, settings| settings.normalized = false);
         for dtype in [DtypeClass::F16, DtypeClass::Bf16, DtypeClass::Int8] {
             check_other(|_, settings| settings.dtype = dtype);

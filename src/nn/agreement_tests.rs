@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::cpu::Instructions;
 use super::*;
+use crate::domain::TokenSeq;
 
 const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
 
@@ -18,6 +19,14 @@ trait OnHost {
     fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32>;
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
+    fn weights(&self, pooling: SpladePooling, layer: &TestDecoder, batch: &PackedBatch) -> Vec<SparseVector>;
+}
+
+/// [vocabulary, width] and bias of the last layer of a masked language model, and its input.
+struct TestDecoder {
+    weight: Matrix,
+    bias: Vec<f32>,
+    input: Matrix,
 }
 
 #[derive(Debug, Clone)]
@@ -95,6 +104,11 @@ impl<B: Backend + Clone> OnHost for Named<B> {
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
         self.1.pool(poolings, left_out, &self.up(input), batch).unwrap()
     }
+
+    fn weights(&self, pooling: SpladePooling, layer: &TestDecoder, batch: &PackedBatch) -> Vec<SparseVector> {
+        let decoder = self.1.linear(layer.weight.clone(), Some(layer.bias.clone())).unwrap();
+        self.1.weigh_vocabulary(&decoder, &self.up(&layer.input), pooling, batch).unwrap()
+    }
 }
 
 fn cpus() -> impl Iterator<Item = Box<dyn OnHost>> {
@@ -106,6 +120,11 @@ fn cpus() -> impl Iterator<Item = Box<dyn OnHost>> {
 
 fn candle() -> Box<dyn OnHost> {
     Box::new(Named("candle".to_owned(), Candle::cpu()))
+}
+
+/// As on GPUs: sequences of several lengths padded together.
+fn padded() -> Box<dyn OnHost> {
+    Box::new(Named("candle, padded".to_owned(), Candle::cpu_as(Numbers::F32, Grouping::Padded)))
 }
 
 fn batch_of(lengths: &[usize]) -> PackedBatch {
@@ -149,7 +168,7 @@ mod by_hand {
     fn check(attention: &Attention, rows: &[&[f32]], expected: &[f32]) {
         let width = attention.input_width();
         let qkv = Matrix { rows: rows.len(), columns: width, values: rows.concat() };
-        for backend in cpus().chain([candle()]) {
+        for backend in cpus().chain([candle(), padded()]) {
             let found = backend.attend(attention, &qkv, &batch_of(&[rows.len()]));
             assert_close(&backend.name(), &found, expected, 2e-6);
         }
@@ -186,6 +205,21 @@ mod by_hand {
         check(&Attention { mask: Mask::window(0), ..simple() }, &rows, &[1.0, 2.0, 6.0, 7.0]);
         check(&Attention { mask: Mask::window(1), ..simple() }, &rows, &[1.5, 3.0, 5.0, 6.5]);
         check(&Attention { mask: Mask::causal_window(2), ..simple() }, &rows, &[1.0, 1.5, 4.0, 6.5]);
+    }
+
+    #[test]
+    fn tokens_that_are_not_seen_see_the_others() {
+        let rows: [&[f32]; 3] = [&[0.0, 0.0, 4.0], &[0.0, 0.0, 8.0], &[1.0, LN_3, 80.0]];
+        let qkv = Matrix { rows: 6, columns: 3, values: [rows.concat(), rows.concat()].concat() };
+        let sequence = |unseen| TokenSeq { ids: vec![0; 3], truncated: 0, unseen };
+        // The third token's own value counts where it is seen, three times as much for itself.
+        let batch = PackedBatch::of(&[sequence(1), sequence(0)]);
+        let all_seen = 92.0 / 3.0;
+        let third = (4.0 + 8.0 + 3.0 * 80.0) / 5.0;
+        for backend in cpus().chain([candle(), padded()]) {
+            let found = backend.attend(&simple(), &qkv, &batch);
+            assert_close(&backend.name(), &found, &[6.0, 6.0, 6.0, all_seen, all_seen, third], 2e-6);
+        }
     }
 
     #[test]
@@ -242,7 +276,7 @@ mod by_hand {
             let distances = Distances { span: 2, max_distance: None };
             let attention = RelativeAttention { heads: 1, head_size: 1, scale: 0.5, keys, queries, distances };
             let qkv = Matrix { rows: rows.len(), columns: 3, values: rows.concat() };
-            for backend in cpus().chain([candle()]) {
+            for backend in cpus().chain([candle(), padded()]) {
                 let found = backend.attend_relatively(&attention, &qkv, &batch_of(&[rows.len()]));
                 assert_close(&backend.name(), &found, expected, 2e-6);
             }
@@ -273,7 +307,7 @@ mod by_hand {
     fn norms_gates_and_sums_are_their_formulas() {
         let input = Matrix { rows: 1, columns: 2, values: vec![1.0, 7.0] };
         let (weight, bias) = (vec![2.0, 10.0], vec![0.5, 1.0]);
-        for backend in cpus().chain([candle()]) {
+        for backend in cpus().chain([candle(), padded()]) {
             let check = |found: Vec<f32>, expected: [f32; 2]| assert_close(&backend.name(), &found, &expected, 5e-6);
             // Mean 4, standard deviation 3; mean of squares 25.
             check(backend.norm(&TestNorm::Layer(weight.clone(), Some(bias.clone())), &input), [-1.5, 11.0]);
@@ -374,6 +408,7 @@ proptest! {
         let batch = batch_of(&lengths);
         let qkv = noise_matrix(seed, 1.5, batch.tokens(), attention.input_width());
         let expected = candle().attend_relatively(&attention, &qkv, &batch);
+        assert_close("candle, padded", &padded().attend_relatively(&attention, &qkv, &batch), &expected, 5e-6);
         for cpu in cpus() {
             let together = cpu.attend_relatively(&attention, &qkv, &batch);
             assert_close(&cpu.name(), &together, &expected, 5e-6);
@@ -391,7 +426,7 @@ proptest! {
     fn attention_is_the_same_on_all_backends(case in cases()) {
         let (qkv, batch) = (case.qkv(), batch_of(&case.lengths));
         let expected = candle().attend(&case.attention, &qkv, &batch);
-        for cpu in cpus() {
+        for cpu in cpus().chain([padded()]) {
             assert_close(&cpu.name(), &cpu.attend(&case.attention, &qkv, &batch), &expected, 5e-6);
         }
     }
@@ -423,7 +458,7 @@ proptest! {
         let gate_up = noise_matrix(seed, 4.0, batch.tokens(), 2 * width);
         let (weight, bias) = (noise(seed + 1, 1.0, width), noise(seed + 2, 1.0, width));
         let truth = candle();
-        for cpu in cpus() {
+        for cpu in cpus().chain([padded()]) {
             let check = |found: Vec<f32>, expected: Vec<f32>| assert_close(&cpu.name(), &found, &expected, 2e-5);
             let layer = TestNorm::Layer(weight.clone(), Some(bias.clone()));
             // Of a few numbers that happen to lie close together, no norm has more digits than their differences.
@@ -513,7 +548,7 @@ fn a_batch_without_tokens_has_no_result() {
         ..Attention::new(1, 16)
     };
     let none = Matrix { rows: 0, columns: 48, values: Vec::new() };
-    for backend in cpus().chain([candle()]) {
+    for backend in cpus().chain([candle(), padded()]) {
         for lengths in [&[][..], &[0], &[0, 0]] {
             assert!(backend.attend(&attention, &none, &batch_of(lengths)).is_empty(), "{}", backend.name());
         }
@@ -524,12 +559,46 @@ fn a_batch_without_tokens_has_no_result() {
 fn what_is_not_a_number_stays_so_and_stays_in_its_sequence() {
     let attention = Attention::new(1, 16);
     for poisoned in [0, 16, 32] {
-        for cpu in cpus() {
+        for cpu in cpus().chain([padded()]) {
             let mut qkv = noise_matrix(1, 1.0, 40, 48);
             qkv.values[25 * 48 + poisoned] = f32::NAN;
             let result = cpu.attend(&attention, &qkv, &batch_of(&[20, 20]));
             assert!(result[..20 * 16].iter().all(|x| x.is_finite()), "{}: {poisoned}", cpu.name());
             assert!(result[25 * 16..26 * 16].iter().any(|x| x.is_nan()), "{}: {poisoned}", cpu.name());
+        }
+    }
+}
+
+/// Blocks of 16 tokens, which long sequences fill several of and short ones share.
+#[test]
+fn weights_of_a_vocabulary_agree_whatever_the_blocks() {
+    let (vocabulary, width) = ((1 << 22) / 16, 3);
+    let lengths = [1, 20, 0, 5, 37, 2];
+    let batch = batch_of(&lengths);
+    let weight = noise_matrix(1, 0.5, vocabulary, width);
+    let bias = noise(2, 0.5, vocabulary);
+    let input = noise_matrix(3, 1.0, batch.tokens(), width);
+    let layer = TestDecoder { weight, bias, input };
+    for (strategy, activation) in [
+        (SpladeStrategy::Max, SpladeActivation::Relu),
+        (SpladeStrategy::Sum, SpladeActivation::Relu),
+        (SpladeStrategy::Max, SpladeActivation::Log1pRelu),
+    ] {
+        let pooling = SpladePooling { strategy, activation };
+        let dense = |vectors: &[SparseVector]| {
+            let mut all = vec![0.0; lengths.len() * vocabulary];
+            for (vector, row) in vectors.iter().zip(all.chunks_exact_mut(vocabulary)) {
+                vector.indices.iter().zip(&vector.values).for_each(|(index, value)| row[*index as usize] = *value);
+            }
+            all
+        };
+        let expected = dense(&candle().weights(pooling, &layer, &batch));
+        assert!(expected.iter().any(|weight| *weight > 0.0) && expected.contains(&0.0));
+        for backend in cpus() {
+            let found = backend.weights(pooling, &layer, &batch);
+            assert_eq!(found.len(), lengths.len());
+            assert!(found[2].indices.is_empty(), "a sequence without tokens has no weights");
+            assert_close(&backend.name(), &dense(&found), &expected, 2e-6);
         }
     }
 }

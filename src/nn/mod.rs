@@ -10,6 +10,7 @@ mod candle;
 pub mod cpu;
 mod error;
 mod relative_attention;
+mod splade;
 
 #[cfg(test)]
 mod agreement_tests;
@@ -19,8 +20,9 @@ pub use candle::{Candle, Gpu, GpuError, Grouping, Numbers};
 pub use cpu::{Cpu, Instructions};
 pub use error::NnError;
 pub use relative_attention::{Distances, RelativeAttention};
+pub use splade::{SpladeActivation, SpladePooling, SpladeStrategy};
 
-use crate::domain::PackedBatch;
+use crate::domain::{PackedBatch, SparseVector};
 
 /// A dense matrix of the host, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -235,7 +237,7 @@ pub trait Backend: Send + Sync + 'static {
     /// [tokens, width] to the same shape.
     fn apply_norm(&self, norm: &Self::Norm, input: &Self::Activations) -> Result<Self::Activations, NnError>;
 
-    /// Attention within each sequence. `qkv` is [tokens, (heads + 2 · `key_value_heads`) · `head_size`]: all heads of q,
+    /// Attention within each sequence, to those of its tokens that are seen. `qkv` is [tokens, (heads + 2 · `key_value_heads`) · `head_size`]: all heads of q,
     /// then of k, then of v. Gives [tokens, heads · `head_size`].
     fn apply_attention(
         &self,
@@ -275,4 +277,17 @@ pub trait Backend: Send + Sync + 'static {
         hidden: &Self::Activations,
         batch: &PackedBatch,
     ) -> Result<Vec<f32>, NnError>;
+
+    /// One sparse vector a sequence on the host: what a pooling makes of a layer's outputs for all its tokens. `input` is
+    /// [tokens, inputs]; [tokens, outputs] never exists as a whole, for vocabularies are large.
+    fn weigh_vocabulary(
+        &self,
+        decoder: &Self::Linear,
+        input: &Self::Activations,
+        pooling: SpladePooling,
+        batch: &PackedBatch,
+    ) -> Result<Vec<SparseVector>, NnError>;
+
+    /// [tokens, width] on the host, in f32.
+    fn to_host(&self, activations: &Self::Activations) -> Result<Vec<f32>, NnError>;
 }

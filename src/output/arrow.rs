@@ -27,9 +27,9 @@ impl Sink for Arrow {
     }
 }
 
-pub(super) fn read(files: &mut [File]) -> Result<StoredShard, ReadContentError> {
+pub(super) fn read(files: &mut [Option<File>]) -> Result<StoredShard, ReadContentError> {
     let mut shard = StoredShard::empty();
-    for file in files {
+    for file in files.iter_mut().flatten() {
         for batch in FileReader::try_new(BufReader::new(file), None)? {
             columns::append(&mut shard, &batch?)?;
         }

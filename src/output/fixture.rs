@@ -2,7 +2,9 @@
 
 use super::format::About;
 use super::{Existing, Format, Plan};
-use crate::domain::{ChunkId, Digest, RawJson, Row, RowRecord, RowStatus, Shard, Source};
+use crate::domain::{
+    ChunkId, Digest, MultiVectors, RawJson, Row, RowRecord, RowStatus, Shard, Source, SparseVector, Widths,
+};
 
 pub(super) const ABOUT: About<'static> = About { model: "org/tiny", vector_space: "0a1b" };
 
@@ -35,7 +37,7 @@ pub(super) fn shard(number: u32, first_row: u64, records: Vec<RowRecord>) -> Sha
             vectors.push(if record.status.has_vector() { value } else { f32::NAN });
         }
     }
-    Shard { number, first_row: Row(first_row), dimension: DIMENSION, records, vectors }
+    Shard { number, first_row: Row(first_row), dimension: DIMENSION, records, vectors, sparse: None, multi: None }
 }
 
 /// `rows` rows of every status in shards of `shard_rows`.
@@ -50,12 +52,42 @@ pub(super) fn shards(rows: u64, shard_rows: u64) -> Vec<Shard> {
         .collect()
 }
 
+/// What [`with_all_kinds`] makes of shards.
+pub(super) const ALL_KINDS: Widths = Widths { dense: Some(DIMENSION), sparse: Some(100), multi: Some(3) };
+
+/// The same rows with vectors of every kind, some of them empty.
+pub(super) fn with_all_kinds(mut shard: Shard) -> Shard {
+    let first = u32::try_from(shard.first_row.0).unwrap();
+    let (mut sparse, mut texts) = (Vec::new(), Vec::new());
+    for (row, record) in (first..).zip(&shard.records) {
+        let count = if record.status.has_vector() { row % 5 } else { 0 };
+        let values: Vec<f32> = (1..=count).map(|place| 0.1 * place as f32 + row as f32).collect();
+        sparse
+            .push(SparseVector { indices: (0..count).map(|place| row + 3 * place).collect(), values: values.clone() });
+        texts.push(values.iter().flat_map(|value| [*value, -0.0, 1.0e-40 * value]).collect());
+    }
+    shard.sparse = Some(sparse);
+    shard.multi = Some(MultiVectors { dimension: 3, texts });
+    shard
+}
+
+/// The same rows with these kinds alone.
+pub(super) fn with_kinds(shard: &Shard, kinds: Widths) -> Shard {
+    let mut shard = with_all_kinds(shard.clone());
+    if kinds.dense.is_none() {
+        (shard.dimension, shard.vectors) = (0, Vec::new());
+    }
+    shard.sparse = shard.sparse.filter(|_| kinds.sparse.is_some());
+    shard.multi = shard.multi.filter(|_| kinds.multi.is_some());
+    shard
+}
+
 pub(super) fn plan(model: &str, existing: Existing) -> Plan {
     let provenance = serde_json::json!({"dtype": "f32", "pooling": "mean"});
     Plan {
         model: model.to_owned(),
         vector_space: "0a1b".to_owned(),
-        dimension: DIMENSION,
+        widths: Widths::dense(DIMENSION),
         shard_rows: 3,
         formats: Format::ALL.to_vec(),
         provenance: provenance.as_object().unwrap().clone(),

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::read::{ReadContentError, StoredShard};
 use super::{arrow, jsonl, npy, parquet};
-use crate::domain::{ChunkId, Shard};
+use crate::domain::{ChunkId, Shard, VectorKind, Widths};
 
 pub use crate::config::Format;
 
@@ -17,6 +17,11 @@ pub use crate::config::Format;
 pub(super) trait Sink: Sync {
     /// What follows `part-00000.` in the name of the file.
     fn extension(&self) -> &'static str;
+
+    /// The kind of vectors that the file is for, if it is for one alone: there is no such file without them.
+    fn kind(&self) -> Option<VectorKind> {
+        None
+    }
 
     /// Writes the whole file; equal shards give equal bytes.
     fn write(&self, shard: &Shard, about: &About<'_>, out: &mut (dyn Write + Send)) -> Result<(), SinkError>;
@@ -57,13 +62,13 @@ pub enum SinkError {
     Parquet(#[from] ::parquet::errors::ParquetError),
 }
 
-type Read = fn(&mut [File]) -> Result<StoredShard, ReadContentError>;
+type Read = fn(&mut [Option<File>]) -> Result<StoredShard, ReadContentError>;
 
 struct Entry {
     format: Format,
     name: &'static str,
     sinks: &'static [&'static dyn Sink],
-    /// Takes one open file a sink, in the order of the sinks.
+    /// Takes one open file a sink, in the order of the sinks; files for one kind of vectors alone may not be there.
     read: Read,
 }
 
@@ -72,7 +77,7 @@ static TABLE: [Entry; 4] = [
     Entry { format: Format::Arrow, name: "arrow", sinks: &[&arrow::Arrow], read: arrow::read },
     Entry { format: Format::Parquet, name: "parquet", sinks: &[&parquet::Parquet], read: parquet::read },
     Entry { format: Format::Jsonl, name: "jsonl", sinks: &[&jsonl::Jsonl], read: jsonl::read },
-    Entry { format: Format::Npy, name: "npy", sinks: &[&npy::Vectors, &npy::Ids], read: npy::read },
+    Entry { format: Format::Npy, name: "npy", sinks: &npy::Npy::SINKS, read: npy::read },
 ];
 
 /// The text names no format.
@@ -96,8 +101,14 @@ impl Format {
         self.entry().sinks
     }
 
+    /// One sink a file of an output with these vectors.
+    pub(super) fn sinks_of(self, widths: Widths) -> impl Iterator<Item = &'static dyn Sink> {
+        let wanted = move |sink: &&dyn Sink| sink.kind().is_none_or(|kind| widths.of(kind).is_some());
+        self.sinks().iter().copied().filter(wanted)
+    }
+
     /// Reads a shard back from its files, in the order of the sinks.
-    pub(super) fn read(self, files: &mut [File]) -> Result<StoredShard, ReadContentError> {
+    pub(super) fn read(self, files: &mut [Option<File>]) -> Result<StoredShard, ReadContentError> {
         (self.entry().read)(files)
     }
 

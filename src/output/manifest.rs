@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::input::{InputChain, InputRow, input_digest};
-use crate::domain::{Digest, RowStatus, Shard};
+use crate::domain::{Digest, RowStatus, Shard, Widths};
 
 /// Version of the manifest's and the shards' layout; raised when an older reader would misread a newer output.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -34,8 +34,14 @@ pub struct Manifest {
     pub model: String,
     /// Hexadecimal hash over everything that shapes the vectors.
     pub vector_space: String,
-    /// Length of a vector.
+    /// Length of a dense vector; 0 where there are none.
     pub dimension: usize,
+    /// Size of the vocabulary of sparse vectors; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse_dimension: Option<usize>,
+    /// Length of each vector of a token; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multi_dimension: Option<usize>,
     /// The formats that each shard is written in.
     pub formats: Vec<Format>,
     /// Rows of every shard but the last, which may have fewer.
@@ -239,6 +245,12 @@ impl std::iter::Sum for Totals {
 }
 
 impl Manifest {
+    /// The kinds of vectors that there are, and their widths.
+    pub fn widths(&self) -> Widths {
+        let dense = (self.dimension > 0).then_some(self.dimension);
+        Widths { dense, sparse: self.sparse_dimension, multi: self.multi_dimension }
+    }
+
     /// The chain over all committed rows.
     pub fn input_chain(&self) -> InputChain {
         self.shards.last().map_or_else(InputChain::new, |shard| InputChain::resume(shard.input_chain))

@@ -10,7 +10,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::columns::{self, ITEM, VECTOR};
+use super::columns::{self, ITEM, MULTI, SPARSE_VALUES, VECTOR};
 use super::format::{About, Sink, SinkError};
 use super::read::{ReadContentError, StoredShard};
 use crate::domain::Shard;
@@ -25,7 +25,7 @@ impl Sink for Parquet {
     fn write(&self, shard: &Shard, about: &About<'_>, out: &mut (dyn Write + Send)) -> Result<(), SinkError> {
         let batch = columns::record_batch(shard, about)?;
         let metadata = columns::metadata(shard, about);
-        let metadata = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value)).to_vec();
+        let metadata = metadata.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
         let mut writer = ArrowWriter::try_new(out, batch.schema(), Some(properties(metadata)))?;
         writer.write(&batch)?;
         writer.close()?;
@@ -34,19 +34,22 @@ impl Sink for Parquet {
 }
 
 fn properties(metadata: Vec<KeyValue>) -> WriterProperties {
-    // The column's path in the three levels that Parquet gives a list.
-    let vector = ColumnPath::new([VECTOR, "list", ITEM].map(str::to_owned).to_vec());
-    WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_column_dictionary_enabled(vector.clone(), false)
-        .set_column_statistics_enabled(vector, EnabledStatistics::None)
-        .set_key_value_metadata(Some(metadata))
-        .build()
+    // Columns of numbers that hardly repeat, by their paths in the three levels that Parquet gives a list.
+    let lists: [&[&str]; 3] =
+        [&[VECTOR, "list", ITEM], &[SPARSE_VALUES, "list", ITEM], &[MULTI, "list", ITEM, "list", ITEM]];
+    let mut properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
+    for path in lists {
+        let column = ColumnPath::new(path.iter().map(|&part| part.to_owned()).collect());
+        properties = properties
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_statistics_enabled(column, EnabledStatistics::None);
+    }
+    properties.set_key_value_metadata(Some(metadata)).build()
 }
 
-pub(super) fn read(files: &mut [File]) -> Result<StoredShard, ReadContentError> {
+pub(super) fn read(files: &mut [Option<File>]) -> Result<StoredShard, ReadContentError> {
     let mut shard = StoredShard::empty();
-    for file in files {
+    for file in files.iter_mut().flatten() {
         for batch in ParquetRecordBatchReaderBuilder::try_new(file.try_clone()?)?.build()? {
             columns::append(&mut shard, &batch?)?;
         }

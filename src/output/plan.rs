@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::format::Format;
 use super::manifest::{Manifest, Provenance};
+use crate::domain::Widths;
 
 /// What one model is to write for a collection.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,8 +13,8 @@ pub struct Plan {
     pub model: String,
     /// Hexadecimal hash over everything that shapes the vectors.
     pub vector_space: String,
-    /// Length of a vector.
-    pub dimension: usize,
+    /// The kinds of vectors, and their widths.
+    pub widths: Widths,
     /// Rows of every shard but the last.
     pub shard_rows: u32,
     /// The formats; order and repetition do not matter.
@@ -72,7 +73,12 @@ impl Plan {
         };
         compare("model", manifest.model.clone(), self.model.clone());
         compare("vector_space", manifest.vector_space.clone(), self.vector_space.clone());
-        compare("dimension", manifest.dimension.to_string(), self.dimension.to_string());
+        let (existing, wanted) = (manifest.widths(), self.widths);
+        compare("emit", existing.to_string(), wanted.to_string());
+        let dimension = |width: Option<usize>| width.unwrap_or_default().to_string();
+        compare("dimension", dimension(existing.dense), dimension(wanted.dense));
+        compare("sparse_dimension", dimension(existing.sparse), dimension(wanted.sparse));
+        compare("multi_dimension", dimension(existing.multi), dimension(wanted.multi));
         compare("shard_rows", manifest.shard_rows.to_string(), self.shard_rows.to_string());
         compare("formats", list(&manifest.formats), list(&self.ordered_formats()));
         if manifest.vector_space != self.vector_space {

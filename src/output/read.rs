@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
-use super::format::Format;
+use super::format::{Format, Sink};
 use super::manifest::{CommittedShard, FileRecord};
-use crate::domain::{ChunkId, Digest, DigestError, DigestReader, Row, RowStatus};
+use crate::domain::{ChunkId, Digest, DigestError, DigestReader, MultiVectors, Row, RowStatus, SparseVector};
 
 /// The rows of one shard as they were committed.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,12 +15,16 @@ pub struct StoredShard {
     pub number: u32,
     /// Row of the first id.
     pub first_row: Row,
-    /// Length of a vector; 0 when no row has one and the format does not tell.
+    /// Length of a dense vector; 0 when there are none, or no row has one and the format does not tell.
     pub dimension: usize,
     /// One id a row.
     pub ids: Vec<ChunkId>,
     /// [rows, dimension], all NaN where a row has no vector.
     pub vectors: Vec<f32>,
+    /// One a row, empty where it has none; absent where they were not asked for.
+    pub sparse: Option<Vec<SparseVector>>,
+    /// One list a row, likewise. Its dimension is 0 when no row has a vector and the format does not tell.
+    pub multi: Option<MultiVectors>,
     /// One state a row; `None` when the output is npy alone, which has no room for them.
     pub states: Option<Vec<RowState>>,
 }
@@ -39,7 +43,16 @@ pub struct RowState {
 impl StoredShard {
     /// Nothing yet; its place is filled in by [`read_shard`].
     pub(super) fn empty() -> Self {
-        Self { number: 0, first_row: Row(0), dimension: 0, ids: Vec::new(), vectors: Vec::new(), states: None }
+        Self {
+            number: 0,
+            first_row: Row(0),
+            dimension: 0,
+            ids: Vec::new(),
+            vectors: Vec::new(),
+            sparse: None,
+            multi: None,
+            states: None,
+        }
     }
 }
 
@@ -107,8 +120,8 @@ pub enum ReadContentError {
         /// The column.
         name: &'static str,
     },
-    /// The array and its ids do not belong together.
-    #[error("not a float32 array with as many rows as there are ids")]
+    /// The arrays and the ids do not belong together.
+    #[error("not arrays of the expected types with as many rows as there are ids")]
     Npy,
     /// The number of rows is not the one that was committed.
     #[error("{found} rows of {expected}")]
@@ -130,23 +143,29 @@ pub fn read_shard(directory: &Path, shard: &CommittedShard) -> Result<StoredShar
     let (format, records) = Format::by_preference(&Format::ALL)
         .find_map(|format| Some((format, files_of(format, shard)?)))
         .ok_or_else(no_file)?;
-    let mut files = records.iter().map(|record| open_checked(directory, record)).collect::<Result<Vec<_>, _>>()?;
+    let open = |record: Option<&FileRecord>| record.map(|record| open_checked(directory, record)).transpose();
+    let mut files = records.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
     let stored = format.read(&mut files).and_then(|stored| match stored.ids.len() {
         found if found as u64 == shard.totals.rows => Ok(stored),
         found => Err(ReadContentError::Rows { found, expected: shard.totals.rows }),
     });
-    let path = records.first().map(|record| directory.join(&record.name)).unwrap_or_default();
+    let path = records.iter().flatten().next().map(|record| directory.join(&record.name)).unwrap_or_default();
     let stored = stored.map_err(|source| ReadError::Content { path, source })?;
     Ok(StoredShard { number: shard.number, first_row: Row(shard.first_row), ..stored })
 }
 
-/// The files of a shard in one format, in the order of the sinks; `None` unless all are there.
-fn files_of(format: Format, shard: &CommittedShard) -> Option<Vec<&FileRecord>> {
+/// The files of a shard in one format, in the order of the sinks; `None` unless all are there that are not for one kind of
+/// vectors alone.
+fn files_of(format: Format, shard: &CommittedShard) -> Option<Vec<Option<&FileRecord>>> {
     let find = |extension: &str| {
         let name = super::place::shard_file(shard.number, extension);
         shard.files.iter().find(|file| file.name == name)
     };
-    format.sinks().iter().map(|sink| find(sink.extension())).collect()
+    let found = |sink: &&dyn Sink| match (find(sink.extension()), sink.kind()) {
+        (None, None) => None,
+        (file, _) => Some(file),
+    };
+    format.sinks().iter().map(found).collect()
 }
 
 fn open_checked(directory: &Path, record: &FileRecord) -> Result<File, ReadError> {

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fixture::{DIMENSION, plan, record, shard, shards};
+use super::fixture::{ALL_KINDS, DIMENSION, plan, record, shard, shards, with_all_kinds, with_kinds};
 use super::open::open_in;
 use super::storage::memory::Memory;
 use super::storage::{Disk, Storage};
 use super::*;
-use crate::domain::{CollectionName, RowRecord, RowStatus, Shard};
+use crate::domain::{CollectionName, MultiVectors, RowRecord, RowStatus, Shard, Widths};
 
 const ROWS: u64 = 8;
 
@@ -79,6 +79,47 @@ fn every_format_gives_back_every_bit() {
         check_reads_back(&[format], &shards);
     }
     check_reads_back(&Format::ALL, &shards);
+}
+
+#[test]
+fn every_format_gives_back_every_kind_of_vectors() {
+    for kinds in [
+        ALL_KINDS,
+        Widths { dense: None, ..ALL_KINDS },
+        Widths { dense: None, multi: None, ..ALL_KINDS },
+        Widths { dense: None, sparse: None, ..ALL_KINDS },
+    ] {
+        for format in Format::ALL {
+            let root = tempfile::tempdir().unwrap();
+            let plan = Plan { formats: vec![format], widths: kinds, ..plan("m", Existing::Resume) };
+            let shards: Vec<Shard> = shards(ROWS, 3).iter().map(|shard| with_kinds(shard, kinds)).collect();
+            let manifest = write(root.path(), &plan, &shards);
+            let directory = root.path().join("Docling/m");
+            assert_eq!(read_manifest(&directory.join(MANIFEST_FILE)).unwrap().widths(), kinds);
+            for (shard, committed) in shards.iter().zip(&manifest.shards) {
+                let stored = read_shard(&directory, committed).unwrap();
+                if stored.dimension > 0 || kinds.dense.is_none() {
+                    assert_same_bits(&stored.vectors, &shard.vectors);
+                }
+                assert_eq!(stored.sparse, shard.sparse, "{format} {kinds}");
+                let texts = |multi: &Option<MultiVectors>| multi.as_ref().map(|multi| multi.texts.clone());
+                assert_eq!(texts(&stored.multi), texts(&shard.multi), "{format} {kinds}");
+            }
+        }
+    }
+}
+
+#[test]
+fn other_kinds_of_vectors_are_another_output() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), &plan("m", Existing::Resume), &shards(ROWS, 3));
+    let wanted = Plan { widths: ALL_KINDS, ..plan("m", Existing::Resume) };
+    match open(root.path(), &wanted) {
+        Err(OpenError::Mismatch { differences, .. }) => {
+            assert_eq!(differences[0].to_string(), "emit is dense, not dense,sparse,multi");
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
 }
 
 #[test]
@@ -383,6 +424,37 @@ fn an_unsound_shard_is_never_written() {
         },
         &InvalidShard::Rows { rows: 4, shard_rows: 3 },
     );
+}
+
+#[track_caller]
+fn check_invalid_kinds(change: impl Fn(&mut Shard), part: &str) {
+    let root = tempfile::tempdir().unwrap();
+    let plan = Plan { widths: ALL_KINDS, ..plan("m", Existing::Resume) };
+    let mut writer = open(root.path(), &plan).unwrap().writer;
+    let shards = shards(ROWS, 3);
+    writer.commit(&with_all_kinds(shards[0].clone())).unwrap();
+    let mut bad = with_all_kinds(shards[1].clone());
+    change(&mut bad);
+    match writer.commit(&bad) {
+        Err(CommitError::Invalid { source, .. }) => assert!(source.to_string().contains(part), "{source}"),
+        other => panic!("{:?}", other.map(|shard| shard.number)),
+    }
+}
+
+/// Rows 3 to 5 have the statuses failed, ok and truncated, and 0, 4 and 0 weights.
+#[test]
+fn unsound_vectors_of_other_kinds_are_never_written() {
+    check_invalid_kinds(|shard| shard.sparse = None, "dense,sparse,multi");
+    check_invalid_kinds(|shard| shard.multi.as_mut().unwrap().dimension = 4, "dense,sparse,multi");
+    check_invalid_kinds(|shard| _ = shard.sparse.as_mut().unwrap().pop(), "dense,sparse,multi");
+    check_invalid_kinds(|shard| shard.sparse.as_mut().unwrap()[1].values[0] = 0.0, "sparse vector");
+    check_invalid_kinds(|shard| shard.sparse.as_mut().unwrap()[1].values[0] = f32::INFINITY, "sparse vector");
+    check_invalid_kinds(|shard| shard.sparse.as_mut().unwrap()[1].indices.swap(0, 1), "sparse vector");
+    check_invalid_kinds(|shard| shard.sparse.as_mut().unwrap()[1].indices[3] = 100, "sparse vector");
+    check_invalid_kinds(|shard| _ = shard.sparse.as_mut().unwrap()[1].indices.pop(), "sparse vector");
+    check_invalid_kinds(|shard| shard.multi.as_mut().unwrap().texts[1][2] = f32::NAN, "vectors of tokens");
+    check_invalid_kinds(|shard| _ = shard.multi.as_mut().unwrap().texts[1].pop(), "vectors of tokens");
+    check_invalid_kinds(|shard| shard.multi.as_mut().unwrap().texts[0] = vec![1.0; 3], "vectors of tokens");
 }
 
 #[test]

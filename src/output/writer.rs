@@ -206,7 +206,8 @@ impl CollectionWriter {
     fn write_files(&self, shard: &Shard) -> Result<Vec<FileRecord>, CommitError> {
         let about = About { model: &self.manifest.model, vector_space: &self.manifest.vector_space };
         let mut files = Vec::new();
-        for sink in self.manifest.formats.iter().flat_map(|format| format.sinks()) {
+        let widths = self.manifest.widths();
+        for sink in self.manifest.formats.iter().flat_map(|format| format.sinks_of(widths)) {
             let path = self.place.model.join(shard_file(shard.number, sink.extension()));
             let file = write_complete(&*self.storage, &partial(&path), &path, |out| sink.write(shard, &about, out));
             files.push(file.map_err(|error| match error {

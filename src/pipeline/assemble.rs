@@ -11,7 +11,7 @@ use super::lane::Lanes;
 use super::queue::Inlet;
 use super::source::{TokenizedGroup, TokenizedRow};
 use crate::batch;
-use crate::domain::{CollectionName, PackedBatch, Row, RowRecord};
+use crate::domain::{CollectionName, PackedBatch, Row, RowRecord, TokenSeq};
 use crate::output::{InputChanged, InputCheck, InputRow};
 use crate::telemetry::event::{Event, Observer};
 
@@ -44,7 +44,6 @@ pub(super) enum Assembled {
 
 /// Cuts the stream of tokenised rows into shards and batches.
 pub(super) struct Assembler<'a> {
-    pub shard_rows: usize,
     pub workers: usize,
     pub lanes: Lanes<'a>,
     pub collection: &'a CollectionName,
@@ -61,11 +60,20 @@ const STOP_INTERVAL: Duration = Duration::from_millis(50);
 /// Whoever would take the shards is gone.
 struct Disconnected;
 
-/// Where a lane is in the input. All lanes cut at the same rows, but begin where each of them was before.
+/// Whether the input is at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    No,
+    Yes,
+}
+
+/// Where a lane is in the input. Lanes with shards of one size cut at the same rows, but begin where each of them was
+/// before.
 struct Front {
     lane: usize,
     check: InputCheck,
     committed_rows: u64,
+    shard_rows: u64,
     rows: Vec<TokenizedRow>,
 }
 
@@ -77,6 +85,7 @@ impl Assembler<'_> {
                 lane,
                 check: spec.committed.check(),
                 committed_rows: spec.committed.rows(),
+                shard_rows: spec.shard_rows as u64,
                 rows: Vec::new(),
             })
             .collect();
@@ -89,9 +98,9 @@ impl Assembler<'_> {
                 for rows in group.rows {
                     total += 1;
                     for (front, row) in fronts.iter_mut().zip(rows) {
-                        front.push(total, row, self.shard_rows)?;
+                        front.push(total, row)?;
                     }
-                    if total.is_multiple_of(self.shard_rows as u64) && self.dispatch(&mut fronts, total).is_err() {
+                    if self.dispatch(&mut fronts, total, AtEnd::No).is_err() {
                         return Ok(Assembled::Part);
                     }
                 }
@@ -102,22 +111,24 @@ impl Assembler<'_> {
             return Ok(Assembled::Part);
         }
         fronts.iter().try_for_each(|front| front.check.finish())?;
-        if self.dispatch(&mut fronts, total).is_err() {
+        if self.dispatch(&mut fronts, total, AtEnd::Yes).is_err() {
             return Ok(Assembled::Part);
         }
         Ok(Assembled::All { rows: total })
     }
 
     fn tell(&self, group: &TokenizedGroup) {
-        let tokens = group.rows.iter().flatten().map(|row| row.tokens.len() as u64).sum();
+        let tokens = group.rows.iter().flatten().map(|row| row.tokens.ids.len() as u64).sum();
         let rows = group.rows.len() as u64;
         self.observer.observe(&Event::Tokenized { rows, tokens, bytes_read: group.bytes_read });
     }
 
-    /// Sends what every lane has up to row `end` on its way, a batch of each lane in turn.
-    fn dispatch(&self, fronts: &mut [Front], end: u64) -> Result<(), Disconnected> {
+    /// Sends the shards that are full at row `end` on their way, and at the end of the input all others; a batch of each
+    /// lane in turn.
+    fn dispatch(&self, fronts: &mut [Front], end: u64, at_end: AtEnd) -> Result<(), Disconnected> {
         let mut trains = Vec::new();
-        for front in fronts.iter_mut().filter(|front| !front.rows.is_empty()) {
+        let is_full = |front: &Front| at_end == AtEnd::Yes || end.is_multiple_of(front.shard_rows);
+        for front in fronts.iter_mut().filter(|front| is_full(front) && !front.rows.is_empty()) {
             let rows = std::mem::take(&mut front.rows);
             if !self.lanes.has_failed(front.lane) {
                 trains.push(self.draft(front.lane, end - rows.len() as u64, rows)?.into_iter());
@@ -136,19 +147,19 @@ impl Assembler<'_> {
 
     /// Announces a shard, and cuts it into batches.
     fn draft(&self, lane: usize, first_row: u64, rows: Vec<TokenizedRow>) -> Result<Vec<Batch>, Disconnected> {
-        let number = u32::try_from(first_row / self.shard_rows as u64).unwrap_or(u32::MAX);
+        let number = u32::try_from(first_row / self.lanes.of(lane).shard_rows as u64).unwrap_or(u32::MAX);
         self.tell_failures(lane, first_row, &rows);
-        let (records, sequences): (Vec<RowRecord>, Vec<Vec<u32>>) =
+        let (records, sequences): (Vec<RowRecord>, Vec<TokenSeq>) =
             rows.into_iter().map(|row| (row.record, row.tokens)).unzip();
         self.wait_for_permit()?;
-        let with_tokens: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
-        let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].len()).collect();
+        let with_tokens: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].ids.is_empty()).collect();
+        let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].ids.len()).collect();
         let draft = Draft { lane, number, first_row: Row(first_row), records, awaited: with_tokens.len() };
         self.messages.send(Message::Draft(draft)).map_err(|_| Disconnected)?;
         let planned = batch::plan(&lengths, self.lanes.of(lane).limits(), self.workers);
         let pack = |places: Vec<usize>| {
             let rows: Vec<usize> = places.into_iter().map(|place| with_tokens[place]).collect();
-            let packed = PackedBatch::new(rows.iter().map(|&index| sequences[index].as_slice()));
+            let packed = PackedBatch::of(rows.iter().map(|&index| &sequences[index]));
             Batch { lane, shard: number, rows, packed }
         };
         Ok(planned.into_iter().map(pack).collect())
@@ -183,12 +194,12 @@ impl Assembler<'_> {
 
 impl Front {
     /// Takes a row, which is the `total`-th: checks it if it is committed, keeps it if it is not.
-    fn push(&mut self, total: u64, row: TokenizedRow, shard_rows: usize) -> Result<(), InputChanged> {
+    fn push(&mut self, total: u64, row: TokenizedRow) -> Result<(), InputChanged> {
         if total <= self.committed_rows {
             return self.check.push(&InputRow::from(&row.record)).map(|_| ());
         }
         // A last shard that is not full was the end of the input when it was committed.
-        if !self.committed_rows.is_multiple_of(shard_rows as u64) {
+        if !self.committed_rows.is_multiple_of(self.shard_rows) {
             return Err(InputChanged::Longer { committed: self.committed_rows });
         }
         self.rows.push(row);

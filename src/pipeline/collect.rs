@@ -9,8 +9,8 @@ use super::encode::Encoded;
 use super::lane::Lanes;
 use super::stages::Stage;
 use super::{Commit, LaneError, PassError};
-use crate::domain::{CollectionName, Row, RowStatus, Shard};
-use crate::encoder::vector_fault;
+use crate::domain::{CollectionName, MultiVectors, Row, RowStatus, Shard, SparseVector};
+use crate::encoder::fault;
 use crate::telemetry::event::{Event, Observer};
 
 /// What the collector is told. One channel carries all of it, so that a draft always comes before its vectors.
@@ -77,10 +77,11 @@ impl Collector<'_> {
                     lane
                 }
                 Message::Encoded(encoded) => {
-                    if let Some(target) = open[encoded.lane].get_mut(&encoded.shard) {
-                        self.place(&encoded, target);
+                    let lane = encoded.lane;
+                    if let Some(target) = open[lane].get_mut(&encoded.shard) {
+                        self.place(encoded, target);
                     }
-                    encoded.lane
+                    lane
                 }
                 Message::Failed { lane, error } => {
                     self.lanes.fail(lane);
@@ -106,30 +107,53 @@ impl Collector<'_> {
 
     fn open(&self, draft: Draft) -> Open {
         let Draft { lane, number, first_row, records, awaited } = draft;
-        let dimension = self.lanes.of(lane).dimension;
-        let vectors = vec![f32::NAN; records.len() * dimension];
-        Open { shard: Shard { number, first_row, dimension, records, vectors }, awaited }
+        let (rows, widths) = (records.len(), self.lanes.of(lane).widths);
+        let dimension = widths.dense.unwrap_or_default();
+        let multi = |dimension| MultiVectors { dimension, texts: vec![Vec::new(); rows] };
+        let shard = Shard {
+            number,
+            first_row,
+            dimension,
+            vectors: vec![f32::NAN; rows * dimension],
+            sparse: widths.sparse.map(|_| vec![SparseVector::default(); rows]),
+            multi: widths.multi.map(multi),
+            records,
+        };
+        Open { shard, awaited }
     }
 
     /// Puts vectors where they belong. A useless one leaves its row failed and null.
-    fn place(&self, encoded: &Encoded, open: &mut Open) {
-        for (&index, vector) in encoded.rows.iter().zip(encoded.embeddings.rows()) {
+    fn place(&self, encoded: Encoded, open: &mut Open) {
+        let Encoded { lane, rows, embeddings, .. } = encoded;
+        let dimension = embeddings.dimension;
+        let mut sparse = embeddings.sparse.unwrap_or_default();
+        let mut multi = embeddings.multi.unwrap_or_default().texts;
+        for (place, index) in rows.into_iter().enumerate() {
             open.awaited -= 1;
             let shard = &mut open.shard;
             let record = &mut shard.records[index];
-            if let Some(fault) = vector_fault(vector) {
+            let vector = embeddings.values.get(place * dimension..(place + 1) * dimension).filter(|_| dimension > 0);
+            if let Some(fault) = fault(vector, sparse.get(place), multi.get(place).map(Vec::as_slice)) {
                 record.status = RowStatus::Failed;
                 record.error = Some(fault.reason().to_owned());
                 self.observer.observe(&Event::RowFailed {
                     collection: self.collection.clone(),
-                    model: self.lanes.of(encoded.lane).model.to_owned(),
+                    model: self.lanes.of(lane).model.to_owned(),
                     row: Row(shard.first_row.0 + index as u64),
                     id: record.id.clone(),
                     source: record.source.clone(),
                     reason: fault.reason().to_owned(),
                 });
-            } else {
-                shard.vectors[index * shard.dimension..(index + 1) * shard.dimension].copy_from_slice(vector);
+                continue;
+            }
+            if let Some(vector) = vector {
+                shard.vectors[index * dimension..(index + 1) * dimension].copy_from_slice(vector);
+            }
+            if let (Some(rows), Some(sparse)) = (&mut shard.sparse, sparse.get_mut(place)) {
+                rows[index] = std::mem::take(sparse);
+            }
+            if let (Some(rows), Some(vectors)) = (&mut shard.multi, multi.get_mut(place)) {
+                rows.texts[index] = std::mem::take(vectors);
             }
         }
     }

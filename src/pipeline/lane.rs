@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::StageClock;
 use crate::batch::{BatchLimits, Controller};
+use crate::domain::Widths;
 use crate::output::Committed;
 use crate::tokenize::Tokenizer;
 
@@ -14,8 +15,10 @@ pub struct Lane<'a> {
     pub model: &'a str,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Length of its vectors.
-    pub dimension: usize,
+    /// The kinds of its vectors, and their widths.
+    pub widths: Widths,
+    /// Rows in a shard of its.
+    pub shard_rows: usize,
     /// What an earlier run committed, to be checked against the input and skipped.
     pub committed: &'a Committed,
     /// Says how large batches are; asked before each shard.

@@ -50,6 +50,8 @@ const GROUP_CHUNKS: usize = 32;
 const GROUP_BYTES: usize = 256 * 1024;
 /// Shards of a lane between tokeniser and disk: one that is encoded, one that is finished or written, one that is filled.
 const SHARDS_IN_FLIGHT: usize = 3;
+/// The same where vectors of tokens make shards large: one that is encoded or written, one that is filled.
+const LARGE_SHARDS_IN_FLIGHT: usize = 2;
 
 /// Everything that one pass over one collection needs.
 pub struct Pass<'a, 'device> {
@@ -61,8 +63,6 @@ pub struct Pass<'a, 'device> {
     pub tokenizer_threads: usize,
     /// One thread each.
     pub workers: &'a mut [Worker<'device>],
-    /// Rows in a shard.
-    pub shard_rows: usize,
     /// Asked before each group and each batch whether to go on.
     pub stop: &'a StopSwitch,
     /// Where the time of reading and of waiting goes.
@@ -171,7 +171,9 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     let lanes = Lanes::new(pass.lanes, &failed);
     let (group_sender, groups) = bounded(pass.tokenizer_threads * 2);
     let (tokenized_sender, tokenized) = bounded(pass.tokenizer_threads * 2);
-    let shards_in_flight = SHARDS_IN_FLIGHT * pass.lanes.len();
+    let in_flight =
+        |lane: &Lane<'_>| if lane.widths.multi.is_some() { LARGE_SHARDS_IN_FLIGHT } else { SHARDS_IN_FLIGHT };
+    let shards_in_flight = pass.lanes.iter().map(in_flight).sum();
     let (message_sender, messages) = bounded(shards_in_flight + workers.len() * 4);
     let (permit_sender, permits) = bounded(shards_in_flight);
     for _ in 0..shards_in_flight {
@@ -179,7 +181,6 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     }
     let queue = BatchQueue::new(workers.len(), workers.len() * 2);
     let assembler = assemble::Assembler {
-        shard_rows: pass.shard_rows,
         workers: workers.len(),
         lanes,
         collection: collection.name(),

@@ -30,7 +30,7 @@ pub(super) struct TokenizedGroup {
 /// tokens.
 pub(super) struct TokenizedRow {
     pub record: RowRecord,
-    pub tokens: Vec<u32>,
+    pub tokens: TokenSeq,
     /// Whether the record's error is news; of what is wrong with an entry, the reader has told.
     pub error_is_new: bool,
 }
@@ -108,7 +108,7 @@ fn tokenize_chunk(lanes: Lanes<'_>, chunk: Chunk) -> Vec<TokenizedRow> {
             metadata: chunk.metadata,
             extra: chunk.extra,
         },
-        tokens: tokens.ids,
+        tokens,
     };
     // Only the lanes after the first need copies.
     let mut outcomes = outcomes.into_iter();

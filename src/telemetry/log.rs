@@ -51,6 +51,17 @@ impl Observer for Log {
                     tracing::info!("{model}: fetching {file} ({:.1} MB)", *total_bytes as f64 / 1e6);
                 }
                 Fetching::File { .. } => {}
+                Fetching::Resumed { file, bytes, total_bytes } => tracing::info!(
+                    "{model}: {:.1} of {:.1} MB of {file} are here; going on after them",
+                    *bytes as f64 / 1e6,
+                    *total_bytes as f64 / 1e6
+                ),
+                Fetching::Waiting { reason, seconds } => {
+                    tracing::warn!("{model}: the hub: {}; asking again in {seconds} s", Plain(reason));
+                }
+                Fetching::Queueing { file } => {
+                    tracing::info!("{model}: another program is fetching {file}; waiting for it");
+                }
                 Fetching::Package { name, version, command, reason } => {
                     tracing::info!(
                         "{model}: {reason}; fetching the same files as package {name} {version} with {command}"

@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::epoch_seconds;
-use super::event::{Event, Observer};
+use super::event::{Event, Fetching, Observer};
 
 /// Between two lines where there is no bar: often enough to see that work goes on, seldom enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,7 +39,55 @@ pub struct Progress {
 struct State {
     meter: Meter,
     bar: Option<ProgressBar>,
+    arrival: Option<Arrival>,
     last_line: Instant,
+}
+
+/// A file of a model on its way here.
+#[derive(Debug)]
+struct Arrival {
+    file: String,
+    start: Instant,
+    /// What was here at the start.
+    first_bytes: Option<u64>,
+    bytes: u64,
+    total_bytes: u64,
+}
+
+/// What is shown of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct ArrivalReading<'a> {
+    file: &'a str,
+    bytes: u64,
+    total_bytes: u64,
+    bytes_per_second: f64,
+    eta_seconds: Option<f64>,
+}
+
+impl Arrival {
+    fn read(&self, now: Instant) -> ArrivalReading<'_> {
+        let elapsed = now.duration_since(self.start).as_secs_f64();
+        let arrived = self.bytes.saturating_sub(self.first_bytes.unwrap_or(0)) as f64;
+        let rate = if elapsed > 0.0 { arrived / elapsed } else { 0.0 };
+        let left = self.total_bytes.saturating_sub(self.bytes) as f64;
+        ArrivalReading {
+            file: &self.file,
+            bytes: self.bytes,
+            total_bytes: self.total_bytes,
+            bytes_per_second: rate,
+            eta_seconds: (rate > 0.0).then(|| left / rate),
+        }
+    }
+}
+
+impl ArrivalReading<'_> {
+    fn sentence(&self) -> String {
+        let left =
+            self.eta_seconds.map_or_else(|| "time left unknown".to_owned(), |it| format!("about {} left", span(it)));
+        let [bytes, total, rate] =
+            [self.bytes as f64, self.total_bytes as f64, self.bytes_per_second].map(|it| it / 1e6);
+        format!("fetching {}: {bytes:.1} of {total:.1} MB, {rate:.1} MB/s, {left}", self.file)
+    }
 }
 
 /// The figures behind the display.
@@ -164,7 +212,7 @@ impl Progress {
         Self {
             shown,
             terminal: MultiProgress::with_draw_target(target),
-            state: Mutex::new(State { meter: Meter::default(), bar: None, last_line: Instant::now() }),
+            state: Mutex::new(State { meter: Meter::default(), bar: None, arrival: None, last_line: Instant::now() }),
         }
     }
 
@@ -179,13 +227,52 @@ impl Progress {
         move || BesideBar(terminal.clone())
     }
 
+    /// Whether to show something now: always on a bar, now and then as a line.
+    fn is_time(&self, state: &mut State, now: Instant) -> bool {
+        let is_time = self.shown == Shown::Bar || now.duration_since(state.last_line) >= LINE_INTERVAL;
+        if is_time {
+            state.last_line = now;
+        }
+        is_time
+    }
+
+    fn show_arrival(&self, state: &mut State, file: &str, bytes: u64, total_bytes: u64) {
+        let now = Instant::now();
+        let arrival = match state.arrival.take() {
+            Some(arrival) if bytes > 0 && arrival.file == file => {
+                Arrival { first_bytes: arrival.first_bytes.or(Some(bytes)), bytes, ..arrival }
+            }
+            _ => Arrival { file: file.to_owned(), start: now, first_bytes: None, bytes, total_bytes },
+        };
+        let reading = arrival.read(now);
+        if bytes == total_bytes {
+            if let Some(bar) = state.bar.take() {
+                bar.finish_and_clear();
+            }
+        } else if self.is_time(state, now) {
+            match self.shown {
+                Shown::Bar => {
+                    let bar = state.bar.get_or_insert_with(|| self.terminal.add(bar()));
+                    bar.set_length(total_bytes.max(1));
+                    bar.set_position(bytes);
+                    bar.set_message(reading.sentence());
+                }
+                // A closed standard error is no reason to stop working.
+                Shown::Plain => drop(writeln!(io::stderr(), "{}", reading.sentence())),
+                Shown::Json => {
+                    let line = serde_json::json!({ "timestamp": epoch_seconds(), "fetching": reading });
+                    drop(writeln!(io::stderr(), "{line}"));
+                }
+                Shown::Nothing => {}
+            }
+        }
+        state.arrival = Some(arrival);
+    }
+
     fn show(&self, state: &mut State) {
         let now = Instant::now();
-        if self.shown != Shown::Bar {
-            if now.duration_since(state.last_line) < LINE_INTERVAL {
-                return;
-            }
-            state.last_line = now;
+        if !self.is_time(state, now) {
+            return;
         }
         let reading = state.meter.read(now);
         match self.shown {
@@ -217,6 +304,9 @@ impl Observer for Progress {
         state.meter.observe(event);
         match event {
             Event::BatchEncoded { .. } => self.show(&mut state),
+            Event::ModelFetching { what: Fetching::File { file, bytes, total_bytes }, .. } => {
+                self.show_arrival(&mut state, file, *bytes, *total_bytes);
+            }
             Event::RunFinished { .. } => {
                 if let Some(bar) = state.bar.take() {
                     bar.finish_and_clear();
@@ -274,6 +364,17 @@ mod tests {
         assert!((reading.tokens_per_second - 50.0).abs() < 1e-9, "{reading:?}");
         assert!((reading.eta_seconds.unwrap() - 10.0).abs() < 1e-9, "{reading:?}");
         assert_eq!(reading.sentence(), "c: 1 rows, 100 of about 600 tokens, 50 tokens/s, about 10 s left");
+    }
+
+    #[test]
+    fn the_rate_of_a_file_is_that_of_the_bytes_that_came_now() {
+        let start = Instant::now();
+        let file = "model.safetensors".to_owned();
+        let arrival =
+            Arrival { file, start, first_bytes: Some(40_000_000), bytes: 50_000_000, total_bytes: 90_000_000 };
+        let reading = arrival.read(start + Duration::from_secs(5));
+        let sentence = "fetching model.safetensors: 50.0 of 90.0 MB, 2.0 MB/s, about 20 s left";
+        assert_eq!(reading.sentence(), sentence);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::event::{LeaseSample, Mitigation, OutputFile, PassInfo, Prediction, StageSeconds, VramSample};
 use crate::config::{Fusion, Settings};
-use crate::domain::{CollectionName, LoadingError};
+use crate::domain::{CollectionName, LoadingError, VectorKind};
 
 mod bottleneck;
 mod builder;
@@ -436,7 +436,13 @@ impl PassSummary {
             RunStatus::Done => String::new(),
             status => format!(" ({})", status.as_str()),
         };
-        format!("{}: {rows} vectors of {} components, {tokens_per_second:.0} tokens/s{end}", info.model, info.dimension)
+        let what = |kind: &VectorKind| match kind {
+            VectorKind::Dense => format!("vectors of {} components", info.dimension),
+            VectorKind::Sparse => "sparse vectors".to_owned(),
+            VectorKind::Multi => format!("lists of vectors of {} components", info.multi_dimension.unwrap_or_default()),
+        };
+        let what = info.emit.iter().map(what).collect::<Vec<_>>().join(" and ");
+        format!("{}: {rows} {what}, {tokens_per_second:.0} tokens/s{end}", info.model)
     }
 }
 

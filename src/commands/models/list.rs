@@ -40,7 +40,7 @@ fn row(entry: &Entry) -> [String; 9] {
         entry.layers.to_string(),
         entry.hub.clone(),
         // A commit is known by its beginning; a branch has a name.
-        if entry.revision.len() == 40 { entry.revision.chars().take(12).collect() } else { entry.revision.clone() },
+        if entry.is_pinned() { entry.revision.chars().take(12).collect() } else { entry.revision_in_words() },
         entry.file.as_ref().map_or_else(|| "built in".to_owned(), |file| file.display().to_string()),
     ]
 }

@@ -1,16 +1,18 @@
 //! A model's vectors against those that its directory says it must give.
 //!
-//! `reference.json` beside the weights has texts with their token ids and vectors, as `tests/fixtures/README.md`
+//! `reference.json` beside the weights has texts with their token ids and vectors of whatever kinds, as `tests/fixtures/README.md`
 //! describes it. All are computed in f32, each text alone, as a vector does not depend on its batch.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::inside;
-use crate::domain::PackedBatch;
+use crate::domain::{Embeddings, PackedBatch, TokenSeq, VectorKind};
 use crate::embedder::{ModelFault, with_causes};
-use crate::encoder::{self, Encoder, Finish};
+use crate::encoder::{self, Encoder, Finish, Kinds};
 use crate::lease::{DeviceKey, Lease};
 use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::weights::Weights;
@@ -48,14 +50,30 @@ struct Case {
     name: String,
     #[serde(default)]
     texts: Vec<String>,
+    /// The prompt's name, for models that treat queries and documents differently.
+    task: Option<String>,
     prompt_name: Option<String>,
     prompt: Option<String>,
     max_length: Option<usize>,
     truncate_dim: Option<usize>,
     normalize: Option<bool>,
     token_ids: Option<Vec<Vec<u32>>>,
-    /// None where the text has no token, which the reference library refuses.
-    embeddings: Option<Vec<Option<Vec<f32>>>>,
+    /// A vector a text, or a list of them. None where the text has no token, which the reference library refuses.
+    embeddings: Option<Vec<Option<Value>>>,
+    /// Weights by token.
+    sparse: Option<Vec<Option<BTreeMap<u32, f32>>>>,
+    /// A list of vectors a text, where the reference is that long.
+    colbert: Option<Vec<Option<Vec<Vec<f32>>>>>,
+}
+
+/// What must come out of one kind for each text.
+type OfKind = (VectorKind, Vec<Option<Expected>>);
+
+/// What must come out for a text.
+enum Expected {
+    Dense(Vec<f32>),
+    Sparse(BTreeMap<u32, f32>),
+    Multi(Vec<Vec<f32>>),
 }
 
 /// Loads the model, which finds weights that are missing or of the wrong shape, and compares what it gives.
@@ -83,25 +101,38 @@ pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> 
     };
     comparison.path = Some(inside(&path, directory));
     for case in &reference.cases {
-        let Some(expected) = &case.embeddings else {
+        let all = match case.expected() {
+            Ok(all) => all,
+            Err(fault) => {
+                comparison.faults.push(format!("{}, case {}: {fault}", path.display(), case.name));
+                continue;
+            }
+        };
+        if all.is_empty() {
             comparison.left_out.push(case.name.clone());
             continue;
-        };
-        let prompt = spec.prompt(&case.choice(spec))?.text;
-        let tokenizer = Tokenizer::of(spec, case.max_length.unwrap_or(spec.max_length), prompt)?;
-        let wanted = Finish {
-            left_out: if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? },
-            normalize: case.normalize.unwrap_or(spec.normalize),
-            truncate_dim: case.truncate_dim,
-        };
-        if wanted != finish {
-            (encoder, finish) = (load(wanted)?, wanted);
         }
+        let prompt = spec.prompt(&case.choice(spec))?;
+        let role = spec.role(&prompt);
+        let max_length = case.max_length.unwrap_or_else(|| spec.longest(role));
+        let tokenizer = Tokenizer::of(spec, role, max_length, prompt.text)?;
         comparison.cases += 1;
-        // The lease has one device.
-        let Some(encoder) = &mut encoder else { continue };
-        if let Err(fault) = case.check(expected, &tokenizer, encoder.as_mut(), &mut comparison) {
-            comparison.faults.push(format!("{}, case {}: {fault}", path.display(), case.name));
+        for (kind, expected) in all {
+            let wanted = Finish {
+                left_out: if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? },
+                normalize: case.normalize.unwrap_or(spec.normalize),
+                truncate_dim: case.truncate_dim,
+                kinds: Some(Kinds::of(&[kind])),
+                role,
+            };
+            if wanted != finish {
+                (encoder, finish) = (load(wanted)?, wanted);
+            }
+            // The lease has one device.
+            let Some(encoder) = &mut encoder else { continue };
+            if let Err(fault) = case.check(&expected, &tokenizer, encoder.as_mut(), &mut comparison) {
+                comparison.faults.push(format!("{}, case {}: {fault}", path.display(), case.name));
+            }
         }
     }
     if comparison.vectors == 0 && comparison.faults.is_empty() {
@@ -125,17 +156,43 @@ fn read(path: &PathBuf) -> Result<Option<Reference>, String> {
 impl Case {
     /// References are made by a library that knows no prompt for documents, only a default one.
     fn choice(&self, spec: &ModelSpec) -> PromptChoice {
-        match (&self.prompt, self.prompt_name.as_ref().or(spec.default_prompt_name.as_ref())) {
+        match (&self.prompt, self.prompt_name.as_ref().or(self.task.as_ref()).or(spec.default_prompt_name.as_ref())) {
             (Some(text), _) => PromptChoice::Text(text.clone()),
             (None, Some(name)) => PromptChoice::Named(name.clone()),
             (None, None) => PromptChoice::Text(String::new()),
         }
     }
 
+    /// What the case says, for each kind of vectors that it has something of.
+    fn expected(&self) -> Result<Vec<OfKind>, String> {
+        let mut all = Vec::new();
+        if let Some(embeddings) = &self.embeddings {
+            let of_tokens = self.task.is_some();
+            let read = |value: &Value| {
+                let value = value.clone();
+                if of_tokens {
+                    serde_json::from_value(value).map(Expected::Multi)
+                } else {
+                    serde_json::from_value(value).map(Expected::Dense)
+                }
+            };
+            let read = |value: &Option<Value>| value.as_ref().map(read).transpose().map_err(|error| error.to_string());
+            let kind = if of_tokens { VectorKind::Multi } else { VectorKind::Dense };
+            all.push((kind, embeddings.iter().map(read).collect::<Result<_, _>>()?));
+        }
+        if let Some(sparse) = &self.sparse {
+            all.push((VectorKind::Sparse, sparse.iter().map(|it| it.clone().map(Expected::Sparse)).collect()));
+        }
+        if let Some(colbert) = &self.colbert {
+            all.push((VectorKind::Multi, colbert.iter().map(|it| it.clone().map(Expected::Multi)).collect()));
+        }
+        Ok(all)
+    }
+
     /// Compares all texts, and ends at the first whose vector cannot be the right one for another reason than its size.
     fn check(
         &self,
-        expected: &[Option<Vec<f32>>],
+        expected: &[Option<Expected>],
         tokenizer: &Tokenizer,
         encoder: &mut dyn Encoder,
         comparison: &mut Comparison,
@@ -151,16 +208,10 @@ impl Case {
                 return Err(format!("the tokens of text {index} are {:?}, not {ids:?}", sequence.ids));
             }
             let Some(expected) = expected else { continue };
-            let vector = if sequence.ids.is_empty() {
-                // What a model without layers makes of nothing.
-                vec![0.0; expected.len()]
-            } else {
-                let batch = PackedBatch::new([sequence.ids.as_slice()]);
-                encoder.encode(&batch).map_err(|error| format!("text {index}: {}", with_causes(&error)))?.values
-            };
-            let difference = difference(&vector, expected).ok_or_else(|| {
-                format!("the vector of text {index} is not finite, or has not {} components", expected.len())
-            })?;
+            let embeddings = embed(encoder, &sequence, expected).map_err(|fault| format!("text {index}: {fault}"))?;
+            let difference = expected
+                .difference(&embeddings)
+                .ok_or_else(|| format!("the vector of text {index} is not finite, or is not {}", expected.shape()))?;
             comparison.vectors += 1;
             if difference > worst.0 {
                 worst = (difference, index);
@@ -174,6 +225,54 @@ impl Case {
             ));
         }
         Ok(())
+    }
+}
+
+fn embed(encoder: &mut dyn Encoder, sequence: &TokenSeq, expected: &Expected) -> Result<Embeddings, String> {
+    match expected {
+        // What a model without layers makes of nothing.
+        Expected::Dense(vector) if sequence.ids.is_empty() => {
+            Ok(Embeddings::dense(vector.len(), vec![0.0; vector.len()]))
+        }
+        _ => encoder.encode(&PackedBatch::of([sequence])).map_err(|error| with_causes(&error)),
+    }
+}
+
+impl Expected {
+    /// None if the two cannot be compared.
+    fn difference(&self, found: &Embeddings) -> Option<f64> {
+        match self {
+            Self::Dense(expected) => difference(&found.values, expected),
+            Self::Sparse(expected) => {
+                let found = found.sparse.as_ref()?.first()?;
+                let found: BTreeMap<u32, f32> =
+                    found.indices.iter().copied().zip(found.values.iter().copied()).collect();
+                // Where a weight is nothing but for rounding, one side may have it and the other not.
+                let weight = |of: &BTreeMap<u32, f32>, id: &u32| f64::from(of.get(id).copied().unwrap_or_default());
+                let differences = found
+                    .keys()
+                    .chain(expected.keys())
+                    .map(|id| (weight(&found, id) - weight(expected, id)).abs() / weight(expected, id).max(1.0));
+                found.values().all(|weight| weight.is_finite()).then(|| differences.fold(0.0, f64::max))
+            }
+            Self::Multi(expected) => {
+                let multi = found.multi.as_ref()?;
+                let vectors: Vec<&[f32]> = multi.texts.first()?.chunks_exact(multi.dimension.max(1)).collect();
+                let same = vectors.len() == expected.len();
+                let differences = vectors.iter().zip(expected).map(|(vector, expected)| difference(vector, expected));
+                let differences: Vec<f64> = differences.collect::<Option<_>>()?;
+                same.then(|| differences.into_iter().fold(0.0, f64::max))
+            }
+        }
+    }
+
+    /// What it is, in words.
+    fn shape(&self) -> String {
+        match self {
+            Self::Dense(vector) => format!("of {} components", vector.len()),
+            Self::Sparse(_) => "one of weights".to_owned(),
+            Self::Multi(vectors) => format!("{} vectors of tokens", vectors.len()),
+        }
     }
 }
 

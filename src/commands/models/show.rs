@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::list::count;
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
+use crate::domain::{VectorKind, Widths};
+use crate::embedder::{ModelFault, peek_files};
 use crate::model::registry::{Entry, Registry};
-use crate::model::source::{ModelFiles, Provenance};
-use crate::model::spec::{AfterPooling, ModelSpec, PromptChoice};
+use crate::model::source::{Provenance, SourceError};
+use crate::model::spec::{AfterPooling, ModelSpec, PromptChoice, SpecError, TextRole};
+use crate::telemetry::Log;
 
 /// What `models show` says.
 #[derive(Debug, Serialize)]
@@ -19,20 +22,30 @@ pub(super) struct Shown {
     name: String,
     /// The row; none of a directory or a hub id without one.
     registry: Option<Entry>,
-    /// None if the files are not on this machine.
+    /// None if the files are not on this machine, and the hub did not tell.
     files: Option<Files>,
+    /// What the hub said instead.
+    hub: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Files {
-    directory: PathBuf,
+    /// None if the weights are not on this machine.
+    directory: Option<PathBuf>,
+    /// What embedding would fetch of weights and other files; none if they are here.
+    bytes_to_fetch: Option<u64>,
     #[serde(flatten)]
     provenance: Provenance,
     architecture: &'static str,
     pooling: Vec<&'static str>,
     after_pooling: Vec<String>,
     normalize: bool,
+    /// Length of a dense vector; 0 if the model gives none.
     dimension: usize,
+    /// The kinds of vectors that it gives, with their widths.
+    emit: BTreeMap<&'static str, usize>,
+    /// The kind that is written unless told otherwise.
+    default_emit: VectorKind,
     max_length: usize,
     prompts: BTreeMap<String, String>,
     default_prompt_name: Option<String>,
@@ -45,48 +58,68 @@ struct Files {
 }
 
 impl Shown {
-    /// Reads the directory if it is on this machine.
+    /// Reads the directory if it is on this machine; else asks the hub for all but the weights.
     pub(super) fn new(name: &str, resolved: &Resolved, registry: &Registry) -> Result<Self, ModelsError> {
-        match at_hand(name, resolved, registry) {
+        let fault = |error| ModelsError::of_model(name, ModelFault::Spec(error));
+        let not_here = match at_hand(name, resolved, registry) {
             Ok(files) => {
                 // A directory is what it is, also where a row has its name.
                 let row = registry.find(name).filter(|_| files.provenance != Provenance::Local);
-                let spec = ModelSpec::read(&files.directory).map_err(|error| ModelsError::of_model(name, error))?;
-                let prompt = spec.prompt(&PromptChoice::Default).map_err(|error| ModelsError::of_model(name, error))?;
-                let name = files.name.clone();
-                Ok(Self { name, registry: row.cloned(), files: Some(Files::new(files, spec, prompt.text)) })
+                let own_name = files.name.clone();
+                let files = Files::read(&files.directory, files.provenance, files.notes).map_err(fault)?;
+                return Ok(Self { name: own_name, registry: row.cloned(), files: Some(files), hub: None });
             }
-            Err(error @ ModelsError::NotHere { .. }) => match registry.find(name) {
-                Some(row) => Ok(Self { name: row.name.clone(), registry: Some(row.clone()), files: None }),
-                None => Err(error),
-            },
-            Err(error) => Err(error),
-        }
+            Err(error @ ModelsError::NotHere { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        let row = registry.find(name);
+        let own_name = row.map_or(name, |row| &row.name).to_owned();
+        let peek = match peek_files(name, resolved, registry, &Log::default()) {
+            Ok(peek) => peek,
+            Err(SourceError::Unavailable { tried, .. }) if row.is_some() => {
+                let hub = tried.first().map(ToString::to_string);
+                return Ok(Self { name: own_name, registry: row.cloned(), files: None, hub });
+            }
+            Err(_) if resolved.settings.offline => return Err(not_here),
+            Err(error) => return Err(ModelsError::of_model(name, error)),
+        };
+        let files = Files::read(peek.directory(), peek.provenance.clone(), Vec::new()).map_err(fault)?;
+        let bytes_to_fetch = Some(peek.sizes.iter().map(|(_, bytes)| bytes).sum());
+        let files = Files { directory: None, bytes_to_fetch, ..files };
+        Ok(Self { name: own_name, registry: row.cloned(), files: Some(files), hub: None })
     }
 }
 
 impl Files {
-    fn new(files: ModelFiles, spec: ModelSpec, prompt: String) -> Self {
-        let mut notes = files.notes;
-        notes.extend(spec.notes);
-        Self {
+    fn read(directory: &Path, provenance: Provenance, mut notes: Vec<String>) -> Result<Self, SpecError> {
+        let spec = ModelSpec::read(directory)?;
+        let prompt = spec.prompt(&PromptChoice::Default)?.text;
+        notes.extend(spec.notes.iter().cloned());
+        Ok(Self {
+            directory: Some(directory.to_owned()),
+            bytes_to_fetch: None,
+            provenance,
             architecture: spec.architecture.as_str(),
             pooling: spec.pooling.iter().map(|mode| mode.as_str()).collect(),
             after_pooling: spec.after_pooling.iter().map(described).collect(),
             normalize: spec.normalize,
             dimension: spec.dimension,
-            max_length: spec.max_length,
+            emit: emit(spec.widths()),
+            default_emit: spec.default_kind,
+            max_length: spec.longest(TextRole::Document),
             prompts: spec.prompts,
             default_prompt_name: spec.default_prompt_name,
             prompt,
             include_prompt: spec.include_prompt,
             similarity: spec.similarity,
-            weights: spec.weights.iter().map(|path| inside(path, &files.directory)).collect(),
+            weights: spec.weights.iter().map(|path| inside(path, directory)).collect(),
             notes,
-            directory: files.directory,
-            provenance: files.provenance,
-        }
+        })
     }
+}
+
+fn emit(widths: Widths) -> BTreeMap<&'static str, usize> {
+    widths.kinds().filter_map(|kind| Some((kind.as_str(), widths.of(kind)?))).collect()
 }
 
 fn described(step: &AfterPooling) -> String {
@@ -104,11 +137,11 @@ impl Report for Shown {
         if let Some(row) = &self.registry {
             write_row(row, out)?;
         }
-        match &self.files {
-            Some(files) => files.write_text(out),
-            None => {
-                writeln!(out, "not on this machine; `embed-collections models pull {}` fetches it", self.name)
-            }
+        if let Some(files) = &self.files {
+            files.write_text(&self.name, out)
+        } else {
+            writeln!(out, "not on this machine; `embed-collections models pull {}` fetches it", self.name)?;
+            self.hub.iter().try_for_each(|hub| writeln!(out, "  no more is known: {hub}"))
         }
     }
 }
@@ -116,7 +149,7 @@ impl Report for Shown {
 fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
     let from = row.file.as_ref().map_or_else(|| "built in".to_owned(), |file| file.display().to_string());
     writeln!(out, "registry ({from})")?;
-    let mut lines = vec![("hub", format!("{} at {}", row.hub, row.revision))];
+    let mut lines = vec![("hub", format!("{} at {}", row.hub, row.revision_in_words()))];
     if !row.aliases.is_empty() {
         lines.push(("aliases", row.aliases.join(", ")));
     }
@@ -130,12 +163,27 @@ fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
 }
 
 impl Files {
-    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "directory {} ({})", self.directory.display(), self.provenance)?;
-        let mut lines = vec![("architecture", self.architecture.to_owned()), ("pooling", self.pooling.join(" + "))];
-        lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
-        lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));
-        lines.push(("dimension", self.dimension.to_string()));
+    fn write_text(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
+        let at = self.provenance.revision().map(|revision| format!(" at {revision}")).unwrap_or_default();
+        if let Some(directory) = &self.directory {
+            writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)?
+        } else {
+            let megabytes = self.bytes_to_fetch.unwrap_or(0) as f64 / 1e6;
+            writeln!(out, "not on this machine; `embed-collections models pull {name}` fetches {megabytes:.1} MB")?;
+            writeln!(out, "{}{at}", self.provenance)?;
+        }
+        let mut lines = vec![("architecture", self.architecture.to_owned())];
+        if self.dimension > 0 {
+            lines.push(("pooling", self.pooling.join(" + ")));
+            lines.extend(self.after_pooling.iter().map(|step| ("then", step.clone())));
+            lines.push(("normalised", if self.normalize { "yes" } else { "no" }.to_owned()));
+            lines.push(("dimension", self.dimension.to_string()));
+        }
+        if self.emit.len() > 1 || self.dimension == 0 {
+            let kinds: Vec<String> = self.emit.iter().map(|(kind, width)| format!("{kind} ({width})")).collect();
+            let gives = format!("{}; {} unless told otherwise", kinds.join(", "), self.default_emit.as_str());
+            lines.push(("gives", gives));
+        }
         lines.push(("longest text", format!("{} tokens", self.max_length)));
         lines.push(("weights", self.weights.join(", ")));
         for (name, text) in &self.prompts {

@@ -9,10 +9,10 @@ use super::list::count;
 use super::reference::{self, Comparison};
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
-use crate::domain::Digest;
+use crate::domain::{Digest, VectorKind};
 use crate::embedder::ModelFault;
 use crate::model::registry::{Entry, Registry};
-use crate::model::source::{ModelFiles, Provenance};
+use crate::model::source::{ModelFiles, Provenance, blob_digest};
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 
@@ -58,7 +58,8 @@ impl Verified {
     fn of(files: ModelFiles, row: Option<&Entry>) -> Result<Self, ModelFault> {
         let ModelFiles { name, directory, provenance, mut notes } = files;
         let spec = ModelSpec::read(&directory)?;
-        let weights = Weights::of(&spec)?;
+        let kinds: Vec<VectorKind> = spec.widths().kinds().collect();
+        let weights = Weights::of(&spec, &kinds)?;
         let (listed, mut faults) = listed(&directory, &weights, row)?;
         let reference = reference::compare(&directory, &spec, &weights)?;
         faults.extend(reference.faults.iter().cloned());
@@ -101,13 +102,6 @@ fn listed(directory: &Path, weights: &Weights, row: Option<&Entry>) -> Result<(V
 fn known_digest(path: &Path, directory: &Path, row: Option<&Entry>) -> Option<(Digest, &'static str)> {
     let package = row.and_then(|row| row.package.as_ref()).filter(|_| path == directory.join("model.safetensors"));
     package.map(|package| (package.weights_sha256, "the registry")).or_else(|| Some((blob_digest(path)?, "the hub")))
-}
-
-/// In the hub's cache a large file is a link to a blob that is called after its digest.
-fn blob_digest(path: &Path) -> Option<Digest> {
-    let blob = path.canonicalize().ok()?;
-    let in_cache = blob.parent()?.file_name()? == "blobs";
-    in_cache.then(|| blob.file_name()?.to_str()?.parse().ok()).flatten()
 }
 
 impl Report for Verified {

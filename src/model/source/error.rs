@@ -89,6 +89,11 @@ impl Attempt {
 }
 
 impl AttemptError {
+    /// Whether the hub was asked for something that it may not have.
+    fn is_of_a_name(&self) -> bool {
+        matches!(self, Self::Hub(error) if error.is_of_a_name())
+    }
+
     /// Whether the hub gave no answer, so that it may well have the model.
     pub(super) fn is_without_an_answer(&self) -> bool {
         match self {
@@ -114,7 +119,15 @@ impl SourceError {
         let mut ways = vec!["pass the path of a directory that holds the model".to_owned()];
         if request.network == Network::Offline {
             ways.push("leave out --offline".to_owned());
-        } else {
+        } else if tried.iter().any(|attempt| attempt.error.is_of_a_name()) {
+            let short = request.name.rsplit('/').next().unwrap_or(request.name);
+            let similar = match request.registry.similar(short) {
+                similar if entry.is_none() => similar,
+                _ => Vec::new(),
+            };
+            ways.push(format!("check the name{}", did_you_mean(&similar)));
+            ways.push("set HF_TOKEN to a token of an account that may read it".to_owned());
+        } else if tried.iter().any(|attempt| attempt.error.is_without_an_answer()) {
             ways.push("set HF_ENDPOINT to a hub that can be reached, and HF_TOKEN if it asks who you are".to_owned());
         }
         if let Some(package) = entry.and_then(|entry| entry.package.as_ref()) {

@@ -3,7 +3,7 @@
 //! Names are compared as they are, case and all: so they are on the hub, and so the libraries ask for them.
 //! Repositories hold the same weights several times over, for other programs; only what this one reads is fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Component, Path};
@@ -13,25 +13,43 @@ use serde::{Deserialize, Serialize};
 /// Whether the file at `path` (in the repository, with `/`) is read by this program: the files of the transformer,
 /// and of the modules in directories such as `1_Pooling`. A path that leaves the directory never is.
 pub(super) fn is_wanted(path: &str) -> bool {
+    is_wanted_with(path, &BTreeSet::new())
+}
+
+/// The same, where directories of modules may also have other names than `1_Pooling` and its like.
+pub(super) fn is_wanted_with(path: &str, modules: &BTreeSet<String>) -> bool {
     if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
         return false;
     }
-    match path.split('/').collect::<Vec<_>>().as_slice() {
-        [name] => is_wanted_name(name),
-        [directory, name] => is_module_directory(directory) && is_wanted_name(name),
-        _ => false,
+    match path.rsplit_once('/') {
+        None => is_wanted_name(path),
+        Some((directory, name)) => {
+            (is_module_directory(directory) || modules.contains(directory)) && is_wanted_name(name)
+        }
     }
 }
 
 fn is_module_directory(name: &str) -> bool {
-    name.split_once('_')
-        .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    !name.contains('/')
+        && name
+            .split_once('_')
+            .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "see above")]
 fn is_wanted_name(name: &str) -> bool {
     let json = |prefix: &str| name.starts_with(prefix) && name.ends_with(".json");
-    let listed = ["modules.json", "adapter_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"];
+    let listed = [
+        "modules.json",
+        "adapter_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.txt",
+        // What ColBERT models and the further heads of bge-m3 are described by and made of.
+        "artifact.metadata",
+        "sparse_linear.pt",
+        "colbert_linear.pt",
+    ];
     listed.contains(&name)
         || json("config")
         || json("tokenizer")
@@ -67,6 +85,11 @@ fn rank(name: &str) -> Option<usize> {
 /// The wanted ones among `files`, weights last; of weights that a directory has several times over, safetensors before
 /// those of `PyTorch`, and whole ones before shards.
 pub(super) fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    select_among(files, is_wanted)
+}
+
+/// The same with another idea of what is wanted.
+pub(super) fn select_among(files: &BTreeMap<String, u64>, is_wanted: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
     let split = |path: &str| path.rfind('/').map_or(0, |slash| slash + 1);
     let mut best: BTreeMap<&str, usize> = BTreeMap::new();
     for path in files.keys() {
@@ -91,7 +114,12 @@ pub(super) fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
 
 /// Whether a selection has weights that can be read.
 pub(super) fn has_weights(selection: &[(String, u64)]) -> bool {
-    selection.iter().any(|(path, _)| is_weights(path.rsplit('/').next().unwrap_or(path)))
+    selection.iter().any(|(path, _)| is_of_weights(path))
+}
+
+/// Whether a path is that of weights, in any directory.
+pub(super) fn is_of_weights(path: &str) -> bool {
+    is_weights(path.rsplit('/').next().unwrap_or(path))
 }
 
 /// The files of a directory and their sizes, written once all of them are there.
@@ -155,6 +183,8 @@ mod tests {
             "pytorch_model.bin.index.json",
             "2_Dense/pytorch_model.bin",
             "0_Transformer/tokenizer.json",
+            "sparse_linear.pt",
+            "artifact.metadata",
         ] {
             check(path, true);
         }
@@ -162,7 +192,6 @@ mod tests {
             "README.md",
             "data_config.json",
             "training_args.bin",
-            "sparse_linear.pt",
             "consolidated.safetensors",
             "onnx/model.onnx",
             "onnx/config.json",

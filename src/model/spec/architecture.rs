@@ -174,6 +174,11 @@ impl Architecture {
         }
     }
 
+    /// Whether the head of a masked language model is implemented for it.
+    pub(super) fn has_masked_lm(self) -> bool {
+        matches!(self, Self::Bert | Self::Roberta | Self::DistilBert)
+    }
+
     /// What its positions are made of.
     pub(super) fn position_table(self, config: &Map<String, Value>) -> PositionTable {
         match self {

@@ -73,6 +73,12 @@ pub(super) fn other_purpose(config: &Map<String, Value>) -> Option<&str> {
     (!plain && !class.ends_with("ForMaskedLM") && !class.ends_with("ForPreTraining")).then_some(class)
 }
 
+/// Whether a class that the weights were saved from is one of some.
+pub(super) fn has_class(config: &Map<String, Value>, is_one: impl Fn(&str) -> bool) -> bool {
+    let classes = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
+    classes.filter_map(Value::as_str).any(is_one)
+}
+
 /// One entry of `modules.json`.
 #[derive(Deserialize)]
 pub(super) struct Module {
@@ -86,6 +92,21 @@ pub(super) struct Module {
 pub(super) struct SentenceConfig {
     pub(super) max_seq_length: Option<u64>,
     pub(super) do_lower_case: bool,
+    /// Of these three, only a model that gives vectors of tokens may have one.
+    pub(super) document_length: Option<usize>,
+    pub(super) query_length: Option<usize>,
+    pub(super) query_expansion: Option<Value>,
+}
+
+/// What a transformer is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Token vectors that become one.
+    Vectors,
+    /// Logits over the vocabulary.
+    FillMask,
+    /// Token vectors that stay.
+    Tokens,
 }
 
 /// Names under which sentence-transformers looks for the file, in its order.
@@ -99,17 +120,21 @@ const SENTENCE_CONFIG_NAMES: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-pub(super) fn sentence_config(directory: &Path) -> Result<SentenceConfig, SpecError> {
+pub(super) fn sentence_config(directory: &Path, task: Task) -> Result<SentenceConfig, SpecError> {
     for name in SENTENCE_CONFIG_NAMES {
         let path = directory.join(name);
         if let Some(raw) = read_json::<Map<String, Value>>(&path)?.filter(|raw| !raw.is_empty()) {
-            return parse_sentence_config(&raw, &path);
+            return parse_sentence_config(&raw, task, &path);
         }
     }
     Ok(SentenceConfig::default())
 }
 
-fn parse_sentence_config(raw: &Map<String, Value>, path: &Path) -> Result<SentenceConfig, SpecError> {
+fn parse_sentence_config(raw: &Map<String, Value>, task: Task, path: &Path) -> Result<SentenceConfig, SpecError> {
+    let (task_name, output) = match task {
+        Task::FillMask => ("fill-mask", "logits"),
+        Task::Vectors | Task::Tokens => ("feature-extraction", "last_hidden_state"),
+    };
     let mut config = SentenceConfig::default();
     let mut tokenizer_length = None;
     for (key, value) in raw {
@@ -119,9 +144,12 @@ fn parse_sentence_config(raw: &Map<String, Value>, path: &Path) -> Result<Senten
             "do_lower_case" => config.do_lower_case = true,
             // Settings of the reference library's own machinery, at the values that ask for nothing.
             "unpad_inputs" => {}
-            "transformer_task" if value == "feature-extraction" => {}
+            "transformer_task" if value == task_name => {}
             "module_output_name" if value == "token_embeddings" => {}
-            "modality_config" if is_plain_text_modality(value) => {}
+            "modality_config" if is_plain_text_modality(value, output) => {}
+            "document_length" if task == Task::Tokens => config.document_length = Some(tokens(value, key, path)?),
+            "query_length" if task == Task::Tokens => config.query_length = Some(tokens(value, key, path)?),
+            "query_expansion" if task == Task::Tokens => config.query_expansion = Some(value.clone()),
             "tokenizer_args" | "processor_kwargs" => tokenizer_length = tokenizer_settings(value, key, path)?,
             "model_args" | "model_kwargs" | "config_args" | "config_kwargs" if only_trust(value) => {}
             _ => return Err(SpecError::unsupported(path, format!("{key} {value}"))),
@@ -151,8 +179,8 @@ fn only_trust(value: &Value) -> bool {
     value.as_object().is_some_and(|settings| settings.keys().all(|key| key == "trust_remote_code"))
 }
 
-fn is_plain_text_modality(value: &Value) -> bool {
-    *value == serde_json::json!({"text": {"method": "forward", "method_output_name": "last_hidden_state"}})
+fn is_plain_text_modality(value: &Value, output: &str) -> bool {
+    *value == serde_json::json!({"text": {"method": "forward", "method_output_name": output}})
 }
 
 /// `config_sentence_transformers.json`.
@@ -163,13 +191,27 @@ pub(super) struct LibraryConfig {
     pub(super) prompts: Option<BTreeMap<String, Option<String>>>,
     pub(super) default_prompt_name: Option<String>,
     pub(super) similarity_fn_name: Option<String>,
+    /// From here on: what `PyLate` says of a `ColBERT` model.
+    pub(super) query_prefix: Option<String>,
+    pub(super) document_prefix: Option<String>,
+    pub(super) query_length: Option<usize>,
+    pub(super) document_length: Option<usize>,
+    pub(super) do_query_expansion: Option<bool>,
+    pub(super) attend_to_expansion_tokens: Option<bool>,
+    pub(super) attend_to_mask_tokens: Option<bool>,
+    pub(super) skiplist_words: Option<Vec<String>>,
 }
+
+/// The kinds of models by the names of sentence-transformers' classes.
+pub(super) const MODEL_TYPES: [&str; 4] = ["SentenceTransformer", "SparseEncoder", "ColBERT", "MultiVectorEncoder"];
 
 pub(super) fn library_config(path: &Path) -> Result<LibraryConfig, SpecError> {
     let config = read_json::<LibraryConfig>(path)?.unwrap_or_default();
     match config.model_type.as_deref() {
-        None | Some("SentenceTransformer") => Ok(config),
-        Some(other) => Err(SpecError::unsupported(path, format!("a model of the kind {other}"))),
+        Some(other) if !MODEL_TYPES.contains(&other) => {
+            Err(SpecError::unsupported(path, format!("a model of the kind {other}")))
+        }
+        _ => Ok(config),
     }
 }
 
@@ -210,6 +252,10 @@ fn length(value: &Value, key: &str, path: &Path) -> Result<u64, SpecError> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within range, as checked")]
     let whole = value.as_f64().filter(|float| float.fract() == 0.0 && (1.0..1e15).contains(float)).map(|it| it as u64);
     whole.ok_or_else(|| SpecError::invalid(path, format!("{key} {value} is not a number of tokens above 0")))
+}
+
+fn tokens(value: &Value, key: &str, path: &Path) -> Result<usize, SpecError> {
+    Ok(usize::try_from(length(value, key, path)?).unwrap_or(usize::MAX))
 }
 
 /// The number under the first of some keys that there is.

@@ -5,8 +5,10 @@
 
 mod after;
 mod architecture;
+mod colbert;
 mod error;
 mod files;
+mod heads;
 mod modules;
 mod prompt;
 #[cfg(test)]
@@ -22,11 +24,12 @@ use serde_json::{Map, Value};
 pub use self::after::{AfterPooling, Dense, DenseActivation};
 pub use self::architecture::Architecture;
 pub use self::error::SpecError;
-use self::files::{LibraryConfig, SentenceConfig, TransformerConfig};
+use self::files::{LibraryConfig, SentenceConfig, Task, TransformerConfig};
+pub use self::heads::{Expansion, MultiHead, SparseHead, SpladeActivation, SpladePooling, SpladeStrategy, TextRole};
 use self::modules::{First, PoolingStep};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 use super::weights::{WeightError, Weights};
-use crate::domain::{Digest, DigestReader};
+use crate::domain::{Digest, DigestReader, VectorKind, Widths};
 pub use crate::nn::Pooling;
 
 /// What a model's directory says.
@@ -40,16 +43,24 @@ pub struct ModelSpec {
     pub config: Map<String, Value>,
     /// Width of a token vector.
     pub hidden_size: usize,
-    /// How token vectors become one; several are joined in this order.
+    /// How token vectors become one; several are joined in this order. Empty where the model gives no such vector.
     pub pooling: Vec<Pooling>,
     /// What happens to the joined vector before it may be cut.
     pub after_pooling: Vec<AfterPooling>,
     /// Whether the vector is scaled to unit length at the end.
     pub normalize: bool,
-    /// Length of a vector.
+    /// Length of a vector of a text; 0 where the model gives none.
     pub dimension: usize,
+    /// Where weights of the vocabulary come from, if the model gives them.
+    pub sparse: Option<SparseHead>,
+    /// Where vectors of tokens come from, if the model gives them.
+    pub multi: Option<MultiHead>,
+    /// The kind that the model is for.
+    pub default_kind: VectorKind,
     /// Longest sequence in tokens, special tokens and prompt included; never more than there are positions.
     pub max_length: usize,
+    /// How many positions there are, where that is a number.
+    pub positions: Option<usize>,
     /// Whether the prompt's tokens are pooled.
     pub include_prompt: bool,
     /// Prompts by name; a text may be empty.
@@ -74,28 +85,62 @@ impl ModelSpec {
     /// # Errors
     /// When a file is missing or broken, or asks for something that is not implemented.
     pub fn read(directory: &Path) -> Result<Self, SpecError> {
-        let Some(steps) = modules::read(directory)? else {
+        if !directory.join("modules.json").is_file() {
             // The reference library looks at none of its own files when there is no modules.json.
             return plain(directory);
-        };
+        }
         let library_path = directory.join("config_sentence_transformers.json");
         let library = files::library_config(&library_path)?;
-        let (prompts, default_prompt_name) = prompts(&library, &library_path)?;
+        let Some(steps) = modules::read(directory, library.model_type.as_deref())? else { return plain(directory) };
+        let (mut prompts, default_prompt_name) = prompts(&library, &library_path)?;
+        refuse_other_type(&library, &steps.kind, &library_path)?;
         let mut spec = match steps.kind {
             First::Transformer(ref pooling) => {
-                let sentence = files::sentence_config(&steps.first)?;
-                with_transformer(&steps.first, &sentence, pooling, Vec::new())?
+                let sentence = files::sentence_config(&steps.first, Task::Vectors)?;
+                let spec = with_transformer(&steps.first, &sentence, pooling, Vec::new())?;
+                let (sparse, multi) = heads::of_bge_m3(&steps.first, vocabulary(&spec.config))?;
+                ModelSpec { sparse, multi, ..spec }
+            }
+            First::MaskedLm(pooling) => {
+                let sentence = files::sentence_config(&steps.first, Task::FillMask)?;
+                let spec = with_transformer(&steps.first, &sentence, &PoolingStep::none(&steps.first), Vec::new())?;
+                spec.with_masked_lm(pooling)?
+            }
+            First::Tokens(ref mask) => {
+                let sentence = files::sentence_config(&steps.first, Task::Tokens)?;
+                let spec = with_transformer(&steps.first, &sentence, &PoolingStep::none(&steps.first), Vec::new())?;
+                let (first, after) = (&steps.first, steps.after.clone());
+                let head = if let Some(mask) = mask {
+                    colbert::native(first, after, spec.hidden_size, &sentence, mask)?
+                } else {
+                    let (head, found) = colbert::pylate(first, after, spec.hidden_size, &library, prompts)?;
+                    prompts = found;
+                    head
+                };
+                spec.with_tokens(head)?
             }
             First::Static => with_table(&steps.first)?,
         };
         directory.clone_into(&mut spec.directory);
-        spec.finish_with(steps.after)?;
+        if !spec.pooling.is_empty() {
+            spec.finish_with(steps.after)?;
+        }
         Ok(Self { prompts, default_prompt_name, similarity: library.similarity_fn_name, ..spec })
     }
 
-    /// The names of the poolings, as outputs give them.
-    pub fn pooling_names(&self) -> String {
-        self.pooling.iter().map(|mode| mode.as_str()).collect::<Vec<_>>().join(" + ")
+    /// How vectors of some kinds come about, as outputs say it: the names of the poolings, or of what takes their place.
+    pub fn pooling_names(&self, kinds: Widths) -> String {
+        let dense = self.pooling.iter().map(|mode| mode.as_str()).collect::<Vec<_>>().join(" + ");
+        let sparse = self.sparse.as_ref().map(|head| match head {
+            SparseHead::MaskedLm { pooling, .. } => {
+                let (strategy, activation) = pooling.names();
+                format!("splade ({strategy}, {activation})")
+            }
+            SparseHead::TokenWeights { .. } => "token weights".to_owned(),
+        });
+        let multi = self.multi.as_ref().map(|_| "tokens".to_owned());
+        let named = [(kinds.dense, Some(dense)), (kinds.sparse, sparse), (kinds.multi, multi)];
+        named.into_iter().filter_map(|(width, name)| width.and(name)).collect::<Vec<_>>().join(", ")
     }
 
     /// Takes the steps after pooling, whose sizes must fit each other.
@@ -104,17 +149,58 @@ impl ModelSpec {
             after.pop();
             self.normalize = true;
         }
-        for step in &after {
-            if let AfterPooling::Dense(dense) = step {
-                if dense.inputs != self.dimension {
-                    let what = format!("it takes vectors of {}, but gets some of {}", dense.inputs, self.dimension);
-                    return Err(SpecError::invalid(&dense.directory.join("config.json"), what));
-                }
-                self.dimension = dense.outputs;
-            }
-        }
+        self.dimension = width_after(&after, self.dimension)?;
         self.after_pooling = after;
         Ok(())
+    }
+
+    fn with_masked_lm(self, pooling: SpladePooling) -> Result<Self, SpecError> {
+        if !self.architecture.has_masked_lm() {
+            let what = format!("SPLADE with a {} model", self.architecture.as_str());
+            return Err(SpecError::unsupported(&self.directory.join("config.json"), what));
+        }
+        let vocabulary = vocabulary(&self.config);
+        let sparse = Some(SparseHead::MaskedLm { pooling, vocabulary });
+        Ok(Self { sparse, dimension: 0, default_kind: VectorKind::Sparse, ..self })
+    }
+
+    fn with_tokens(self, head: MultiHead) -> Result<Self, SpecError> {
+        let path = self.directory.join("config.json");
+        // Elsewhere a token may see only its neighbours, or none that is seen.
+        let full = [Architecture::Bert, Architecture::DistilBert, Architecture::Electra, Architecture::Albert];
+        let full = full.contains(&self.architecture) || self.architecture == Architecture::Roberta;
+        if head.expansion.is_some_and(|expansion| !expansion.seen) && !full {
+            let what = format!("queries filled up with unseen tokens in a {} model", self.architecture.as_str());
+            return Err(SpecError::unsupported(&path, what));
+        }
+        Ok(Self { multi: Some(head), dimension: 0, default_kind: VectorKind::Multi, ..self })
+    }
+
+    /// What the model can give, each kind with its width.
+    pub fn widths(&self) -> Widths {
+        Widths {
+            dense: (self.dimension > 0).then_some(self.dimension),
+            sparse: self.sparse.as_ref().map(SparseHead::vocabulary),
+            multi: self.multi.as_ref().map(|head| head.dimension),
+        }
+    }
+
+    /// What a text is under this prompt: a query if the prompt for queries was asked for by name, and the model treats
+    /// them differently.
+    pub fn role(&self, prompt: &Prompt) -> TextRole {
+        let query = matches!(&prompt.origin, PromptOrigin::Asked(name) if name == "query");
+        if query && self.multi.is_some() { TextRole::Query } else { TextRole::Document }
+    }
+
+    /// Longest text in tokens: what the model says for texts of this role, and never more than
+    /// [`ModelSpec::max_length`] where that is what there are positions for.
+    pub fn longest(&self, role: TextRole) -> usize {
+        let Some(head) = &self.multi else { return self.max_length };
+        let of_role = match role {
+            TextRole::Document => head.document_length,
+            TextRole::Query => head.expansion.map(|expansion| expansion.length).or(head.query_length),
+        };
+        of_role.unwrap_or(self.max_length).min(self.positions.unwrap_or(usize::MAX))
     }
 
     /// The prompt that goes before every text. Without a choice, the first of `document`, `passage` and `corpus`
@@ -164,6 +250,10 @@ fn with_transformer(
         after_pooling: Vec::new(),
         normalize: false,
         dimension: config.hidden_size * pooling.modes.len(),
+        sparse: None,
+        multi: None,
+        default_kind: VectorKind::Dense,
+        positions: config.rows,
         max_length: max_length(sentence, &config, transformer, &mut notes)?,
         include_prompt: pooling.include_prompt,
         prompts: BTreeMap::new(),
@@ -198,6 +288,10 @@ fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
         after_pooling: Vec::new(),
         normalize: false,
         dimension: width,
+        sparse: None,
+        multi: None,
+        default_kind: VectorKind::Dense,
+        positions: None,
         max_length,
         include_prompt: true,
         prompts: BTreeMap::new(),
@@ -225,10 +319,13 @@ fn table_width(paths: &[PathBuf]) -> Result<usize, WeightError> {
 /// What sentence-transformers makes of a directory without `modules.json`.
 fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
     let note = format!(
-        "{} has no modules.json: vectors are the mean over the tokens and are not normalised, as in sentence-transformers",
+        "{} has no modules.json: dense vectors are the mean over the tokens and are not normalised, as in sentence-transformers",
         directory.display()
     );
     let path = directory.join("config.json");
+    if files::has_class(&files::transformer_config(&path)?.raw, |class| class == "HF_ColBERT") {
+        return stanford(directory);
+    }
     let pooling = PoolingStep { path, modes: vec![Pooling::Mean], include_prompt: true, dimension: None };
     let spec = with_transformer(directory, &SentenceConfig::default(), &pooling, vec![note])?;
     if let Some(class) = files::other_purpose(&spec.config) {
@@ -236,9 +333,79 @@ fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
     }
     let colbert = directory.join("artifact.metadata");
     if colbert.exists() {
-        return Err(SpecError::unsupported(&colbert, "a ColBERT model"));
+        return Err(SpecError::unsupported(&colbert, "a ColBERT model whose config.json does not name HF_ColBERT"));
+    }
+    if spec.architecture.has_masked_lm() && files::has_class(&spec.config, |class| class.ends_with("ForMaskedLM")) {
+        return Ok(plain_masked_lm(spec));
     }
     Ok(spec)
+}
+
+/// A masked language model without files of sentence-transformers is what the user takes it for: its
+/// `SentenceTransformer` gives the mean over the tokens, its `SparseEncoder` SPLADE's weights. Where the name says SPLADE,
+/// those are meant.
+fn plain_masked_lm(spec: ModelSpec) -> ModelSpec {
+    let directory = spec.directory.canonicalize().unwrap_or_else(|_| spec.directory.clone());
+    let names = [directory.to_str(), spec.config.get("_name_or_path").and_then(Value::as_str)];
+    let named_splade = names.into_iter().flatten().any(|name| name.to_lowercase().contains("splade"));
+    let pooling = SpladePooling { strategy: SpladeStrategy::Max, activation: SpladeActivation::Relu };
+    let vocabulary = vocabulary(&spec.config);
+    let sparse = Some(SparseHead::MaskedLm { pooling, vocabulary });
+    let default_kind = if named_splade { VectorKind::Sparse } else { VectorKind::Dense };
+    let mut notes = spec.notes;
+    if !named_splade {
+        notes.push(format!("{} is a masked language model: --emit sparse gives SPLADE's weights", directory.display()));
+    }
+    ModelSpec { sparse, default_kind, notes, ..spec }
+}
+
+/// `ColBERT` in the layout of its first authors.
+fn stanford(directory: &Path) -> Result<ModelSpec, SpecError> {
+    let pooling = PoolingStep::none(directory);
+    let spec = with_transformer(directory, &SentenceConfig::default(), &pooling, Vec::new())?;
+    let (head, prompts) = colbert::stanford(directory, &spec.weights)?;
+    let path = directory.join("config.json");
+    if width_after(&head.steps, spec.hidden_size)? != head.dimension {
+        return Err(SpecError::invalid(&path, "hidden_size is not that of linear.weight"));
+    }
+    Ok(ModelSpec { prompts, ..spec.with_tokens(head)? })
+}
+
+/// Width of vectors after some steps, whose sizes must fit each other.
+fn width_after(steps: &[AfterPooling], width: usize) -> Result<usize, SpecError> {
+    let mut width = width;
+    for step in steps {
+        if let AfterPooling::Dense(dense) = step {
+            if dense.inputs != width {
+                let what = format!("it takes vectors of {}, but gets some of {width}", dense.inputs);
+                return Err(SpecError::invalid(&dense.directory.join("config.json"), what));
+            }
+            width = dense.outputs;
+        }
+    }
+    Ok(width)
+}
+
+/// The number of tokens that a `config.json` tells of; 0 where it does not, which no tensor has.
+fn vocabulary(config: &Map<String, Value>) -> usize {
+    let size = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(30_522);
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+/// Refuses a directory whose modules are not those of the kind that it says it is.
+fn refuse_other_type(library: &LibraryConfig, first: &First, path: &Path) -> Result<(), SpecError> {
+    let model_type = library.model_type.as_deref().unwrap_or("SentenceTransformer");
+    let fits = match first {
+        First::Transformer(_) | First::Static => model_type == "SentenceTransformer",
+        // Older files name none.
+        First::MaskedLm(_) => model_type != "ColBERT" && model_type != "MultiVectorEncoder",
+        First::Tokens(mask) => mask.is_some() == (model_type == "MultiVectorEncoder"),
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(SpecError::unsupported(path, format!("a model of the kind {model_type} with such modules")))
+    }
 }
 
 fn refuse_adapter(transformer: &Path) -> Result<(), SpecError> {

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::after::{self, AfterPooling};
 use super::error::SpecError;
 use super::files::{Module, read_json};
-use crate::nn::Pooling;
+use super::heads::splade_pooling;
+use crate::nn::{Pooling, SpladePooling};
 
 /// The steps of a model.
 pub(super) struct Steps {
@@ -22,8 +23,21 @@ pub(super) struct Steps {
 pub(super) enum First {
     /// A transformer and how its vectors become one.
     Transformer(PoolingStep),
+    /// A transformer with the head of a masked language model, and how its logits become weights of the vocabulary.
+    MaskedLm(SpladePooling),
+    /// A transformer whose vectors stay apart; the directory of the module that says which count, if there is one.
+    Tokens(Option<PathBuf>),
     /// A table of vectors, whose mean is the result.
     Static,
+}
+
+/// What a step works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum VectorsOf {
+    /// The vector of a text.
+    Text,
+    /// The vectors of its tokens.
+    Tokens,
 }
 
 /// What the pooling step's file says.
@@ -38,17 +52,37 @@ pub(super) struct PoolingStep {
     pub(super) dimension: Option<u64>,
 }
 
-/// Reads `modules.json`; `None` when there is none.
-pub(super) fn read(directory: &Path) -> Result<Option<Steps>, SpecError> {
+impl PoolingStep {
+    /// For a model whose token vectors do not become one.
+    pub(super) fn none(directory: &Path) -> Self {
+        Self { path: directory.join("config.json"), modes: Vec::new(), include_prompt: true, dimension: None }
+    }
+}
+
+/// Reads `modules.json`; `None` when there is none. `model_type` is the library's name for the kind of the model.
+pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<Steps>, SpecError> {
     let path = directory.join("modules.json");
     let Some(modules) = read_json::<Vec<Module>>(&path)? else { return Ok(None) };
     let mut modules = modules.iter();
 
     let first = modules.next().ok_or_else(|| SpecError::invalid(&path, "it lists no module"))?;
     let first_directory = subdirectory(directory, first, &path)?;
-    let kind = match class(first, &path)? {
-        "StaticEmbedding" => First::Static,
-        "Transformer" => {
+    let kind = match (class(first, &path)?, model_type) {
+        ("StaticEmbedding", _) => First::Static,
+        ("Transformer", Some("ColBERT" | "MultiVectorEncoder")) => {
+            return tokens(directory, first_directory, modules.as_slice(), &path).map(Some);
+        }
+        ("MLMTransformer", _) | ("Transformer", Some("SparseEncoder")) => {
+            let second = modules.next().map(|second| Ok((class(second, &path)?, second))).transpose()?;
+            match second {
+                Some(("SpladePooling", second)) => {
+                    First::MaskedLm(splade_pooling(&subdirectory(directory, second, &path)?)?)
+                }
+                Some((other, _)) => return Err(misplaced(other, "SpladePooling", &path)),
+                None => return Err(SpecError::unsupported(&path, "a masked language model without SpladePooling")),
+            }
+        }
+        ("Transformer", _) => {
             let Some(second) = modules.next() else {
                 return Err(SpecError::unsupported(&path, "a model without a Pooling module"));
             };
@@ -57,7 +91,7 @@ pub(super) fn read(directory: &Path) -> Result<Option<Steps>, SpecError> {
                 other => return Err(misplaced(other, "Pooling", &path)),
             }
         }
-        other => return Err(misplaced(other, "Transformer", &path)),
+        (other, _) => return Err(misplaced(other, "Transformer", &path)),
     };
 
     let mut after = Vec::new();
@@ -65,10 +99,10 @@ pub(super) fn read(directory: &Path) -> Result<Option<Steps>, SpecError> {
         let step = subdirectory(directory, module, &path)?;
         match class(module, &path)? {
             "Normalize" => {
-                refuse_other_vectors(&step.join("config.json"))?;
+                refuse_other_vectors(&step.join("config.json"), VectorsOf::Text)?;
                 after.push(AfterPooling::Normalize);
             }
-            "Dense" => after.push(AfterPooling::Dense(after::dense(&step)?)),
+            "Dense" => after.push(AfterPooling::Dense(after::dense(&step, VectorsOf::Text)?)),
             // It does something only while a model is trained.
             "Dropout" => {}
             other => return Err(misplaced(other, "Dense or Normalize", &path)),
@@ -77,9 +111,32 @@ pub(super) fn read(directory: &Path) -> Result<Option<Steps>, SpecError> {
     Ok(Some(Steps { first: first_directory, kind, after }))
 }
 
-/// The class of a module is the last component of its type; but only the reference library's own classes are known.
+/// The steps of a model that gives vectors of tokens: layers, which tokens count, scaling.
+fn tokens(directory: &Path, first: PathBuf, modules: &[Module], path: &Path) -> Result<Steps, SpecError> {
+    let (mut after, mut mask) = (Vec::new(), None);
+    for module in modules {
+        let step = subdirectory(directory, module, path)?;
+        match class(module, path)? {
+            "Dense" => after.push(AfterPooling::Dense(after::dense(&step, VectorsOf::Tokens)?)),
+            "Normalize" => {
+                refuse_other_vectors(&step.join("config.json"), VectorsOf::Tokens)?;
+                after.push(AfterPooling::Normalize);
+            }
+            "MultiVectorMask" if mask.is_none() => mask = Some(step),
+            "Dropout" => {}
+            other => return Err(misplaced(other, "Dense, MultiVectorMask or Normalize", path)),
+        }
+    }
+    Ok(Steps { first, kind: First::Tokens(mask), after })
+}
+
+/// The class of a module is the last component of its type; but only the reference library's own classes are known, and
+/// one of `PyLate` that is the same as one of them.
 fn class<'a>(module: &'a Module, path: &Path) -> Result<&'a str, SpecError> {
-    if !module.class.starts_with("sentence_transformers.") || module.class.starts_with("sentence_transformers.sparse") {
+    if module.class == "pylate.models.Dense.Dense" {
+        return Ok("Dense");
+    }
+    if !module.class.starts_with("sentence_transformers.") {
         return Err(SpecError::unsupported(path, format!("the module type {:?}", module.class)));
     }
     Ok(module.class.rsplit('.').next().unwrap_or_default())
@@ -158,11 +215,15 @@ fn modes(config: &Map<String, Value>, path: &Path) -> Result<Vec<Pooling>, SpecE
     }
 }
 
-/// Refuses a step that works on anything but the vector of a text.
-pub(super) fn refuse_other_vectors(path: &Path) -> Result<Map<String, Value>, SpecError> {
+/// Refuses a step that works on anything but these vectors. Old files do not say on what, and mean those.
+pub(super) fn refuse_other_vectors(path: &Path, of: VectorsOf) -> Result<Map<String, Value>, SpecError> {
+    let expected = match of {
+        VectorsOf::Text => "sentence_embedding",
+        VectorsOf::Tokens => "token_embeddings",
+    };
     let config = read_json::<Map<String, Value>>(path)?.unwrap_or_default();
     for key in ["module_input_name", "module_output_name"] {
-        if let Some(name) = config.get(key).filter(|name| !name.is_null() && *name != "sentence_embedding") {
+        if let Some(name) = config.get(key).filter(|name| !name.is_null() && *name != expected) {
             return Err(SpecError::unsupported(path, format!("a step with {key} {name}")));
         }
     }

@@ -192,7 +192,9 @@ fn what_is_not_implemented_is_refused_by_name() {
         (&["Transformer", "Normalize", "Pooling"], "Normalize where Pooling"),
         (&["Transformer"], "without a Pooling"),
         (&["custom_st.Transformer", "Pooling"], "custom_st.Transformer"),
-        (&["sentence_transformers.sparse_encoder.models.MLMTransformer", "Pooling"], "MLMTransformer"),
+        (&["sentence_transformers.sparse_encoder.models.MLMTransformer", "Pooling"], "Pooling"),
+        (&["sentence_transformers.sparse_encoder.models.MLMTransformer"], "without SpladePooling"),
+        (&["sentence_transformers.sparse_encoder.models.SparseAutoEncoder"], "SparseAutoEncoder"),
     ] {
         let directory = Directory::new();
         directory.modules(classes);
@@ -211,8 +213,10 @@ fn what_is_not_implemented_is_refused_by_name() {
     check_refused_with("adapter_config.json", &json!({}), "adapter");
     check_refused_with("1_Pooling/config.json", &json!({"pooling_mode_magic": true}), "pooling_mode_magic");
     check_refused_with("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "first"]}), "pooling by first");
-    let sparse = json!({"model_type": "SparseEncoder"});
-    check_refused_with("config_sentence_transformers.json", &sparse, "SparseEncoder");
+    let directory = Directory::new();
+    directory.json("config_sentence_transformers.json", &json!({"model_type": "SparseEncoder"}));
+    directory.check_refused(&["modules.json", "Pooling where SpladePooling is expected"]);
+    check_refused_with("config_sentence_transformers.json", &json!({"model_type": "CrossEncoder"}), "CrossEncoder");
     for (key, value) in [
         ("transformer_task", json!("fill-mask")),
         ("query_expansion", json!({"a": 1})),
@@ -232,7 +236,7 @@ fn what_is_not_implemented_is_refused_by_name() {
 /// The reference library would pool each of these by the mean or the last token, and the vectors would mean nothing.
 #[test]
 fn without_modules_a_model_that_was_made_for_something_else_is_refused() {
-    for class in ["BertForSequenceClassification", "HF_ColBERT", "BertLMHeadModel", "XForCausalLM"] {
+    for class in ["BertForSequenceClassification", "BertLMHeadModel", "XForCausalLM"] {
         let directory = Directory::new();
         directory.json("config.json", &json!({"model_type": "bert", "hidden_size": 8, "architectures": [class]}));
         directory.read().unwrap();
@@ -385,7 +389,7 @@ fn poolings_are_joined_in_the_order_of_the_library_or_of_their_list() {
     assert_eq!((spec.pooling.as_slice(), spec.dimension, spec.hidden_size), (&Pooling::ALL[..], 48, 8));
     directory.json("1_Pooling/config.json", &json!({"pooling_mode": ["mean", "cls"], "pooling_mode_max_tokens": true}));
     let spec = directory.read().unwrap();
-    assert_eq!((spec.pooling_names().as_str(), spec.dimension), ("mean + cls", 16));
+    assert_eq!((spec.pooling_names(spec.widths()).as_str(), spec.dimension), ("mean + cls", 16));
     directory.json("1_Pooling/config.json", &json!({"pooling_mode_mean_tokens": 1}));
     assert!(matches!(directory.read(), Err(SpecError::Invalid { .. })));
 }
@@ -500,4 +504,51 @@ fn only_a_table_of_positions_lowers_a_limit_that_the_files_name() {
     assert_eq!(limit("roberta"), (62, 1));
     assert_eq!(limit("qwen2"), (100, 0));
     assert_eq!(limit("modernbert"), (100, 0));
+}
+
+#[test]
+fn a_directory_says_which_kinds_of_vectors_it_gives() {
+    for (name, gives, default) in [
+        ("bert-minilm", "dense", VectorKind::Dense),
+        ("xlmr-bin-heads", "dense,sparse,multi", VectorKind::Dense),
+        ("splade-mlm", "sparse", VectorKind::Sparse),
+        ("splade-roberta", "sparse", VectorKind::Sparse),
+        ("colbert-pylate", "multi", VectorKind::Multi),
+        ("colbert-stanford", "multi", VectorKind::Multi),
+    ] {
+        let spec = fixture(name);
+        assert_eq!((spec.widths().to_string().as_str(), spec.default_kind), (gives, default), "{name}");
+    }
+}
+
+#[test]
+fn queries_and_documents_of_a_colbert_have_their_own_lengths() {
+    let spec = fixture("colbert-pylate");
+    assert_eq!((spec.longest(TextRole::Document), spec.longest(TextRole::Query)), (30, 11));
+    let role = |choice| spec.role(&spec.prompt(&choice).unwrap());
+    assert_eq!(role(PromptChoice::Named("query".to_owned())), TextRole::Query);
+    assert_eq!(role(PromptChoice::Default), TextRole::Document);
+    assert_eq!(spec.prompt(&PromptChoice::Default).unwrap().text, "[D] ");
+    let head = spec.multi.as_ref().unwrap();
+    assert!(head.expansion.is_some_and(|expansion| !expansion.seen && expansion.length == 11), "{head:?}");
+    assert!(!head.skipped.is_empty(), "punctuation has tokens");
+}
+
+#[test]
+fn a_masked_language_model_without_modules_is_splade_if_it_is_called_so() {
+    let directory = Directory::new();
+    let class = json!(["BertForMaskedLM"]);
+    directory.json("config.json", &json!({"model_type": "bert", "hidden_size": 8, "architectures": class}));
+    directory.remove("modules.json");
+    let spec = directory.read().unwrap();
+    assert_eq!((spec.widths().to_string().as_str(), spec.default_kind), ("dense,sparse", VectorKind::Dense));
+    assert!(spec.notes.iter().any(|note| note.contains("--emit sparse")), "{:?}", spec.notes);
+    let named = json!({
+        "model_type": "bert", "hidden_size": 8, "architectures": class, "_name_or_path": "naver/splade-v3"
+    });
+    directory.json("config.json", &named);
+    assert_eq!(directory.read().unwrap().default_kind, VectorKind::Sparse);
+    let other = json!({"model_type": "electra", "hidden_size": 8, "architectures": ["ElectraForMaskedLM"]});
+    directory.json("config.json", &other);
+    assert_eq!(directory.read().unwrap().widths().to_string(), "dense", "its head is not implemented");
 }

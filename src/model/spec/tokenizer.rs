@@ -67,3 +67,50 @@ fn lowers_everything(normalizer: &Value) -> bool {
 fn kind(normalizer: &Value) -> Option<&str> {
     normalizer.get("type")?.as_str()
 }
+
+/// Numbers of tokens by their texts, and what special tokens are called.
+pub(super) struct Vocabulary {
+    tokenizer: Map<String, Value>,
+    config: Map<String, Value>,
+    specials: Map<String, Value>,
+}
+
+impl Vocabulary {
+    pub(super) fn read(directory: &Path) -> Result<Self, SpecError> {
+        let read = |name: &str| Ok(read_json::<Map<String, Value>>(&directory.join(name))?.unwrap_or_default());
+        Ok(Self {
+            tokenizer: read("tokenizer.json")?,
+            config: read("tokenizer_config.json")?,
+            specials: read("special_tokens_map.json")?,
+        })
+    }
+
+    /// The number of a token.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        let number = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let mut added = self.tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+        if let Some(found) = added.find(|added| added["content"] == token) {
+            return number(&found["id"]);
+        }
+        match &self.tokenizer.get("model")?["vocab"] {
+            Value::Object(ids) => number(ids.get(token)?),
+            // A list of pieces with their scores, as SentencePiece has it.
+            Value::Array(pieces) => u32::try_from(pieces.iter().position(|piece| piece[0] == token)?).ok(),
+            _ => None,
+        }
+    }
+
+    /// The number of a special token by what it is for, such as `mask_token`.
+    pub(super) fn special(&self, name: &str) -> Option<u32> {
+        let named = |config: &Map<String, Value>| match config.get(name)? {
+            Value::String(token) => Some(token.clone()),
+            described => described["content"].as_str().map(str::to_owned),
+        };
+        let default = match name {
+            "mask_token" => "[MASK]",
+            "unk_token" => "[UNK]",
+            _ => "",
+        };
+        self.id(&named(&self.config).or_else(|| named(&self.specials)).unwrap_or_else(|| default.to_owned()))
+    }
+}

@@ -21,8 +21,8 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 pub use self::pickle::PickleError;
 pub use self::pytorch::PyTorchError;
-use super::spec::{AfterPooling, ModelSpec};
-use crate::domain::Digest;
+use super::spec::{AfterPooling, ModelSpec, SparseHead};
+use crate::domain::{Digest, VectorKind};
 
 /// What checkpoints put before the names of a transformer's tensors.
 const PREFIXES: [&str; 14] = [
@@ -45,8 +45,8 @@ const PREFIXES: [&str; 14] = [
 /// The tensors of a model, in one file or several.
 pub struct Weights {
     files: Vec<MappedFile>,
-    /// Those of the layers after pooling, in their order.
-    after_pooling: Vec<Weights>,
+    /// Those of layers that have files of their own, with the kind of vectors that they lead to, in their order.
+    heads: Vec<(VectorKind, Weights)>,
     /// Name to (file, place among the file's tensors).
     places: HashMap<String, Place>,
 }
@@ -174,26 +174,40 @@ impl Weights {
             }
             files.push(file);
         }
-        Ok(Self { files, after_pooling: Vec::new(), places })
+        Ok(Self { files, heads: Vec::new(), places })
     }
 
-    /// Maps all weights of a model: those of the transformer and of the layers after pooling.
+    /// Maps the weights of a model that some kinds of vectors need: those of the transformer and of the layers that lead
+    /// from it to each of them.
     ///
     /// # Errors
     /// As [`Weights::open`].
-    pub fn of(spec: &ModelSpec) -> Result<Self, WeightError> {
+    pub fn of(spec: &ModelSpec, kinds: &[VectorKind]) -> Result<Self, WeightError> {
         let mut weights = Self::open(&spec.weights)?;
-        for step in &spec.after_pooling {
-            if let AfterPooling::Dense(dense) = step {
-                weights.after_pooling.push(Self::open(&dense.weights)?);
-            }
+        let token_steps = spec.multi.as_ref().map_or(&[][..], |head| &head.steps);
+        let mut files: Vec<(VectorKind, &[PathBuf])> = Vec::new();
+        for (kind, steps) in [(VectorKind::Dense, spec.after_pooling.as_slice()), (VectorKind::Multi, token_steps)] {
+            files.extend(steps.iter().filter_map(|step| match step {
+                AfterPooling::Dense(dense) if !dense.weights.is_empty() => Some((kind, dense.weights.as_slice())),
+                _ => None,
+            }));
+        }
+        if let Some(SparseHead::TokenWeights { weights, .. }) = &spec.sparse {
+            files.push((VectorKind::Sparse, std::slice::from_ref(weights)));
+        }
+        for (kind, files) in files.into_iter().filter(|(kind, _)| kinds.contains(kind)) {
+            weights.heads.push((kind, Self::open(files)?));
         }
         Ok(weights)
     }
 
-    /// The weights of the layers after pooling, in their order.
-    pub fn after_pooling(&self) -> &[Weights] {
-        &self.after_pooling
+    /// The weights of the layers that have files of their own and lead to a kind of vectors, in their order.
+    pub fn head(&self, kind: VectorKind) -> impl Iterator<Item = &Weights> {
+        self.heads.iter().filter(move |(of, _)| *of == kind).map(|(_, weights)| weights)
+    }
+
+    fn of_heads(&self) -> impl Iterator<Item = &Weights> {
+        self.heads.iter().map(|(_, weights)| weights)
     }
 
     /// The tensor of this name, with or without one of the known prefixes.
@@ -227,10 +241,10 @@ impl Weights {
     /// All files, in the order of [`Weights::digests`].
     pub fn paths(&self) -> Vec<&Path> {
         let own = self.files.iter().map(|file| file.path.as_path());
-        own.chain(self.after_pooling.iter().flat_map(Self::paths)).collect()
+        own.chain(self.of_heads().flat_map(Self::paths)).collect()
     }
 
-    /// Every tensor as it is stored, in the order of files and names, those of layers after pooling last.
+    /// Every tensor as it is stored, in the order of files and names, those of heads last.
     ///
     /// # Errors
     /// When a file says that the numbers of one are damaged.
@@ -238,30 +252,30 @@ impl Weights {
         let mut own: Vec<(&String, &Place)> = self.places.iter().collect();
         own.sort_unstable_by_key(|(name, place)| (place.file, *name));
         let mut tensors = own.into_iter().map(|(name, place)| self.view(name, place)).collect::<Result<Vec<_>, _>>()?;
-        for weights in &self.after_pooling {
+        for weights in self.of_heads() {
             tensors.extend(weights.tensors()?);
         }
         Ok(tensors)
     }
 
-    /// Bytes of all files, those of layers after pooling included.
+    /// Bytes of all files, those of heads included.
     pub fn bytes(&self) -> u64 {
         let own: u64 = self.files.iter().map(|file| file.map.len() as u64).sum();
-        own + self.after_pooling.iter().map(Self::bytes).sum::<u64>()
+        own + self.of_heads().map(Self::bytes).sum::<u64>()
     }
 
     /// How many numbers all tensors have together.
     pub fn numbers(&self) -> u64 {
         let numbers = |place: &Place| place.shape.iter().map(|&length| length as u64).product::<u64>();
         let own: u64 = self.places.values().map(numbers).sum();
-        own + self.after_pooling.iter().map(Self::numbers).sum::<u64>()
+        own + self.of_heads().map(Self::numbers).sum::<u64>()
     }
 
-    /// SHA-256 of every file, in the order in which they were given, those of layers after pooling last. Reads all of
+    /// SHA-256 of every file, in the order in which they were given, those of heads last. Reads all of
     /// them; on several threads.
     pub fn digests(&self) -> Vec<Digest> {
         let mut digests: Vec<Digest> = self.files.par_iter().map(|file| Digest::of(&file.map)).collect();
-        digests.extend(self.after_pooling.iter().flat_map(Self::digests));
+        digests.extend(self.of_heads().flat_map(Self::digests));
         digests
     }
 
@@ -354,7 +368,7 @@ impl MappedFile {
 
     /// The tensors of the file, which is the one of this number.
     fn read(&mut self, file: usize) -> Result<Vec<(String, Place)>, WeightError> {
-        if self.path.extension().is_some_and(|extension| extension == "bin") {
+        if self.path.extension().is_some_and(|extension| extension == "bin" || extension == "pt") {
             let found = pytorch::find(&self.map);
             let (tensors, blocks) = found.map_err(|source| WeightError::PyTorch { path: self.path.clone(), source })?;
             self.blocks = blocks;

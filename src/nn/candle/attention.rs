@@ -81,7 +81,7 @@ impl Layer {
         }
     }
 
-    /// With what is added by the distance, and with padding hidden. The scores are those of the queries from `first` on.
+    /// With what is added by the distance, and without keys that are not seen. The scores are those of the queries from `first` on.
     fn biased(&self, scores: Tensor, first: usize, place: &PlacedBucket, layout: &Layout) -> Result<Tensor, NnError> {
         let Attention { heads, mask, position_bias, .. } = &self.description;
         let (_, _, rows, length) = scores.dims4()?;
@@ -99,9 +99,9 @@ impl Layer {
             })?;
             scores = scores.broadcast_add(&biases)?;
         }
-        Ok(match &place.padding {
+        Ok(match &place.hidden {
             None => scores,
-            Some(padding) => scores.broadcast_add(&padding.hidden)?,
+            Some(hidden) => scores.broadcast_add(hidden)?,
         })
     }
 }

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use crate::domain::PackedBatch;
+
 /// How sequences of different lengths are brought together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
@@ -24,6 +26,8 @@ const FREE_PAIRS: usize = 512 * 512;
 pub(super) struct Bucket {
     /// Where the tokens of each sequence are in the batch; none is empty, and each begins where the one before ends.
     pub(super) sequences: Vec<Range<usize>>,
+    /// How many leading tokens of each sequence are seen.
+    pub(super) seen: Vec<usize>,
     /// Length of the longest.
     pub(super) length: usize,
 }
@@ -42,22 +46,23 @@ impl Bucket {
 }
 
 /// Cuts a batch into buckets. Empty sequences have no tokens and appear nowhere.
-pub(super) fn buckets(cu_seqlens: &[usize], grouping: Grouping) -> Vec<Bucket> {
+pub(super) fn buckets(batch: &PackedBatch, grouping: Grouping) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::new();
     // Pairs of tokens of the last bucket's sequences, without padding.
     let mut own_pairs = 0;
-    for bounds in cu_seqlens.windows(2) {
-        let sequence = bounds[0]..bounds[1];
+    for (number, bounds) in batch.cu_seqlens().windows(2).enumerate() {
+        let (sequence, seen) = (bounds[0]..bounds[1], batch.seen(number));
         let pairs = sequence.len() * sequence.len();
         match buckets.last_mut() {
             _ if sequence.is_empty() => {}
             Some(bucket) if may_join(bucket, own_pairs, sequence.len(), grouping) => {
                 bucket.length = bucket.length.max(sequence.len());
                 bucket.sequences.push(sequence);
+                bucket.seen.push(seen);
                 own_pairs += pairs;
             }
             _ => {
-                buckets.push(Bucket { length: sequence.len(), sequences: vec![sequence] });
+                buckets.push(Bucket { length: sequence.len(), sequences: vec![sequence], seen: vec![seen] });
                 own_pairs = pairs;
             }
         }
@@ -83,12 +88,8 @@ mod tests {
     /// Number of sequences and length of each bucket.
     #[track_caller]
     fn check(lengths: &[usize], grouping: Grouping, expected: &[(usize, usize)]) {
-        let mut cu_seqlens = vec![0];
-        cu_seqlens.extend(lengths.iter().scan(0, |sum, length| {
-            *sum += length;
-            Some(*sum)
-        }));
-        let buckets = buckets(&cu_seqlens, grouping);
+        let ids = vec![0; lengths.iter().copied().max().unwrap_or(0)];
+        let buckets = buckets(&PackedBatch::new(lengths.iter().map(|&length| &ids[..length])), grouping);
         let found: Vec<_> = buckets.iter().map(|bucket| (bucket.sequences.len(), bucket.length)).collect();
         assert_eq!(found, expected, "{lengths:?}");
         let together: Vec<_> = buckets.iter().flat_map(Bucket::tokens).collect();

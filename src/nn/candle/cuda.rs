@@ -5,7 +5,7 @@ use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
 use candle_core::cuda_backend::WrapErr;
 use candle_core::{Device, Error};
 
-use super::gpu::GpuError;
+use super::gpu::{GpuError, Pool};
 use crate::nn::NnError;
 
 /// Opens the device with this UUID; also gives its compute capability.
@@ -53,6 +53,24 @@ pub(super) fn settle(device: &CudaDevice) -> Result<(), NnError> {
     Ok(())
 }
 
+/// See [`Gpu::pool`](super::Gpu::pool).
+pub(super) fn pool(device: &CudaDevice) -> Result<Pool, NnError> {
+    let device = device.cuda_stream().context().cu_device();
+    let read = |attribute| -> Result<u64, NnError> {
+        let mut value = 0_u64;
+        // SAFETY: the pool is that of a device which the driver has given, and both attributes are numbers of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(device).w()?;
+            result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()).w()?;
+        }
+        Ok(value)
+    };
+    Ok(Pool {
+        used: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,
+        reserved: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?,
+    })
+}
+
 /// The digits of a UUID, without what kind of device it is and where its dashes are.
 fn digits(uuid: &str) -> String {
     let uuid = uuid.split_once('-').filter(|(kind, _)| ["GPU", "MIG"].contains(kind)).map_or(uuid, |(_, rest)| rest);
@@ -76,7 +94,7 @@ mod tests {
 
     #[test]
     fn sixteen_bytes_of_the_driver_are_thirty_two_digits() {
-        let uuid = sys::CUuuid { bytes: [-1; 16] };
+        let uuid = sys::CUuuid { bytes: [!0; 16] };
         assert_eq!(hexadecimal(&uuid.bytes.map(|byte| byte.to_ne_bytes()[0])), "f".repeat(32));
     }
 }

@@ -16,6 +16,15 @@ pub struct Gpu {
     capability: Option<(u32, u32)>,
 }
 
+/// Memory of this process on a GPU, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Of tensors.
+    pub used: u64,
+    /// The same and what is kept for later ones.
+    pub reserved: u64,
+}
+
 /// Why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
@@ -81,6 +90,7 @@ fn artefact((major, minor): (u32, u32)) -> &'static str {
 /// Whether kernels built for a capability (such as 80, or 90a) run on a device: they are in PTX, which the driver
 /// compiles for every later device, except that of the variants with a letter, which is for one device alone. cudaforge
 /// adds the letter from 90 on.
+#[cfg(any(feature = "cuda", test))]
 pub(super) fn runs(built: &str, found: (u32, u32)) -> bool {
     let digits = built.trim_end_matches(|character: char| character.is_ascii_alphabetic());
     let Ok(number) = digits.parse::<u32>() else { return true };
@@ -156,18 +166,39 @@ impl Gpu {
         settle(&self.device)
     }
 
+    /// What this process holds of its memory, as far as the allocator counts it: CUDA only.
+    pub fn pool(&self) -> Option<Pool> {
+        pool(&self.device)
+    }
+
     pub(super) fn device(&self) -> &Device {
         &self.device
     }
 }
 
 /// See [`Gpu::settle`].
+#[cfg(feature = "cuda")]
 pub(super) fn settle(device: &Device) -> Result<(), NnError> {
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(device) = device {
-        return super::cuda::settle(device);
+    match device {
+        Device::Cuda(device) => super::cuda::settle(device),
+        device => Ok(device.synchronize()?),
     }
+}
+
+/// See [`Gpu::settle`].
+#[cfg(not(feature = "cuda"))]
+pub(super) fn settle(device: &Device) -> Result<(), NnError> {
     Ok(device.synchronize()?)
+}
+
+#[cfg(feature = "cuda")]
+fn pool(device: &Device) -> Option<Pool> {
+    super::cuda::pool(device.as_cuda_device().ok()?).ok()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn pool(_device: &Device) -> Option<Pool> {
+    None
 }
 
 impl Numbers {

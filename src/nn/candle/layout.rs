@@ -20,6 +20,7 @@ const MOST_KEPT: usize = 1 << 22;
 #[derive(Debug)]
 pub(super) struct Layout {
     cu_seqlens: Vec<usize>,
+    seen: Vec<usize>,
     pub(super) buckets: Vec<PlacedBucket>,
     device: Device,
     kept: Mutex<Vec<(Table, Tensor)>>,
@@ -30,19 +31,20 @@ pub(super) struct Layout {
 pub(super) struct PlacedBucket {
     pub(super) bucket: Bucket,
     /// None if all sequences have one length, so that nothing is to be padded.
-    pub(super) padding: Option<Padding>,
+    padding: Option<Padding>,
+    /// [sequences, 1, 1, length]: 0 for keys, [`HIDDEN`] for padding and for tokens that are not seen. None if there are
+    /// only keys.
+    pub(super) hidden: Option<Tensor>,
 }
 
 /// How tokens get into and out of a bucket with sequences of several lengths.
 #[derive(Debug)]
-pub(super) struct Padding {
+struct Padding {
     /// [sequences · length]: the token of the batch for each place. Padding repeats the first token of its own sequence,
     /// so that nothing foreign can get into it.
     into: Tensor,
     /// [own tokens]: the place of each token.
     out: Tensor,
-    /// [sequences, 1, 1, length]: 0 for tokens, [`HIDDEN`] for padding.
-    pub(super) hidden: Tensor,
 }
 
 /// What a table is of.
@@ -71,14 +73,14 @@ pub(super) struct Queries {
 impl Layout {
     pub(super) fn new(batch: &PackedBatch, grouping: Grouping, device: &Device) -> Result<Self, NnError> {
         let place = |bucket| PlacedBucket::new(bucket, device);
-        let buckets = buckets(batch.cu_seqlens(), grouping).into_iter().map(place).collect::<Result<_, _>>()?;
-        let cu_seqlens = batch.cu_seqlens().to_vec();
-        Ok(Self { cu_seqlens, buckets, device: device.clone(), kept: Mutex::default() })
+        let buckets = buckets(batch, grouping).into_iter().map(place).collect::<Result<_, _>>()?;
+        let (cu_seqlens, seen) = (batch.cu_seqlens().to_vec(), seen(batch).collect());
+        Ok(Self { cu_seqlens, seen, buckets, device: device.clone(), kept: Mutex::default() })
     }
 
     /// Whether it is that of a batch.
     pub(super) fn is_of(&self, batch: &PackedBatch) -> bool {
-        self.cu_seqlens == batch.cu_seqlens()
+        self.cu_seqlens == batch.cu_seqlens() && self.seen.iter().copied().eq(seen(batch))
     }
 
     /// A table that is made unless it is there; a large one is made whenever it is asked for.
@@ -99,10 +101,21 @@ impl Layout {
     }
 }
 
+fn seen(batch: &PackedBatch) -> impl Iterator<Item = usize> {
+    (0..batch.sequences()).map(|sequence| batch.seen(sequence))
+}
+
 impl PlacedBucket {
     fn new(bucket: Bucket, device: &Device) -> Result<Self, NnError> {
         let padding = if bucket.is_even() { None } else { Some(Padding::new(&bucket, device)?) };
-        Ok(Self { bucket, padding })
+        let hidden = if bucket.seen.iter().any(|seen| *seen < bucket.length) {
+            let of_sequence = |seen: &usize| (0..bucket.length).map(|key| if key < *seen { 0.0 } else { HIDDEN });
+            let hidden: Vec<f32> = bucket.seen.iter().flat_map(of_sequence).collect();
+            Some(Tensor::from_vec(hidden, (bucket.sequences.len(), 1, 1, bucket.length), device)?)
+        } else {
+            None
+        };
+        Ok(Self { bucket, padding, hidden })
     }
 
     /// [sequences · length, width] of the [tokens, width] of a batch.
@@ -125,21 +138,15 @@ impl PlacedBucket {
 
 impl Padding {
     fn new(bucket: &Bucket, device: &Device) -> Result<Self, NnError> {
-        let Bucket { sequences, length } = bucket;
-        let (mut into, mut out, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
+        let Bucket { sequences, length, .. } = bucket;
+        let (mut into, mut out) = (Vec::new(), Vec::new());
         for (place, sequence) in sequences.iter().enumerate() {
             let padding = length - sequence.len();
             into.extend(sequence.clone().map(index));
             into.extend(std::iter::repeat_n(index(sequence.start), padding));
             out.extend((place * length..).take(sequence.len()).map(index));
-            hidden.extend(std::iter::repeat_n(0.0, sequence.len()));
-            hidden.extend(std::iter::repeat_n(HIDDEN, padding));
         }
-        Ok(Self {
-            into: vector(into, device)?,
-            out: vector(out, device)?,
-            hidden: Tensor::from_vec(hidden, (sequences.len(), 1, 1, *length), device)?,
-        })
+        Ok(Self { into: vector(into, device)?, out: vector(out, device)? })
     }
 }
 

@@ -19,12 +19,13 @@ pub use gpu::{Gpu, GpuError};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
 
 use self::layout::{Layout, vector};
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention};
-use crate::domain::PackedBatch;
+use super::splade::rows_of_a_block;
+use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention, SpladePooling};
+use crate::domain::{PackedBatch, SparseVector};
 
 /// What weights and activations are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,16 +105,14 @@ impl Candle {
 
     fn layout(&self, batch: &PackedBatch) -> Result<Arc<Layout>, NnError> {
         let mut last = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.as_ref().filter(|layout| layout.is_of(batch)) {
-            Some(layout) => Ok(Arc::clone(layout)),
-            None => {
-                // What was there makes room first.
-                *last = None;
-                let layout = Arc::new(Layout::new(batch, self.grouping, &self.device)?);
-                *last = Some(Arc::clone(&layout));
-                Ok(layout)
-            }
+        if let Some(layout) = last.as_ref().filter(|layout| layout.is_of(batch)) {
+            return Ok(Arc::clone(layout));
         }
+        // What was there makes room first.
+        *last = None;
+        let layout = Arc::new(Layout::new(batch, self.grouping, &self.device)?);
+        *last = Some(Arc::clone(&layout));
+        Ok(layout)
     }
 }
 
@@ -280,6 +279,33 @@ impl Backend for Candle {
             return Ok(Vec::new());
         }
         pool::pool(poolings, left_out, hidden, batch, self.grouping)
+    }
+
+    fn weigh_vocabulary(
+        &self,
+        decoder: &Linear,
+        input: &Tensor,
+        pooling: SpladePooling,
+        batch: &PackedBatch,
+    ) -> Result<Vec<SparseVector>, NnError> {
+        let vocabulary = decoder.weight.dim(1)?;
+        let rows = rows_of_a_block(vocabulary);
+        let mut vectors = Vec::with_capacity(batch.sequences());
+        for bounds in batch.cu_seqlens().windows(2) {
+            let mut weights = vec![pooling.start(); vocabulary];
+            for first in (bounds[0]..bounds[1]).step_by(rows) {
+                let block = input.narrow(0, first, rows.min(bounds[1] - first))?;
+                let logits = self.to_host(&self.apply_linear(decoder, &block, Epilogue::Bias)?)?;
+                logits.chunks_exact(vocabulary).for_each(|token| pooling.add(&mut weights, token));
+            }
+            pooling.finish(&mut weights);
+            vectors.push(SparseVector::of(&weights));
+        }
+        Ok(vectors)
+    }
+
+    fn to_host(&self, activations: &Tensor) -> Result<Vec<f32>, NnError> {
+        Ok(activations.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
 

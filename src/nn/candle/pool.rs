@@ -17,7 +17,7 @@ pub(super) fn pool(
 ) -> Result<Vec<f32>, NnError> {
     let width = poolings.len() * hidden.dim(D::Minus1)?;
     let mut vectors = Vec::new();
-    for bucket in buckets(batch.cu_seqlens(), grouping) {
+    for bucket in buckets(batch, grouping) {
         vectors.push(pool_bucket(poolings, left_out, hidden, &bucket)?);
     }
     let pooled: Vec<f32> = match vectors.as_slice() {
@@ -86,9 +86,9 @@ struct Kept<'a> {
 impl Kept<'_> {
     /// The first token of each sequence that takes part; the very first where none does.
     fn first(&self) -> impl Iterator<Item = usize> {
-        let first = |sequence: &std::ops::Range<usize>| match sequence.len() > self.left_out {
-            true => sequence.start + self.left_out,
-            false => sequence.start,
+        let first = move |sequence: &std::ops::Range<usize>| {
+            let left_out = if sequence.len() > self.left_out { self.left_out } else { 0 };
+            sequence.start + left_out
         };
         self.bucket.sequences.iter().map(first)
     }

@@ -50,7 +50,7 @@ impl Layer {
         for first in (0..sequences).step_by(at_once) {
             let count = at_once.min(sequences - first);
             let some = qkv.narrow(0, first * length, count * length)?;
-            let hidden = place.padding.as_ref().map(|padding| padding.hidden.narrow(0, first, count)).transpose()?;
+            let hidden = place.hidden.as_ref().map(|hidden| hidden.narrow(0, first, count)).transpose()?;
             contexts.push(self.apply_to_some(&some, hidden.as_ref(), &rows, (count, length))?);
         }
         Ok(if contexts.len() == 1 { contexts.remove(0) } else { Tensor::cat(&contexts, 0)? })

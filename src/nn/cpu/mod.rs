@@ -17,6 +17,7 @@ mod relative_attention;
 mod rotation;
 mod tile;
 mod vector;
+mod vocabulary;
 
 pub use instructions::Instructions;
 pub use linear::Linear;
@@ -28,8 +29,10 @@ use self::buffers::{Buffer, Buffers};
 use self::gemm::{Finish, Gate, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention};
-use crate::domain::PackedBatch;
+use super::{
+    Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
+};
+use crate::domain::{PackedBatch, SparseVector};
 
 /// Operations of one thread, which other cores may help for a while.
 #[derive(Debug, Clone)]
@@ -277,6 +280,20 @@ impl Backend for Cpu {
             }
         }
         Ok(pooled)
+    }
+
+    fn weigh_vocabulary(
+        &self,
+        decoder: &Linear,
+        input: &Activations,
+        pooling: SpladePooling,
+        batch: &PackedBatch,
+    ) -> Result<Vec<SparseVector>, NnError> {
+        Ok(self.weigh_vocabulary(decoder, input, pooling, batch))
+    }
+
+    fn to_host(&self, activations: &Activations) -> Result<Vec<f32>, NnError> {
+        Ok(activations.values.to_vec())
     }
 }
 

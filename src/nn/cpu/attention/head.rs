@@ -24,7 +24,8 @@ pub(super) struct Head<'a> {
     /// Counted over all heads of keys and values.
     pub(super) number: usize,
     /// Of the sequence.
-    pub(super) length: usize,
+    /// How many leading tokens of it are keys.
+    pub(super) seen: usize,
     /// [length, input width].
     pub(super) qkv: *const f32,
     /// [length, output width].
@@ -46,7 +47,7 @@ impl Head<'_> {
         let group = heads / key_value_heads;
         let panels = rows.len().div_ceil(V::LANES);
         let blocks = rows.len().div_ceil(rows_of_a_block(mask));
-        let seen = mask.keys(rows.start, self.length).start..mask.keys(rows.end - 1, self.length).end;
+        let seen = mask.keys(rows.start, self.seen).start..mask.keys(rows.end - 1, self.seen).end;
         // SAFETY: keys and rows are inside the sequence; otherwise as the caller says.
         unsafe {
             let keys = self.keys::<V>(seen.clone(), blocks * group, scratch);
@@ -73,7 +74,7 @@ impl Head<'_> {
         scratch: &mut Scratch,
     ) {
         let Attention { head_size, mask, .. } = *self.attention;
-        let seen = mask.keys(rows.start, self.length).start..mask.keys(rows.end - 1, self.length).end;
+        let seen = mask.keys(rows.start, self.seen).start..mask.keys(rows.end - 1, self.seen).end;
         let mut softmax = Softmax::new();
         let out_stride = self.attention.output_width();
         // SAFETY: rows and keys are inside the sequence, and blocks of them have room in the scratch memory.

@@ -130,7 +130,7 @@ impl Pieces<'_> {
             rotation: self.rotation,
             bias: self.bias.as_ref(),
             number: number_of_head,
-            length,
+            seen: self.batch.seen(sequence),
             qkv: self.qkv[start * attention.input_width()..].as_ptr(),
             // In bounds, as the result has a row for each token of the batch.
             out: self.out.0.wrapping_add(start * attention.output_width()),

@@ -1,0 +1,210 @@
+//! Asking the hub: one request, one answer, and asking again where that may help.
+//!
+//! Redirects are followed wherever they lead, and the token goes to the hub alone. Nobody waits long for a hub that is
+//! not there: there is a limit on connecting, and one on silence.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::blocking::Response;
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, RANGE, RETRY_AFTER};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::patience::{Patience, asked_delay};
+use crate::model::source::SourceEvent;
+
+/// A reachable hub answers in a fraction of this; three attempts stay well below a minute.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+/// Until an answer begins, and between two pieces of one; three attempts stay below a minute.
+const SILENCE_LIMIT: Duration = Duration::from_secs(15);
+/// Of an answer that says no, as much is read as a person will.
+const MOST_SAID: usize = 300;
+/// Lists of files are some kilobytes long.
+const MOST_LISTED: u64 = 64 << 20;
+
+/// An answer that does not bring what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Answer {
+    /// None came, or it broke off.
+    #[error("no answer")]
+    None(#[source] reqwest::Error),
+    /// It broke off in the middle of a file.
+    #[error("the connection was cut")]
+    Cut(#[source] io::Error),
+    /// No, for one reason or another.
+    #[error("answer {status}{}{}", if said.is_empty() { "" } else { ": " }, said)]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// The hub's own word for it (`X-Error-Code`).
+        code: Option<String>,
+        /// What it says about it.
+        said: String,
+        /// How long it asks to wait.
+        wait: Option<Duration>,
+    },
+    /// It is none that a hub gives: the page of a network that wants its own login first.
+    #[error("the answer is none of a hub: {what}")]
+    Malformed {
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl Answer {
+    /// Whether another attempt may bring another answer.
+    pub(super) fn may_change(&self) -> bool {
+        match self {
+            Self::None(error) => !error.is_builder() && !error.is_redirect(),
+            Self::Cut(_) => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504),
+            Self::Malformed { .. } => false,
+        }
+    }
+
+    pub(super) fn malformed(what: impl Into<String>) -> Self {
+        Self::Malformed { what: what.into() }
+    }
+}
+
+/// A connection to one hub.
+pub(super) struct Client<'run> {
+    http: reqwest::blocking::Client,
+    hub: Url,
+    token: Option<&'run str>,
+    /// How often a question is asked.
+    attempts: u32,
+    on_event: &'run dyn Fn(SourceEvent),
+}
+
+impl<'run> Client<'run> {
+    pub(super) fn new(
+        endpoint: &str,
+        token: Option<&'run str>,
+        attempts: u32,
+        on_event: &'run dyn Fn(SourceEvent),
+    ) -> Result<Self, Answer> {
+        let hub = Url::parse(endpoint).map_err(|error| Answer::malformed(format!("{endpoint:?}: {error}")))?;
+        if hub.cannot_be_a_base() {
+            return Err(Answer::malformed(format!("{endpoint:?} is not the address of a hub")));
+        }
+        let http = reqwest::blocking::Client::builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(SILENCE_LIMIT)
+            .build()
+            .map_err(Answer::None)?;
+        Ok(Self { http, hub, token, attempts, on_event })
+    }
+
+    /// The address of something on the hub; each segment may hold any characters.
+    pub(super) fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.hub.clone();
+        // Only addresses that cannot be a base have no path, and those were refused.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// All pages of a list.
+    pub(super) fn ask_list<T: DeserializeOwned>(&self, url: Url) -> Result<Vec<T>, Answer> {
+        let (mut list, mut next) = (Vec::new(), Some(url));
+        while let Some(url) = next {
+            let (page, headers): (Vec<T>, _) = self.ask(&url)?;
+            list.extend(page);
+            next = next_page(&headers).filter(|next| *next != url);
+        }
+        Ok(list)
+    }
+
+    /// Asks until there is an answer or no patience; returns it with its headers.
+    pub(super) fn ask<T: DeserializeOwned>(&self, url: &Url) -> Result<(T, HeaderMap), Answer> {
+        let mut patience = Patience::new(self.attempts);
+        loop {
+            let answer = self.get(url, 0).and_then(|response| {
+                let headers = response.headers().clone();
+                let mut text = Vec::new();
+                response.take(MOST_LISTED).read_to_end(&mut text).map_err(Answer::Cut)?;
+                serde_json::from_slice(&text)
+                    .map(|value| (value, headers))
+                    .map_err(|error| Answer::malformed(error.to_string()))
+            });
+            match answer {
+                Ok(value) => return Ok(value),
+                Err(answer) => self.wait(&mut patience, answer)?,
+            }
+        }
+    }
+
+    /// One request for what is at an address, from a byte on. An answer may begin elsewhere, as [`begins_at`] tells.
+    pub(super) fn get(&self, url: &Url, from: u64) -> Result<Response, Answer> {
+        let mut request = self.http.get(url.clone());
+        if let Some(token) = self.token.filter(|_| url.origin() == self.hub.origin()) {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let response = request.send().map_err(Answer::None)?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response)) }
+    }
+
+    /// Waits for the time after which it is sensible to ask again, and says so; fails where it is not.
+    pub(super) fn wait(&self, patience: &mut Patience, answer: Answer) -> Result<(), Answer> {
+        let Some(delay) = patience.after(&answer) else { return Err(answer) };
+        let reason = match std::error::Error::source(&answer).and_then(|it| innermost(it)) {
+            Some(cause) => format!("{answer} ({cause})"),
+            None => answer.to_string(),
+        };
+        (self.on_event)(SourceEvent::Waiting { reason, seconds: delay.as_secs_f64() });
+        std::thread::sleep(delay);
+        Ok(())
+    }
+}
+
+/// What began it all.
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source()).last()
+}
+
+/// The first byte of what an answer holds.
+pub(super) fn begins_at(response: &Response) -> Result<u64, Answer> {
+    if response.status() != 206 {
+        return Ok(0);
+    }
+    let range = header(response.headers(), CONTENT_RANGE.as_str());
+    let start = range.as_deref().and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
+    start.ok_or_else(|| Answer::malformed("a part of a file without its place"))
+}
+
+fn refusal(response: Response) -> Answer {
+    #[derive(Deserialize)]
+    struct Body {
+        error: String,
+    }
+    let headers = response.headers();
+    let wait = asked_delay(header(headers, RETRY_AFTER.as_str()).as_deref(), header(headers, "ratelimit").as_deref());
+    let (status, code) = (response.status().as_u16(), header(headers, "x-error-code"));
+    let message = header(headers, "x-error-message").unwrap_or_else(|| {
+        let mut body = Vec::new();
+        // A reason that cannot be read is none.
+        let _ = response.take(1 << 16).read_to_end(&mut body);
+        serde_json::from_slice::<Body>(&body).map(|body| body.error).unwrap_or_default()
+    });
+    let said = message.chars().filter(|character| !character.is_control()).take(MOST_SAID).collect();
+    Answer::Status { status, code, said, wait }
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// The address of the next page: `Link: <address>; rel="next"`.
+fn next_page(headers: &HeaderMap) -> Option<Url> {
+    let links = header(headers, LINK.as_str())?;
+    let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
+    Url::parse(next.split_once('<')?.1.split_once('>')?.0).ok()
+}

@@ -1,0 +1,154 @@
+//! Why the hub did not give a model, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::client::Answer;
+
+/// Why the hub did not give the model.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// There was no answer, or none that a working hub gives.
+    #[error("{endpoint} could not be reached")]
+    Unreachable {
+        /// The hub's address.
+        endpoint: String,
+        /// What went wrong.
+        #[source]
+        source: Box<Answer>,
+    },
+    /// Its owners ask everybody to accept terms first.
+    #[error(
+        "{endpoint} gives {repository} only to those who have accepted its terms: open {endpoint}/{repository} in a browser, \
+         accept them, and set HF_TOKEN to a token of that account{}",
+        if *with_token { " (the account of the token in use has not)" } else { "" }
+    )]
+    Gated {
+        /// The hub's address.
+        endpoint: String,
+        /// `owner/name`.
+        repository: String,
+        /// Whether the hub knew who asked.
+        with_token: bool,
+        /// Its answer.
+        #[source]
+        source: Box<Answer>,
+    },
+    /// The hub wants to know who asks, or knows and refuses.
+    #[error(
+        "{endpoint} refuses {repository}: {}",
+        if *with_token {
+            "the token in use is not valid or may not read it, or there is no such model"
+        } else {
+            "there is no such model, or it is private, or its terms are to be accepted; for the latter two set HF_TOKEN"
+        }
+    )]
+    Refused {
+        /// The hub's address.
+        endpoint: String,
+        /// `owner/name`.
+        repository: String,
+        /// Whether the hub was told who asks.
+        with_token: bool,
+        /// Its answer.
+        #[source]
+        source: Box<Answer>,
+    },
+    /// The hub has no such repository, revision or file.
+    #[error("{endpoint} has no {what}")]
+    Absent {
+        /// The hub's address.
+        endpoint: String,
+        /// What it does not have.
+        what: String,
+        /// Its answer.
+        #[source]
+        source: Box<Answer>,
+    },
+    /// The repository has no weights that can be read.
+    #[error(
+        "the repository has neither model.safetensors nor pytorch_model.bin; other kinds of weights are not supported"
+    )]
+    NoWeights,
+    /// What arrived is not what the hub promised.
+    #[error("{file} arrived broken: {found} instead of {expected}; it was deleted, try again")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Size or digest that arrived.
+        found: String,
+        /// Size or digest that was promised.
+        expected: String,
+    },
+    /// The cache cannot be written.
+    #[error("cannot write the cache {}", path.display())]
+    Cache {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("asking {endpoint} failed")]
+    Failed {
+        /// The hub's address.
+        endpoint: String,
+        /// What went wrong.
+        #[source]
+        source: Box<Answer>,
+    },
+}
+
+impl HubError {
+    /// Whether the hub may have the model, only that it cannot be asked.
+    pub(in crate::model::source) fn was_not_reached(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether the name may be wrong.
+    pub(in crate::model::source) fn is_of_a_name(&self) -> bool {
+        matches!(self, Self::Absent { .. } | Self::Refused { .. })
+    }
+}
+
+/// Who was asked for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'run> {
+    pub(super) endpoint: &'run str,
+    pub(super) repository: &'run str,
+    pub(super) revision: &'run str,
+    pub(super) with_token: bool,
+}
+
+impl Question<'_> {
+    /// What an answer means that brings nothing; `file` was asked for, or else the repository.
+    pub(super) fn failed(&self, file: Option<&str>, answer: Answer) -> HubError {
+        let (endpoint, repository) = (self.endpoint.to_owned(), self.repository.to_owned());
+        let with_token = self.with_token;
+        let (status, code) = match &answer {
+            Answer::Status { status, code, .. } => (*status, code.clone().unwrap_or_default()),
+            Answer::None(error) if error.is_builder() => {
+                return HubError::Failed { endpoint, source: Box::new(answer) };
+            }
+            _ => return HubError::Unreachable { endpoint, source: Box::new(answer) },
+        };
+        let source = Box::new(answer);
+        match (status, code.as_str()) {
+            (_, "GatedRepo") => HubError::Gated { endpoint, repository, with_token, source },
+            (401 | 403, _) => HubError::Refused { endpoint, repository, with_token, source },
+            (404 | 410, _) => {
+                let what = match (file, code.as_str()) {
+                    (Some(file), _) => format!("{file} in {repository}, though it lists it"),
+                    (None, "RevisionNotFound") => format!("revision {} of {repository}", self.revision),
+                    (None, "RepoNotFound") => format!("repository {repository}"),
+                    (None, _) => format!("repository {repository}, or it has no revision {}", self.revision),
+                };
+                HubError::Absent { endpoint, what, source }
+            }
+            // 407 is a proxy's.
+            (407 | 408 | 429 | 500.., _) => HubError::Unreachable { endpoint, source },
+            _ => HubError::Failed { endpoint, source },
+        }
+    }
+}
