@@ -109,8 +109,9 @@ impl PlacedBucket {
     fn new(bucket: Bucket, device: &Device) -> Result<Self, NnError> {
         let padding = if bucket.is_even() { None } else { Some(Padding::new(&bucket, device)?) };
         let hidden = if bucket.seen.iter().any(|seen| *seen < bucket.length) {
-            let of_sequence = |seen: &usize| (0..bucket.length).map(|key| if key < *seen { 0.0 } else { HIDDEN });
-            let hidden: Vec<f32> = bucket.seen.iter().flat_map(of_sequence).collect();
+            let length = bucket.length;
+            let of_sequence = |seen: usize| (0..length).map(move |key| if key < seen { 0.0 } else { HIDDEN });
+            let hidden: Vec<f32> = bucket.seen.iter().copied().flat_map(of_sequence).collect();
             Some(Tensor::from_vec(hidden, (bucket.sequences.len(), 1, 1, bucket.length), device)?)
         } else {
             None
