@@ -24,7 +24,7 @@ use embed_collections::nn::{Activation, Matrix};
 use pulp::{Arch, Simd, WithSimd};
 
 /// [inputs, outputs] of layers.
-const LAYERS: [(&str, usize, usize); 9] = [
+const LAYERS: [(&str, usize, usize); 11] = [
     ("MiniLM qkv", 384, 1152),
     ("MiniLM attention output", 384, 384),
     ("MiniLM intermediate", 384, 1536),
@@ -34,6 +34,8 @@ const LAYERS: [(&str, usize, usize); 9] = [
     ("BERT-base output", 3072, 768),
     ("BERT-large intermediate", 1024, 4096),
     ("BERT-large output", 4096, 1024),
+    ("Qwen2.5-0.5B gate and up", 896, 9728),
+    ("Qwen2.5-0.5B down", 4864, 896),
 ];
 
 const TOKENS: [usize; 4] = [16, 128, 512, 1024];

@@ -174,7 +174,7 @@ fn redirects_are_followed_and_the_token_stays_with_the_hub() {
     let elsewhere = Hub::serving("bert-minilm").with(Fault::Cut { path: WEIGHTS, after: 50_000, times: 1 });
     let away = format!("{}/elsewhere/{WEIGHTS}", elsewhere.endpoint());
     let hub = Hub::serving("bert-minilm").with(Fault::Redirect {
-        path: &"resolve/0123456789abcdef0123456789abcdef01234567/model.safetensors",
+        path: "resolve/0123456789abcdef0123456789abcdef01234567/model.safetensors",
         location: away,
     });
     let hub = hub.with(Fault::Redirect {

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measure import BenchError, add_common_options, in_turn, markdown, positive, ratio, run_script, use_cores
+from peer import tokenizer
 from program import Program, Run
-from sessions import Sessions, tokenizer
+from sessions import Sessions
 from texts import texts_of_length, write_collections
 
 PAUSE_SECONDS = 0.02

@@ -189,7 +189,10 @@ pub(super) fn read(files: &mut [Option<File>]) -> Result<StoredShard, ReadConten
     shard.multi = match (offsets, multi) {
         (Some(offsets), Some(vectors)) => {
             let (starts, (dimension, vectors)) = (starts(offsets, rows)?, matrix(vectors, None)?);
-            let row = |bounds: &[usize]| Some(vectors.get(bounds[0] * dimension..bounds[1] * dimension)?.to_vec());
+            let row = |bounds: &[usize]| {
+                let (start, end) = (bounds[0].checked_mul(dimension)?, bounds[1].checked_mul(dimension)?);
+                Some(vectors.get(start..end)?.to_vec())
+            };
             let texts = starts.windows(2).map(row).collect::<Option<_>>().ok_or(ReadContentError::Npy)?;
             Some(MultiVectors { dimension, texts })
         }
@@ -206,7 +209,8 @@ fn matrix(file: &mut File, rows: Option<usize>) -> Result<(usize, Vec<f32>), Rea
     let shape: Vec<usize> = shape.into_iter().flat_map(|shape| shape.split(", ")).flat_map(str::parse).collect();
     match shape[..] {
         [found, width] if rows.is_none_or(|rows| rows == found) && head == header(F32, &shape) => {
-            Ok((width, numbers(&data, found * width, f32::from_le_bytes)?))
+            let count = found.checked_mul(width).ok_or(ReadContentError::Npy)?;
+            Ok((width, numbers(&data, count, f32::from_le_bytes)?))
         }
         _ => Err(ReadContentError::Npy),
     }

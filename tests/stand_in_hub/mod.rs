@@ -190,7 +190,7 @@ impl State {
         }
         let path = request.path.split('?').next().unwrap_or_default();
         match self.body(path) {
-            Some(body) => self.serve(stream, &request, body, fault),
+            Some(body) => self.serve(stream, &request, body, fault.as_ref()),
             None => respond(stream, 404, &[("X-Error-Code", "RepoNotFound".to_owned())], b"{}"),
         }
     }
@@ -240,10 +240,10 @@ impl State {
         stream: &mut TcpStream,
         request: &Request,
         mut body: Vec<u8>,
-        fault: Option<Fault>,
+        fault: Option<&Fault>,
     ) -> std::io::Result<()> {
         let total = body.len();
-        match &fault {
+        match fault {
             Some(Fault::Short { by, .. }) => body.truncate(total - by),
             Some(Fault::Twisted { .. }) => *body.last_mut().unwrap() ^= 1,
             _ => {}
@@ -259,7 +259,7 @@ impl State {
         let body = &body[start..];
         write_head(stream, status, headers, body.len())?;
         let sent = match fault {
-            Some(Fault::Cut { after, .. }) => &body[..after.min(body.len())],
+            Some(Fault::Cut { after, .. }) => &body[..body.len().min(*after)],
             _ => body,
         };
         let piece = match fault {
@@ -280,9 +280,9 @@ impl State {
 /// An entry of the list of files; the weights are large files, which have a SHA-256.
 fn entry(path: &str, bytes: &[u8]) -> serde_json::Value {
     let git = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
-    let git: String = git.iter().map(|byte| format!("{byte:02x}")).collect();
+    let git = git.iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
     let mut entry = json!({"type": "file", "oid": git, "size": bytes.len(), "path": path});
-    if path.ends_with(".safetensors") || path.ends_with(".bin") {
+    if Path::new(path).extension().is_some_and(|extension| extension == "safetensors" || extension == "bin") {
         let sha256 = Digest::of(bytes).to_string();
         entry["oid"] = json!("f".repeat(40));
         entry["lfs"] = json!({"oid": sha256, "size": bytes.len(), "pointerSize": 134});

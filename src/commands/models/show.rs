@@ -166,7 +166,7 @@ impl Files {
     fn write_text(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
         let at = self.provenance.revision().map(|revision| format!(" at {revision}")).unwrap_or_default();
         if let Some(directory) = &self.directory {
-            writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)?
+            writeln!(out, "directory {} ({}{at})", directory.display(), self.provenance)?;
         } else {
             let megabytes = self.bytes_to_fetch.unwrap_or(0) as f64 / 1e6;
             writeln!(out, "not on this machine; `embed-collections models pull {name}` fetches {megabytes:.1} MB")?;

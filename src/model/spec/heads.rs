@@ -65,7 +65,7 @@ pub struct MultiHead {
 /// Queries are made as long as this: each filling token brings a vector of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expansion {
-    /// The token, as a rule [MASK].
+    /// The token, as a rule `[MASK]`.
     pub token: u32,
     /// Tokens of every query.
     pub length: usize,

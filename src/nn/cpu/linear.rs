@@ -36,7 +36,7 @@ impl Linear {
         let by_columns = cores.min(layer.panels()).min(rows * shape.0 * shape.1 / WORK_OF_A_CORE);
         if by_columns > by_rows {
             cores::each(self.by_panels(by_columns, out), |(panels, out)| {
-                layer.apply_panels(panels, input, finish, out)
+                layer.apply_panels(panels, input, finish, out);
             });
         } else if by_rows > 1 {
             in_parts(by_rows, shape, input, finish, out, |input, finish, out| layer.apply(input, finish, out));

@@ -11,7 +11,8 @@ pub(in crate::nn::cpu) struct Columns<'a> {
     rows: usize,
     /// From one row to the next.
     stride: usize,
-    columns: Range<usize>,
+    /// Which columns of the matrix these are.
+    own: Range<usize>,
     matrix: PhantomData<&'a mut [f32]>,
 }
 
@@ -23,19 +24,19 @@ impl<'a> Columns<'a> {
     pub(in crate::nn::cpu) fn all(matrix: &'a mut [f32], width: usize) -> Self {
         let rows = matrix.len().checked_div(width).unwrap_or(0);
         assert_eq!(matrix.len(), rows * width, "a matrix has whole rows");
-        Self { first: matrix.as_mut_ptr(), rows, stride: width, columns: 0..width, matrix: PhantomData }
+        Self { first: matrix.as_mut_ptr(), rows, stride: width, own: 0..width, matrix: PhantomData }
     }
 
     /// Takes the columns before one away.
     pub(in crate::nn::cpu) fn take_to(&mut self, column: usize) -> Self {
-        let Range { start, end } = self.columns;
+        let Range { start, end } = self.own;
         assert!((start..=end).contains(&column), "column {column} is not in {start}..{end}");
-        let taken = Self { columns: start..column, ..*self };
+        let taken = Self { own: start..column, ..*self };
         // Where there are no rows, there is no address to move on from.
         let offset = if self.rows > 0 { column - start } else { 0 };
         // SAFETY: there is a row, and the column is in it or right behind it.
         self.first = unsafe { self.first.add(offset) };
-        self.columns.start = column;
+        self.own.start = column;
         taken
     }
 
@@ -46,18 +47,18 @@ impl<'a> Columns<'a> {
 
     /// Which columns these are.
     pub(super) fn columns(&self) -> Range<usize> {
-        self.columns.clone()
+        self.own.clone()
     }
 
     /// Some of the columns in one row; the columns are numbered as those of the matrix.
     #[inline(always)]
     pub(super) fn row(&mut self, row: usize, columns: Range<usize>) -> &mut [f32] {
-        assert!(row < self.rows && self.columns.start <= columns.start && columns.start <= columns.end);
-        assert!(columns.end <= self.columns.end);
+        assert!(row < self.rows && self.own.start <= columns.start && columns.start <= columns.end);
+        assert!(columns.end <= self.own.end);
         // SAFETY: the row and the columns are in this part of the matrix, as has just been seen, and no other part has
         // them.
         unsafe {
-            let first = self.first.add(row * self.stride + columns.start - self.columns.start);
+            let first = self.first.add(row * self.stride + columns.start - self.own.start);
             std::slice::from_raw_parts_mut(first, columns.len())
         }
     }
