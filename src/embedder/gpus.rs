@@ -10,9 +10,6 @@ use crate::device::{Choice, Chosen, ComputeCapability, DeviceInfo, DeviceKind, D
 use crate::domain::Bytes;
 use crate::nn::{Gpu, GpuError, NnError, Numbers};
 
-/// From here on GPUs compute in bf16.
-const AMPERE: ComputeCapability = ComputeCapability { major: 8, minor: 0 };
-
 /// The numbers in which all chosen GPUs compute, so that their vectors are of one kind; `None` where models run on the
 /// processor.
 ///
@@ -23,7 +20,9 @@ pub(super) fn numbers(settings: &Settings, choice: &Choice) -> Result<Option<Num
     if settings.rehearse {
         return Ok(None);
     }
-    let has_bf16 = |gpu: &DeviceInfo| gpu.compute_capability.is_none_or(|capability| capability >= AMPERE);
+    let of = |capability: ComputeCapability| (capability.major, capability.minor);
+    let has_bf16 =
+        |gpu: &DeviceInfo| gpu.compute_capability.is_none_or(|capability| Numbers::Bf16.run_on(of(capability)));
     Ok(Some(match settings.dtype {
         Dtype::F32 => Numbers::F32,
         Dtype::F16 => Numbers::F16,
@@ -49,7 +48,8 @@ fn label(gpu: Option<&DeviceInfo>) -> String {
 fn lacking(gpu: &DeviceInfo) -> String {
     let capability = gpu.compute_capability.map(|capability| capability.to_string()).unwrap_or_default();
     format!(
-        "{} ({}) has compute capability {capability}, and bf16 begins with {AMPERE}; --dtype f16 is for it",
+        "{} ({}) has compute capability {capability}, and bf16 begins with 8.0, in the device and in the build; --dtype \
+         f16 is for it",
         gpu.label(),
         gpu.name
     )

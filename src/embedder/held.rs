@@ -74,9 +74,10 @@ impl<'a> Held<'a> {
 
     /// Takes note of a device's memory for its peak.
     pub(super) fn see(&self, uuid: &DeviceUuid, snapshot: &Snapshot) {
-        let Some(id) = self.places.iter().find(|place| place.uuid == *uuid).and_then(|place| place.id) else { return };
+        let Some(place) = self.places.iter().find(|place| place.uuid == *uuid) else { return };
+        let Some(id) = place.id else { return };
+        let sample = vram(&self.gpus.complete(place, snapshot.clone()));
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = vram(snapshot);
         let peak = peaks.entry(id).or_insert(sample);
         if sample.used_gb > peak.used_gb {
             *peak = sample;

@@ -188,6 +188,12 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The most bytes that tensors of this process took on the device at a time, weights included, since this was asked
+    /// before; `None` where the device does not count them.
+    fn take_peak(&self) -> Option<u64> {
+        None
+    }
+
     /// Takes a table of vectors.
     fn embedding(&self, table: Matrix) -> Result<Self::Embedding, NnError>;
 

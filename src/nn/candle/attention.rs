@@ -46,8 +46,8 @@ impl Layer {
             Some((query, key)) => [Some(query), Some(key)],
         };
         let query = self.placed(part(0, heads)?, query_norm, layout)?;
-        // Before the product, where f16 could overflow.
-        let query = (query * f64::from(self.description.scale))?.to_dtype(qkv.dtype())?;
+        // Before the product, where f16 could overflow; in f32, for the factor would be rounded as well.
+        let query = (query.to_dtype(DType::F32)? * f64::from(self.description.scale))?.to_dtype(qkv.dtype())?;
         let key = self.placed(part(heads, key_value_heads)?, key_norm, layout)?.to_dtype(qkv.dtype())?;
         let value = part(heads + key_value_heads, key_value_heads)?;
         let key = key.transpose(2, 3)?;
@@ -81,7 +81,8 @@ impl Layer {
         }
     }
 
-    /// With what is added by the distance, and without keys that are not seen. The scores are those of the queries from `first` on.
+    /// With what is added by the distance, and without keys that are not seen. The scores are those of the queries from
+    /// `first` on.
     fn biased(&self, scores: Tensor, first: usize, place: &PlacedBucket, layout: &Layout) -> Result<Tensor, NnError> {
         let Attention { heads, mask, position_bias, .. } = &self.description;
         let (_, _, rows, length) = scores.dims4()?;

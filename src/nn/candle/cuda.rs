@@ -1,4 +1,6 @@
-//! What candle leaves to the driver: devices by their UUIDs, and their memory pools.
+//! What candle leaves to the driver: devices by their UUIDs, their memory pools, and errors of work that was begun.
+//!
+//! Written against the sources of candle-core 0.11 and cudarc 0.19.
 
 use candle_core::cuda::CudaDevice;
 use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
@@ -32,6 +34,9 @@ fn open_number(number: usize) -> Result<(Device, (u32, u32)), NnError> {
     // SAFETY: events order the uses of memory between streams. Everything on this device is done on the one stream that
     // was just made, which orders it, and no memory of the device exists yet.
     unsafe { cuda.disable_event_tracking() };
+    // Unless it is told otherwise, the pool gives everything back whenever somebody waits for the device: after each
+    // batch, and the next one would ask the driver for all of it again.
+    set(cuda, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
     let (major, minor) = cuda.cuda_stream().context().compute_capability().w()?;
     let number = |part: i32| u32::try_from(part).unwrap_or_default();
     Ok((device, (number(major), number(minor))))
@@ -40,35 +45,65 @@ fn open_number(number: usize) -> Result<(Device, (u32, u32)), NnError> {
 /// See [`Gpu::settle`](super::Gpu::settle).
 pub(super) fn settle(device: &CudaDevice) -> Result<(), NnError> {
     let stream = device.cuda_stream();
-    let context = stream.context();
     // Errors of frees are kept for the next call, which has nothing to do with them. One that lasts is back at once.
-    let _ = context.check_err();
+    let _ = stream.context().check_err();
     stream.synchronize().w()?;
-    // SAFETY: the device is one that the driver has given, and the pool is that of the device, which lives as long as
-    // the driver does.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
-        result::mem_pool::trim_to(pool, 0).w()?;
+    if let Some(pool) = default_pool(device)? {
+        // SAFETY: the pool is that of an open device, see `default_pool`.
+        unsafe { result::mem_pool::trim_to(pool, 0).w()? };
     }
     Ok(())
 }
 
-/// See [`Gpu::pool`](super::Gpu::pool).
-pub(super) fn pool(device: &CudaDevice) -> Result<Pool, NnError> {
-    let device = device.cuda_stream().context().cu_device();
-    let read = |attribute| -> Result<u64, NnError> {
-        let mut value = 0_u64;
-        // SAFETY: the pool is that of a device which the driver has given, and both attributes are numbers of 64 bits.
-        unsafe {
-            let pool = result::device::get_default_mem_pool(device).w()?;
-            result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()).w()?;
-        }
-        Ok(value)
-    };
-    Ok(Pool {
-        used: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,
-        reserved: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?,
-    })
+/// Waits for what was begun, and says whether it failed. cudarc waits when it copies to the host, but keeps what it is
+/// told then for the next call: without this one, results of work that failed would be taken for good.
+pub(super) fn finish(device: &CudaDevice) -> Result<(), NnError> {
+    Ok(device.cuda_stream().synchronize().w()?)
+}
+
+/// See [`Gpu::pool`](super::Gpu::pool). `None` where the device has no pools.
+pub(super) fn pool(device: &CudaDevice) -> Result<Option<Pool>, NnError> {
+    use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+    let used = get(device, CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+    let reserved = get(device, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+    Ok(used.zip(reserved).map(|(used, reserved)| Pool { used, reserved }))
+}
+
+/// See [`Backend::take_peak`](crate::nn::Backend::take_peak).
+pub(super) fn take_peak(device: &CudaDevice) -> Result<Option<u64>, NnError> {
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    let peak = get(device, attribute)?;
+    // By the driver's documentation nothing but 0 may be set: from now on it is counted anew.
+    set(device, attribute, 0)?;
+    Ok(peak)
+}
+
+/// The pool from which all memory of the device is taken; `None` where it has none, and memory comes from the driver
+/// itself.
+fn default_pool(device: &CudaDevice) -> Result<Option<sys::CUmemoryPool>, NnError> {
+    let stream = device.cuda_stream();
+    if !stream.context().has_async_alloc() {
+        return Ok(None);
+    }
+    // SAFETY: the device is one that the driver has given and that is open. The pool lives as long as the driver does.
+    Ok(Some(unsafe { result::device::get_default_mem_pool(stream.context().cu_device()).w()? }))
+}
+
+/// An attribute that is a number of bytes.
+fn get(device: &CudaDevice, attribute: sys::CUmemPool_attribute) -> Result<Option<u64>, NnError> {
+    let Some(pool) = default_pool(device)? else { return Ok(None) };
+    let mut bytes = 0_u64;
+    // SAFETY: the pool is that of an open device, and all attributes that are asked for here have 64 bits.
+    unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()).w()? };
+    Ok(Some(bytes))
+}
+
+fn set(device: &CudaDevice, attribute: sys::CUmemPool_attribute, bytes: u64) -> Result<(), NnError> {
+    let Some(pool) = default_pool(device)? else { return Ok(()) };
+    let mut bytes = bytes;
+    // SAFETY: as in `get`; the driver reads the number during the call.
+    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut bytes).cast()).w()? };
+    Ok(())
 }
 
 /// The digits of a UUID, without what kind of device it is and where its dashes are.

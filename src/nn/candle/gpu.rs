@@ -13,6 +13,8 @@ use crate::nn::NnError;
 #[derive(Debug, Clone)]
 pub struct Gpu {
     device: Device,
+    /// As the driver writes it.
+    name: String,
     capability: Option<(u32, u32)>,
 }
 
@@ -36,7 +38,7 @@ pub enum GpuError {
     },
     /// CUDA or Metal could not be started on it.
     #[error(
-        "{device} cannot be opened: {fault}; a driver as new as the toolkit of this build is needed, and cuBLAS and cuRAND where the loader finds them (LD_LIBRARY_PATH)"
+        "{device} cannot be opened: {fault}; a driver as new as the toolkit of this build is needed, and cuBLAS and cuRAND where the loader finds them (LD_LIBRARY_PATH); or use --devices cpu"
     )]
     Open {
         /// Which.
@@ -67,7 +69,9 @@ pub enum GpuError {
         found: (u32, u32),
     },
     /// It cannot compute in these numbers.
-    #[error("{device} with compute capability {} has no {numbers}; use --dtype f16, f32 or auto", shown(*.found))]
+    #[error(
+        "{device} with compute capability {} has no {numbers} in this build; use --dtype f16, f32 or auto", shown(*.found)
+    )]
     Lacks {
         /// Which.
         device: String,
@@ -87,15 +91,34 @@ fn artefact((major, minor): (u32, u32)) -> &'static str {
     if (major, minor) >= (8, 0) { "CUDA_COMPUTE_CAP=80" } else { "CUDA_COMPUTE_CAP=75" }
 }
 
+/// From here on GPUs compute in bf16.
+const AMPERE: (u32, u32) = (8, 0);
+
+/// What the kernels of this build are compiled for, as `CUDA_COMPUTE_CAP` has it, where that was said.
+const BUILT_FOR: Option<&str> = option_env!("EMBED_COLLECTIONS_CUDA_CAPABILITY");
+
+/// The number of a capability such as 80 or 90a.
+fn number(built: &str) -> Option<u32> {
+    built.trim_end_matches(|character: char| character.is_ascii_alphabetic()).parse().ok()
+}
+
+/// Kernels for bf16 are left out when they are compiled for older devices, and so are not there on newer ones either.
+fn has_bf16(number: u32) -> bool {
+    (number / 10, number % 10) >= AMPERE
+}
+
 /// Whether kernels built for a capability (such as 80, or 90a) run on a device: they are in PTX, which the driver
 /// compiles for every later device, except that of the variants with a letter, which is for one device alone. cudaforge
 /// adds the letter from 90 on.
 #[cfg(any(feature = "cuda", test))]
 pub(super) fn runs(built: &str, found: (u32, u32)) -> bool {
-    let digits = built.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let Ok(number) = digits.parse::<u32>() else { return true };
+    let Some(number) = number(built) else { return true };
     let built_for = (number / 10, number % 10);
-    if digits.len() < built.len() || number >= 90 { found == built_for } else { found >= built_for }
+    if built.ends_with(|character: char| character.is_ascii_alphabetic()) || number >= 90 {
+        found == built_for
+    } else {
+        found >= built_for
+    }
 }
 
 impl Gpu {
@@ -107,11 +130,11 @@ impl Gpu {
     pub fn cuda(uuid: &str) -> Result<Self, GpuError> {
         let (device, capability) = super::cuda::open(uuid)?;
         let found = capability;
-        match option_env!("EMBED_COLLECTIONS_CUDA_CAPABILITY") {
+        match BUILT_FOR {
             Some(built) if !runs(built, found) => {
                 Err(GpuError::Capability { device: uuid.to_owned(), built: built.to_owned(), found })
             }
-            _ => Ok(Self { device, capability: Some(capability) }),
+            _ => Ok(Self { device, name: uuid.to_owned(), capability: Some(capability) }),
         }
     }
 
@@ -130,9 +153,9 @@ impl Gpu {
     /// [`GpuError`].
     #[cfg(feature = "metal")]
     pub fn metal(index: usize) -> Result<Self, GpuError> {
-        let fault =
-            |error: candle_core::Error| GpuError::Open { device: format!("metal:{index}"), fault: error.into() };
-        Ok(Self { device: Device::new_metal(index).map_err(fault)?, capability: None })
+        let name = format!("metal:{index}");
+        let fault = |error: candle_core::Error| GpuError::Open { device: name.clone(), fault: error.into() };
+        Ok(Self { device: Device::new_metal(index).map_err(fault)?, name, capability: None })
     }
 
     /// The same in a build without Metal.
@@ -150,9 +173,7 @@ impl Gpu {
     /// [`GpuError::Lacks`].
     pub fn check(&self, numbers: Numbers) -> Result<(), GpuError> {
         match self.capability {
-            Some(found) if numbers == Numbers::Bf16 && found < (8, 0) => {
-                Err(GpuError::Lacks { device: "the GPU".to_owned(), found, numbers })
-            }
+            Some(found) if !numbers.run_on(found) => Err(GpuError::Lacks { device: self.name.clone(), found, numbers }),
             _ => Ok(()),
         }
     }
@@ -176,6 +197,23 @@ impl Gpu {
     }
 }
 
+/// Waits for the device, and says whether anything failed of what was begun there.
+#[cfg(feature = "cuda")]
+pub(super) fn finish(device: &Device) -> Result<(), NnError> {
+    match device {
+        Device::Cuda(device) => super::cuda::finish(device),
+        // The others say so when they copy.
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the device, and says whether anything failed of what was begun there.
+#[cfg(not(feature = "cuda"))]
+#[expect(clippy::unnecessary_wraps, reason = "with CUDA it can fail")]
+pub(super) fn finish(_device: &Device) -> Result<(), NnError> {
+    Ok(())
+}
+
 /// See [`Gpu::settle`].
 #[cfg(feature = "cuda")]
 pub(super) fn settle(device: &Device) -> Result<(), NnError> {
@@ -193,7 +231,19 @@ pub(super) fn settle(device: &Device) -> Result<(), NnError> {
 
 #[cfg(feature = "cuda")]
 fn pool(device: &Device) -> Option<Pool> {
-    super::cuda::pool(device.as_cuda_device().ok()?).ok()
+    super::cuda::pool(device.as_cuda_device().ok()?).ok().flatten()
+}
+
+/// See [`Backend::take_peak`](crate::nn::Backend::take_peak).
+#[cfg(feature = "cuda")]
+pub(super) fn take_peak(device: &Device) -> Option<u64> {
+    super::cuda::take_peak(device.as_cuda_device().ok()?).ok().flatten()
+}
+
+/// See [`Backend::take_peak`](crate::nn::Backend::take_peak).
+#[cfg(not(feature = "cuda"))]
+pub(super) fn take_peak(_device: &Device) -> Option<u64> {
+    None
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -202,6 +252,11 @@ fn pool(_device: &Device) -> Option<Pool> {
 }
 
 impl Numbers {
+    /// Whether a GPU of NVIDIA with this compute capability computes in them, with the kernels of this build.
+    pub fn run_on(self, capability: (u32, u32)) -> bool {
+        self != Self::Bf16 || (capability >= AMPERE && BUILT_FOR.and_then(number).is_none_or(has_bf16))
+    }
+
     pub(super) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -236,6 +291,13 @@ mod tests {
         check("90", (10, 0), false);
         check("90a", (8, 9), false);
         check("unknown", (8, 0), true);
+    }
+
+    #[test]
+    fn bf16_needs_a_device_and_a_build_that_have_it() {
+        assert!(has_bf16(80) && has_bf16(120) && !has_bf16(75));
+        assert_eq!((number("90a"), number("75"), number("native")), (Some(90), Some(75), None));
+        assert!(!Numbers::Bf16.run_on((7, 5)) && Numbers::F16.run_on((7, 5)) && Numbers::F32.run_on((7, 5)));
     }
 
     #[test]

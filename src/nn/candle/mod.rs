@@ -281,6 +281,10 @@ impl Backend for Candle {
         pool::pool(poolings, left_out, hidden, batch, self.grouping)
     }
 
+    fn take_peak(&self) -> Option<u64> {
+        gpu::take_peak(&self.device)
+    }
+
     fn weigh_vocabulary(
         &self,
         decoder: &Linear,
@@ -305,14 +309,22 @@ impl Backend for Candle {
     }
 
     fn to_host(&self, activations: &Tensor) -> Result<Vec<f32>, NnError> {
-        Ok(activations.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        copied(&activations.to_dtype(DType::F32)?)
     }
+}
+
+/// All numbers of a tensor on the host, once they are what was to be computed.
+fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
+    let values = tensor.flatten_all()?.to_vec1()?;
+    gpu::finish(tensor.device())?;
+    Ok(values)
 }
 
 fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
     Ok(match activation {
         Activation::Gelu => input.gelu_erf()?,
-        Activation::GeluTanh => input.gelu()?,
+        // candle takes every step of it in the input's numbers, and 1 + tanh leaves few digits of them.
+        Activation::GeluTanh => input.to_dtype(DType::F32)?.gelu()?.to_dtype(input.dtype())?,
         Activation::Relu => input.relu()?,
         Activation::Silu => input.silu()?,
     })

@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use super::buckets::{Bucket, Grouping, buckets};
+use super::copied;
 use super::layout::{index, vector};
 use crate::domain::PackedBatch;
 use crate::nn::{NnError, Pooling};
@@ -22,7 +23,7 @@ pub(super) fn pool(
     }
     let pooled: Vec<f32> = match vectors.as_slice() {
         [] => Vec::new(),
-        vectors => Tensor::cat(vectors, 0)?.flatten_all()?.to_vec1()?,
+        vectors => copied(&Tensor::cat(vectors, 0)?)?,
     };
     let mut pooled = pooled.chunks_exact(width.max(1));
     let mut values = Vec::with_capacity(batch.sequences() * width);

@@ -69,7 +69,9 @@ impl Layer {
             let columns = qkv.narrow(1, place * heads * head_size, heads * head_size)?;
             Ok(columns.reshape((sequences, length, heads, head_size))?.transpose(1, 2)?.contiguous()?)
         };
-        let (query, key, value) = ((part(0)? * f64::from(scale))?, part(1)?, part(2)?);
+        let (query, key, value) = (part(0)?, part(1)?, part(2)?);
+        // In f32, for the factor would be rounded as well.
+        let query = (query.to_dtype(DType::F32)? * f64::from(scale))?.to_dtype(key.dtype())?;
         let all = |rows: &Tensor| rows.broadcast_as((sequences, heads, length, length))?.contiguous();
         let mut scores = query.matmul(&key.transpose(2, 3)?)?.to_dtype(DType::F32)?;
         if let Some(keys) = &self.keys {
