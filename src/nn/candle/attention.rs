@@ -1,5 +1,5 @@
-//! Attention in plain tensors: every score is computed, nothing is fused. Products are in the numbers of the backend,
-//! everything between them in f32.
+//! Attention in plain tensors: every score is computed, nothing is fused. Scores are in f32, for an exponential follows;
+//! in lower precision they cost more than all else. The product with the values is in the numbers of the backend.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
@@ -46,9 +46,8 @@ impl Layer {
             Some((query, key)) => [Some(query), Some(key)],
         };
         let query = self.placed(part(0, heads)?, query_norm, layout)?;
-        // Before the product, where f16 could overflow; in f32, for the factor would be rounded as well.
-        let query = (query.to_dtype(DType::F32)? * f64::from(self.description.scale))?.to_dtype(qkv.dtype())?;
-        let key = self.placed(part(heads, key_value_heads)?, key_norm, layout)?.to_dtype(qkv.dtype())?;
+        let query = (query * f64::from(self.description.scale))?;
+        let key = self.placed(part(heads, key_value_heads)?, key_norm, layout)?;
         let value = part(heads + key_value_heads, key_value_heads)?;
         let key = key.transpose(2, 3)?;
         let rows = queries_at_once(sequences * heads, length);
@@ -59,7 +58,7 @@ impl Layer {
             let queries = query.narrow(2, first, rows)?.contiguous()?;
             let together = (sequences, key_value_heads, heads / key_value_heads * rows, head_size);
             let scores = queries.reshape(together)?.matmul(&key)?;
-            let scores = scores.reshape((sequences, heads, rows, length))?.to_dtype(DType::F32)?;
+            let scores = scores.reshape((sequences, heads, rows, length))?;
             let scores = self.biased(scores, first, place, layout)?;
             let weights = ops::softmax_last_dim(&scores)?.to_dtype(value.dtype())?;
             let weights = weights.reshape((sequences, key_value_heads, heads / key_value_heads * rows, length))?;
@@ -69,15 +68,15 @@ impl Layer {
         Ok(context.transpose(1, 2)?.reshape((sequences * length, heads * head_size))?)
     }
 
-    /// Normalised and turned, in f32 if either is asked for.
+    /// In f32, normalised and turned if that is asked for.
     fn placed(&self, heads: Tensor, norm: Option<&Tensor>, layout: &Layout) -> Result<Tensor, NnError> {
-        let mut heads = heads;
+        let mut heads = heads.to_dtype(DType::F32)?;
         if let (Some(weight), Some(HeadNorm { epsilon, .. })) = (norm, &self.description.head_norm) {
-            heads = ops::rms_norm(&heads.to_dtype(DType::F32)?, weight, *epsilon)?;
+            heads = ops::rms_norm(&heads, weight, *epsilon)?;
         }
         match &self.description.rotary {
             None => Ok(heads),
-            Some(rotary) => rotated(rotary, &heads.to_dtype(DType::F32)?, layout),
+            Some(rotary) => rotated(rotary, &heads, layout),
         }
     }
 

@@ -200,7 +200,7 @@ impl Backend for Candle {
     }
 
     fn relative_attention(&self, attention: RelativeAttention) -> Result<relative_attention::Layer, NnError> {
-        relative_attention::Layer::new(attention, &self.device, self.numbers.dtype())
+        relative_attention::Layer::new(attention, &self.device)
     }
 
     fn embed(&self, lookups: &[(&Tensor, &[u32])]) -> Result<Tensor, NnError> {
@@ -323,9 +323,9 @@ fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
 fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
     Ok(match activation {
         Activation::Gelu => input.gelu_erf()?,
-        // candle takes every step of it in the input's numbers, and 1 + tanh leaves few digits of them.
+        // candle rounds every step of these two to the input's numbers, and 1 + tanh leaves few digits of them.
         Activation::GeluTanh => input.to_dtype(DType::F32)?.gelu()?.to_dtype(input.dtype())?,
         Activation::Relu => input.relu()?,
-        Activation::Silu => input.silu()?,
+        Activation::Silu => input.to_dtype(DType::F32)?.silu()?.to_dtype(input.dtype())?,
     })
 }

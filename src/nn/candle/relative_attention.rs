@@ -21,14 +21,14 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub(super) fn new(description: RelativeAttention, device: &Device, dtype: DType) -> Result<Self, NnError> {
+    pub(super) fn new(description: RelativeAttention, device: &Device) -> Result<Self, NnError> {
         description.assert_consistent();
         let RelativeAttention { heads, head_size, scale, .. } = description;
         let table = |table: &Option<Matrix>, factor: f32| -> Result<Option<Tensor>, NnError> {
             let Some(Matrix { rows, values, .. }) = table else { return Ok(None) };
             let table = Tensor::from_slice(values, (*rows, heads, head_size), &Device::Cpu)?;
             let table = (table.permute((1, 2, 0))?.unsqueeze(0)?.contiguous()? * f64::from(factor))?;
-            Ok(Some(table.to_dtype(dtype)?.to_device(device)?))
+            Ok(Some(table.to_device(device)?))
         };
         let (keys, queries) = (table(&description.keys, 1.0)?, table(&description.queries, scale)?);
         Ok(Self { description, keys, queries })
@@ -69,17 +69,17 @@ impl Layer {
             let columns = qkv.narrow(1, place * heads * head_size, heads * head_size)?;
             Ok(columns.reshape((sequences, length, heads, head_size))?.transpose(1, 2)?.contiguous()?)
         };
-        let (query, key, value) = (part(0)?, part(1)?, part(2)?);
-        // In f32, for the factor would be rounded as well.
-        let query = (query.to_dtype(DType::F32)? * f64::from(scale))?.to_dtype(key.dtype())?;
+        // Scores are in f32, as in the other attention.
+        let (query, key, value) = (part(0)?.to_dtype(DType::F32)?, part(1)?.to_dtype(DType::F32)?, part(2)?);
+        let query = (query * f64::from(scale))?;
         let all = |rows: &Tensor| rows.broadcast_as((sequences, heads, length, length))?.contiguous();
-        let mut scores = query.matmul(&key.transpose(2, 3)?)?.to_dtype(DType::F32)?;
+        let mut scores = query.matmul(&key.transpose(2, 3)?)?;
         if let Some(keys) = &self.keys {
-            let by_distance = query.broadcast_matmul(keys)?.to_dtype(DType::F32)?;
+            let by_distance = query.broadcast_matmul(keys)?;
             scores = (scores + by_distance.gather(&all(rows)?, 3)?)?;
         }
         if let Some(queries) = &self.queries {
-            let by_distance = key.broadcast_matmul(queries)?.to_dtype(DType::F32)?;
+            let by_distance = key.broadcast_matmul(queries)?;
             let of_keys = by_distance.gather(&all(&rows.t()?)?, 3)?;
             scores = (scores + of_keys.transpose(2, 3)?)?;
         }
