@@ -97,12 +97,14 @@ fn models() -> Vec<Model> {
             // Other kinds of vectors are written otherwise.
             let Ok(mut reference) = serde_json::from_slice::<Reference>(&text) else { continue };
             let measured = measured.remove(&name);
+            if !["sentence_transformers", "own_forward"].contains(&reference.runner.as_str()) {
+                continue;
+            }
             // Where a prompt is left out of pooling and its length is not written down, the tokenizer must say it:
             // `reference_models.rs` asks it.
             let includes_prompt = ModelSpec::read(&directory).unwrap().include_prompt;
             reference.cases.retain(|case| includes_prompt || case.prompt_length.is_some());
-            let runners = ["sentence_transformers", "own_forward"];
-            if runners.contains(&reference.runner.as_str()) && !reference.cases.is_empty() {
+            if !reference.cases.is_empty() {
                 models.push(Model { directory, reference, measured });
             }
         }
