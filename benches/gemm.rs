@@ -3,10 +3,10 @@
 //! Shapes are those of MiniLM, BERT-base and BERT-large with batches of different numbers of tokens. The peak is that of
 //! fused multiply-adds between registers. All of a shape's candidates run in turns, and the best turn of each counts, so
 //! that ratios hold on a machine that others use as well. Arguments choose instruction sets: `avx512` (else as the
-//! processor can), `avx2`, `portable`; and arithmetic: `bf16`, `int8`, else f32; `finish` measures what follows a product
-//! instead.
+//! processor can), `avx2`, `portable`; and arithmetic: `bf16`, `int8`, else f32; `layer=PART` chooses the layers with that
+//! in their names; `finish` measures what follows a product instead.
 //!
-//! `cargo bench --bench gemm -- avx2`
+//! `cargo bench --bench gemm -- avx2 layer=Qwen`
 
 #![allow(clippy::print_stdout, missing_docs, reason = "a benchmark reports to the terminal")]
 #![allow(
@@ -38,7 +38,7 @@ const LAYERS: [(&str, usize, usize); 11] = [
     ("Qwen2.5-0.5B down", 4864, 896),
 ];
 
-const TOKENS: [usize; 4] = [16, 128, 512, 1024];
+const TOKENS: [usize; 5] = [16, 32, 128, 512, 1024];
 
 /// Turns of each candidate.
 const TURNS: usize = 9;
@@ -69,7 +69,9 @@ fn main() {
         "{arithmetic:?}, {:?}; GFLOP/s and share of the peak of this processor's best instructions in f32",
         kernel.instructions()
     );
-    if has("finish") { finishes(kernel) } else { products(kernel) }
+    let part = arguments.iter().find_map(|argument| argument.strip_prefix("layer=")).unwrap_or("");
+    let layers: Vec<(&str, usize, usize)> = LAYERS.into_iter().filter(|(name, ..)| name.contains(part)).collect();
+    if has("finish") { finishes(kernel, &layers) } else { products(kernel, &layers) }
 }
 
 /// GFLOP/s of the best turn of each candidate.
@@ -157,11 +159,11 @@ fn crate_product(tokens: usize, inputs: usize, outputs: usize, input: &[f32], we
     }
 }
 
-fn products(kernel: Kernel) {
+fn products(kernel: Kernel, layers: &[(&str, usize, usize)]) {
     let arch = Arch::new();
     let lanes = arch.dispatch(Lanes);
     println!("{:24} {:>6} {:>8} {:>8} {:>6} {:>12} {:>6}", "", "tokens", "peak", "packed", "", "gemm crate", "ratio");
-    for (name, inputs, outputs) in LAYERS {
+    for &(name, inputs, outputs) in layers {
         for tokens in TOKENS {
             let (weight, input) = (numbers(inputs * outputs), numbers(tokens * inputs));
             let matrix = Matrix { rows: outputs, columns: inputs, values: weight.clone() };
@@ -184,12 +186,12 @@ fn products(kernel: Kernel) {
 }
 
 /// What an activation or a residual adds to a product.
-fn finishes(kernel: Kernel) {
+fn finishes(kernel: Kernel, layers: &[(&str, usize, usize)]) {
     println!(
         "{:24} {:>6} {:>8} {:>8} {:>10} {:>8} {:>8} {:>10}",
         "", "tokens", "bias", "gelu", "gelu_tanh", "relu", "silu", "residual"
     );
-    for (name, inputs, outputs) in LAYERS {
+    for &(name, inputs, outputs) in layers {
         let tokens = 512;
         let input = numbers(tokens * inputs);
         let matrix = Matrix { rows: outputs, columns: inputs, values: numbers(inputs * outputs) };

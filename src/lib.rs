@@ -13,6 +13,7 @@ pub mod encoder;
 pub mod ensemble;
 pub mod exit;
 pub mod fusion;
+pub mod known;
 pub mod lease;
 pub mod model;
 pub mod nn;

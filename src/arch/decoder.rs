@@ -178,8 +178,7 @@ impl<B: Backend> Builder<'_, B> {
             after_attention: gemma_norm("post_attention_layernorm")?,
             feed_forward_norm: self.norm(&name(before_feed_forward))?,
             feed_forward: FeedForward {
-                up: parts.up(&name("mlp"), up, (hidden, inner), family.feed_forward_bias)?,
-                middle: up.middle(activation),
+                inner: parts.inner(&name("mlp"), up, activation, (hidden, inner), family.feed_forward_bias)?,
                 down: parts.linear(
                     &name("mlp.down_proj"),
                     Shape { outputs: hidden, inputs: inner, bias: family.feed_forward_bias },

@@ -82,7 +82,6 @@ pub(super) fn load<B: Backend>(
     let layer = |(index, reach)| {
         let prefix = format!("layers.{index}");
         let name = |part: &str| format!("{prefix}.{part}");
-        let up = Up::GateFirst("mlp.Wi");
         let qkv = Shape { outputs: 3 * hidden, inputs: hidden, bias: attention_bias };
         Ok(Layer {
             reach,
@@ -91,8 +90,7 @@ pub(super) fn load<B: Backend>(
             attention_output: parts.linear(&name("attn.Wo"), Shape { outputs: hidden, ..qkv })?,
             feed_forward_norm: norm(&name("mlp_norm"))?,
             feed_forward: FeedForward {
-                up: parts.up(&prefix, up, (hidden, inner), mlp_bias)?,
-                middle: up.middle(activation),
+                inner: parts.inner(&prefix, Up::GateFirst("mlp.Wi"), activation, (hidden, inner), mlp_bias)?,
                 down: parts.linear(&name("mlp.Wo"), Shape { outputs: hidden, inputs: inner, bias: mlp_bias })?,
             },
         })

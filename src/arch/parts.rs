@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::LoadError;
 use crate::model::weights::{WeightError, Weights};
-use crate::nn::{Activation, Backend, Matrix, Middle};
+use crate::nn::{Activation, Backend, Inner, Matrix};
 
 /// A checkpoint and the backend that takes its layers.
 pub(super) struct Parts<'a, B> {
@@ -50,16 +50,6 @@ pub(super) enum Up {
     GateLast(&'static str),
 }
 
-impl Up {
-    /// What follows the layer.
-    pub(super) fn middle(self, activation: Activation) -> Middle {
-        match self {
-            Self::Plain(_) => Middle::Activation(activation),
-            Self::Apart { .. } | Self::GateFirst(_) | Self::GateLast(_) => Middle::Gate(activation),
-        }
-    }
-}
-
 impl<B: Backend> Parts<'_, B> {
     /// The f32 values of the first of some names that there is, in the expected shape.
     pub(super) fn tensor(&self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>, WeightError> {
@@ -92,32 +82,43 @@ impl<B: Backend> Parts<'_, B> {
         Ok(self.backend.linear(Matrix::stack(weights), biases)?)
     }
 
-    /// The first linear layer of a feed-forward layer, below `prefix`; with a gate, whose half is put first.
-    pub(super) fn up(
+    /// The first half of a feed-forward layer, below `prefix`.
+    pub(super) fn inner(
         &self,
         prefix: &str,
         up: Up,
+        activation: Activation,
         (hidden, inner): (usize, usize),
         bias: Bias,
-    ) -> Result<B::Linear, LoadError> {
+    ) -> Result<Inner<B::Linear>, LoadError> {
         let name = |part: &str| format!("{prefix}.{part}");
-        let both = Shape { outputs: 2 * inner, inputs: hidden, bias };
-        match up {
-            Up::Plain(up) => self.linear(&name(up), Shape { outputs: inner, ..both }),
-            Up::Apart { gate, up } => self.stacked(&[(&name(gate), inner), (&name(up), inner)], hidden, bias),
-            Up::GateFirst(gate_up) => self.linear(&name(gate_up), both),
+        let shape = Shape { outputs: inner, inputs: hidden, bias };
+        let (gate, up) = match up {
+            Up::Plain(up) => return Ok(Inner::Plain { up: self.linear(&name(up), shape)?, activation }),
+            Up::Apart { gate, up } => (self.linear(&name(gate), shape)?, self.linear(&name(up), shape)?),
+            Up::GateFirst(gate_up) => self.halves(&name(gate_up), shape)?.into(),
             Up::GateLast(up_gate) => {
-                let halves_swapped = |part: &str, shape: &[usize]| -> Result<Vec<f32>, LoadError> {
-                    let mut values = self.tensor(&[&format!("{prefix}.{up_gate}.{part}")], shape)?;
-                    let half = values.len() / 2;
-                    values.rotate_left(half);
-                    Ok(values)
-                };
-                let values = halves_swapped("weight", &[both.outputs, hidden])?;
-                let bias = (bias == Bias::Present).then(|| halves_swapped("bias", &[both.outputs])).transpose()?;
-                Ok(self.backend.linear(Matrix { rows: both.outputs, columns: hidden, values }, bias)?)
+                let [up, gate] = self.halves(&name(up_gate), shape)?;
+                (gate, up)
             }
-        }
+        };
+        Ok(Inner::Gated { gate, up, activation })
+    }
+
+    /// Two layers of one shape that stand one behind the other in `NAME.weight` and `NAME.bias`.
+    fn halves(&self, name: &str, shape: Shape) -> Result<[B::Linear; 2], LoadError> {
+        let Shape { outputs, inputs, bias } = shape;
+        let mut first = self.tensor(&[&format!("{name}.weight")], &[2 * outputs, inputs])?;
+        let second = first.split_off(outputs * inputs);
+        let (first_bias, second_bias) = if bias == Bias::Present {
+            let mut first = self.tensor(&[&format!("{name}.bias")], &[2 * outputs])?;
+            let second = first.split_off(outputs);
+            (Some(first), Some(second))
+        } else {
+            (None, None)
+        };
+        let layer = |values, bias| self.backend.linear(Matrix { rows: outputs, columns: inputs, values }, bias);
+        Ok([layer(first, first_bias)?, layer(second, second_bias)?])
     }
 
     /// `NAME.weight` and `NAME.bias`; old checkpoints call them `gamma` and `beta`.

@@ -232,8 +232,7 @@ impl<B: Backend> Layer<B> {
             attention_output: parts.linear(&name(names.attention_output), output)?,
             attention_norm: parts.layer_norm(&name(names.attention_norm), hidden, epsilon)?,
             feed_forward: FeedForward {
-                up: parts.up(prefix, names.up, (hidden, inner), biases.up)?,
-                middle: names.up.middle(activation),
+                inner: parts.inner(prefix, names.up, activation, (hidden, inner), biases.up)?,
                 down: parts.linear(&name(names.down), Shape { outputs: hidden, inputs: inner, bias: biases.down })?,
             },
             output_norm: parts.layer_norm(&name(names.output_norm), hidden, epsilon)?,

@@ -56,8 +56,7 @@ pub(super) fn load<B: Backend>(
             after_attention: None,
             feed_forward_norm: norm(&format!("block.{index}.layer.1.layer_norm"))?,
             feed_forward: FeedForward {
-                up: parts.up(&dense, up, (hidden, inner), Bias::Absent)?,
-                middle: up.middle(activation),
+                inner: parts.inner(&dense, up, activation, (hidden, inner), Bias::Absent)?,
                 down: parts
                     .linear(&format!("{dense}.wo"), Shape { outputs: hidden, inputs: inner, bias: Bias::Absent })?,
             },
@@ -125,15 +124,17 @@ fn defaults() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Middle;
 
     #[test]
     fn the_projection_names_gate_and_activation() {
-        let middle = |projection| feed_forward(projection).map(|(up, activation)| up.middle(activation)).unwrap();
-        assert_eq!(middle("relu"), Middle::Activation(Activation::Relu));
-        assert_eq!(middle("gelu"), Middle::Activation(Activation::Gelu));
-        assert_eq!(middle("gated-gelu"), Middle::Gate(Activation::GeluTanh));
-        assert_eq!(middle("gated-silu"), Middle::Gate(Activation::Silu));
+        let read = |projection| {
+            let (up, activation) = feed_forward(projection).unwrap();
+            (matches!(up, Up::Apart { .. }), activation)
+        };
+        assert_eq!(read("relu"), (false, Activation::Relu));
+        assert_eq!(read("gelu"), (false, Activation::Gelu));
+        assert_eq!(read("gated-gelu"), (true, Activation::GeluTanh));
+        assert_eq!(read("gated-silu"), (true, Activation::Silu));
         let error = feed_forward("gated-mish").unwrap_err().to_string();
         assert!(error.contains("feed_forward_proj = mish"), "{error}");
     }

@@ -15,7 +15,6 @@ trait OnHost {
     fn attend(&self, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32>;
     fn attend_relatively(&self, attention: &RelativeAttention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32>;
     fn norm(&self, norm: &TestNorm, input: &Matrix) -> Vec<f32>;
-    fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32>;
     fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32>;
     fn scaled_sum(&self, one: &Matrix, other: &Matrix, factor: f32) -> Vec<f32>;
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32>;
@@ -35,12 +34,13 @@ enum TestNorm {
     Rms(Vec<f32>),
 }
 
-/// Weights and the bias of the first layer; the second has none.
+/// Weights; the layers of the first half have a bias, the second half has none.
 struct TestFeedForward {
-    middle: Middle,
+    gate: Option<Matrix>,
     up: Matrix,
-    up_bias: Vec<f32>,
     down: Matrix,
+    bias: Vec<f32>,
+    activation: Activation,
 }
 
 /// A backend by name.
@@ -81,16 +81,16 @@ impl<B: Backend + Clone> OnHost for Named<B> {
         self.down(&self.1.apply_norm(&norm, &self.up(input)).unwrap(), input.rows)
     }
 
-    fn gate(&self, activation: Activation, input: &Matrix) -> Vec<f32> {
-        self.down(&self.1.apply_gate(activation, &self.up(input)).unwrap(), input.rows)
-    }
-
     fn feed_forward(&self, layer: &TestFeedForward, cores: usize, input: &Matrix) -> Vec<f32> {
         let mut backend = self.1.clone();
         backend.use_cores(cores);
-        let up = backend.linear(layer.up.clone(), Some(layer.up_bias.clone())).unwrap();
-        let down = backend.linear(layer.down.clone(), None).unwrap();
-        let layer = FeedForward { up, middle: layer.middle, down };
+        let first = |weight: &Matrix| backend.linear(weight.clone(), Some(layer.bias.clone())).unwrap();
+        let (up, activation) = (first(&layer.up), layer.activation);
+        let inner = match &layer.gate {
+            Some(gate) => Inner::Gated { gate: first(gate), up, activation },
+            None => Inner::Plain { up, activation },
+        };
+        let layer = FeedForward { inner, down: backend.linear(layer.down.clone(), None).unwrap() };
         let activations = self.up(input);
         let output = backend.apply_feed_forward(&layer, &activations, Epilogue::Residual(&activations)).unwrap();
         self.down(&output, input.rows)
@@ -314,9 +314,16 @@ mod by_hand {
             check(backend.norm(&TestNorm::Layer(weight.clone(), None), &input), [-2.0, 10.0]);
             check(backend.norm(&TestNorm::Rms(weight.clone()), &input), [0.4, 14.0]);
             check(backend.scaled_sum(&input, &input, 0.25), [0.5, 3.5]);
-            let gate_up = Matrix { rows: 1, columns: 4, values: vec![-3.0, 2.0, 5.0, 0.5] };
-            check(backend.gate(Activation::Relu, &gate_up), [0.0, 1.0]);
-            check(backend.gate(Activation::Silu, &gate_up), [-3.0 * 0.047_425_87 * 5.0, 2.0 * 0.880_797_1 * 0.5]);
+            let square = |values: [f32; 4]| Matrix { rows: 2, columns: 2, values: values.to_vec() };
+            let gated = |activation| {
+                let (gate, up) = (Some(square([-3.0, 0.0, 2.0, 0.0])), square([5.0, 0.0, 0.0, 0.5]));
+                let down = square([0.0, 1.0, 1.0, 0.0]);
+                let layer = TestFeedForward { gate, up, down, bias: vec![0.0, 0.25], activation };
+                // The second half changes places; the input is added.
+                backend.feed_forward(&layer, 1, &Matrix { rows: 1, columns: 2, values: vec![1.0, 0.5] })
+            };
+            check(gated(Activation::Relu), [1.0 + 2.25 * 0.5, 0.5]);
+            check(gated(Activation::Silu), [1.0 + 2.25 * 0.904_650_5 * 0.5, 0.5 - 3.0 * 0.047_425_87 * 5.0]);
         }
     }
 }
@@ -448,14 +455,13 @@ proptest! {
     }
 
     #[test]
-    fn norms_gates_and_poolings_are_the_same_on_all_backends(
+    fn norms_and_poolings_are_the_same_on_all_backends(
         lengths in proptest::collection::vec(1_usize..20, 1..4),
         width in 1_usize..150,
         seed in any::<u64>(),
     ) {
         let batch = batch_of(&lengths);
         let input = noise_matrix(seed, 4.0, batch.tokens(), width);
-        let gate_up = noise_matrix(seed, 4.0, batch.tokens(), 2 * width);
         let (weight, bias) = (noise(seed + 1, 1.0, width), noise(seed + 2, 1.0, width));
         let truth = candle();
         for cpu in cpus().chain([padded()]) {
@@ -466,9 +472,6 @@ proptest! {
                 for norm in [layer, TestNorm::Layer(weight.clone(), None), TestNorm::Rms(weight.clone())] {
                     check(cpu.norm(&norm, &input), truth.norm(&norm, &input));
                 }
-            }
-            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
-                check(cpu.gate(activation, &gate_up), truth.gate(activation, &gate_up));
             }
             check(cpu.scaled_sum(&input, &input, 0.3), truth.scaled_sum(&input, &input, 0.3));
             for left_out in [0, 3, 25] {
@@ -486,13 +489,16 @@ proptest! {
 #[track_caller]
 fn check_feed_forward(rows: usize, hidden: usize, inner: usize) {
     let input = noise_matrix(1, 1.0, rows, hidden);
-    for (middle, width) in [(Middle::Activation(Activation::Gelu), inner), (Middle::Gate(Activation::Silu), 2 * inner)]
-    {
+    let gate = || Some(noise_matrix(5, 0.2, inner, hidden));
+    let gated =
+        [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu].map(|function| (gate(), function));
+    for (gate, activation) in gated.into_iter().chain([(None, Activation::Gelu)]) {
         let layer = TestFeedForward {
-            middle,
-            up: noise_matrix(2, 0.2, width, hidden),
-            up_bias: noise(3, 0.5, width),
+            gate,
+            up: noise_matrix(2, 0.2, inner, hidden),
             down: noise_matrix(4, 0.02, hidden, inner),
+            bias: noise(3, 0.5, inner),
+            activation,
         };
         let expected = candle().feed_forward(&layer, 1, &input);
         for cpu in cpus() {
@@ -528,7 +534,6 @@ fn bits_do_not_depend_on_the_number_of_cores() {
             let rows = [
                 cpu.attend(&attention, &input, &batch),
                 cpu.norm(&norm, &input),
-                cpu.gate(Activation::Silu, &input),
                 cpu.pooled(&[Pooling::Mean], 0, &input, &batch),
             ];
             rows.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())

@@ -91,27 +91,37 @@ pub enum Epilogue<'a, A> {
     Residual(&'a A),
 }
 
-/// The feed-forward half of a transformer layer: down(middle(up(x))).
+/// The feed-forward half of a transformer layer: down(inner(x)).
 ///
 /// The backend has it as a whole because what lies in the middle is the widest that an encoder computes, and need not
 /// exist for all tokens at once.
 #[derive(Debug)]
 pub struct FeedForward<L> {
-    /// [tokens, hidden] to [tokens, inner], or to [tokens, 2 · inner] with a gate, whose half comes first.
-    pub up: L,
-    /// From there to [tokens, inner].
-    pub middle: Middle,
+    /// [tokens, hidden] to [tokens, inner].
+    pub inner: Inner<L>,
     /// [tokens, inner] to [tokens, hidden].
     pub down: L,
 }
 
-/// What a feed-forward layer does between its linear layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Middle {
-    /// An activation.
-    Activation(Activation),
-    /// activation(gate) · up; `SwiGLU` and its kin (Shazeer 2020, <https://arxiv.org/abs/2002.05202>).
-    Gate(Activation),
+/// The first half of a feed-forward layer; each of its linear layers is [tokens, hidden] to [tokens, inner].
+#[derive(Debug)]
+pub enum Inner<L> {
+    /// activation(up(x)).
+    Plain {
+        /// The layer.
+        up: L,
+        /// What follows it.
+        activation: Activation,
+    },
+    /// activation(gate(x)) · up(x); `SwiGLU` and its kin (Shazeer 2020, <https://arxiv.org/abs/2002.05202>).
+    Gated {
+        /// The layer that is activated.
+        gate: L,
+        /// The layer that it is multiplied with.
+        up: L,
+        /// What follows the gate.
+        activation: Activation,
+    },
 }
 
 /// How the token vectors of a sequence become one.
@@ -230,15 +240,7 @@ pub trait Backend: Send + Sync + 'static {
         layer: &FeedForward<Self::Linear>,
         input: &Self::Activations,
         epilogue: Epilogue<'_, Self::Activations>,
-    ) -> Result<Self::Activations, NnError> {
-        let inner = match layer.middle {
-            Middle::Activation(activation) => self.apply_linear(&layer.up, input, Epilogue::Activation(activation))?,
-            Middle::Gate(activation) => {
-                self.apply_gate(activation, &self.apply_linear(&layer.up, input, Epilogue::Bias)?)?
-            }
-        };
-        self.apply_linear(&layer.down, &inner, epilogue)
-    }
+    ) -> Result<Self::Activations, NnError>;
 
     /// [tokens, width] to the same shape.
     fn apply_norm(&self, norm: &Self::Norm, input: &Self::Activations) -> Result<Self::Activations, NnError>;
@@ -260,10 +262,6 @@ pub trait Backend: Send + Sync + 'static {
         qkv: &Self::Activations,
         batch: &PackedBatch,
     ) -> Result<Self::Activations, NnError>;
-
-    /// activation(gate) · up, point by point, of [tokens, 2 · width] with the gate in the first half of each row: what
-    /// gated feed-forward layers do between their linear ones. Gives [tokens, width].
-    fn apply_gate(&self, activation: Activation, gate_up: &Self::Activations) -> Result<Self::Activations, NnError>;
 
     /// The sum of two of the same shape.
     fn add(&self, one: &Self::Activations, other: &Self::Activations) -> Result<Self::Activations, NnError>;

@@ -36,3 +36,9 @@ pub(super) fn read(files: &mut [Option<File>]) -> Result<StoredShard, ReadConten
     }
     Ok(shard)
 }
+
+/// The vector space that a file says it is of.
+pub(super) fn vector_space(file: &File) -> Result<Option<String>, ReadContentError> {
+    let reader = FileReader::try_new(BufReader::new(file), None)?;
+    Ok(reader.schema().metadata().get("vector_space").cloned())
+}

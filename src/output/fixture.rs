@@ -28,7 +28,7 @@ pub(crate) fn record(id: &str, status: RowStatus) -> RowRecord {
 }
 
 /// A shard of these records, with vectors that differ from row to row.
-pub(super) fn shard(number: u32, first_row: u64, records: Vec<RowRecord>) -> Shard {
+pub(crate) fn shard(number: u32, first_row: u64, records: Vec<RowRecord>) -> Shard {
     let mut vectors = Vec::new();
     for (index, record) in records.iter().enumerate() {
         let row = first_row + index as u64;
@@ -53,10 +53,10 @@ pub(super) fn shards(rows: u64, shard_rows: u64) -> Vec<Shard> {
 }
 
 /// What [`with_all_kinds`] makes of shards.
-pub(super) const ALL_KINDS: Widths = Widths { dense: Some(DIMENSION), sparse: Some(100), multi: Some(3) };
+pub(crate) const ALL_KINDS: Widths = Widths { dense: Some(DIMENSION), sparse: Some(100), multi: Some(3) };
 
 /// The same rows with vectors of every kind, some of them empty.
-pub(super) fn with_all_kinds(mut shard: Shard) -> Shard {
+pub(crate) fn with_all_kinds(mut shard: Shard) -> Shard {
     let first = u32::try_from(shard.first_row.0).unwrap();
     let (mut sparse, mut texts) = (Vec::new(), Vec::new());
     for (row, record) in (first..).zip(&shard.records) {
@@ -82,7 +82,7 @@ pub(super) fn with_kinds(shard: &Shard, kinds: Widths) -> Shard {
     shard
 }
 
-pub(super) fn plan(model: &str, existing: Existing) -> Plan {
+pub(crate) fn plan(model: &str, existing: Existing) -> Plan {
     let provenance = serde_json::json!({"dtype": "f32", "pooling": "mean"});
     Plan {
         model: model.to_owned(),

@@ -24,7 +24,10 @@ use candle_nn::ops;
 
 use self::layout::{Layout, vector};
 use super::splade::rows_of_a_block;
-use super::{Activation, Attention, Backend, Epilogue, Matrix, NnError, Pooling, RelativeAttention, SpladePooling};
+use super::{
+    Activation, Attention, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
+    SpladePooling,
+};
 use crate::domain::{PackedBatch, SparseVector};
 
 /// What weights and activations are kept in.
@@ -232,6 +235,22 @@ impl Backend for Candle {
         })
     }
 
+    fn apply_feed_forward(
+        &self,
+        layer: &FeedForward<Linear>,
+        input: &Tensor,
+        epilogue: Epilogue<'_, Tensor>,
+    ) -> Result<Tensor, NnError> {
+        let inner = match &layer.inner {
+            Inner::Plain { up, activation } => self.apply_linear(up, input, Epilogue::Activation(*activation))?,
+            Inner::Gated { gate, up, activation } => {
+                let gate = self.apply_linear(gate, input, Epilogue::Activation(*activation))?;
+                (gate * self.apply_linear(up, input, Epilogue::Bias)?)?
+            }
+        };
+        self.apply_linear(&layer.down, &inner, epilogue)
+    }
+
     fn apply_norm(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
         Ok(match norm {
             Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
@@ -252,12 +271,6 @@ impl Backend for Candle {
     ) -> Result<Tensor, NnError> {
         let layout = self.layout(batch)?;
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
-    }
-
-    fn apply_gate(&self, activation: Activation, gate_up: &Tensor) -> Result<Tensor, NnError> {
-        let width = gate_up.dim(1)? / 2;
-        let (gate, up) = (gate_up.narrow(1, 0, width)?.contiguous()?, gate_up.narrow(1, width, width)?);
-        Ok((activated(activation, &gate)? * up)?)
     }
 
     fn add(&self, one: &Tensor, other: &Tensor) -> Result<Tensor, NnError> {

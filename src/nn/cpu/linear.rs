@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::buffers::Buffers;
 use super::cores;
-use super::gemm::{Columns, Finish, Gate, PackedLinear, in_parts};
-use crate::nn::{FeedForward, Middle};
+use super::gemm::{Columns, Finish, PackedLinear, Step, apply_panels, in_parts};
+use crate::nn::{FeedForward, Inner};
 
 /// Fewest rows that are worth a core of their own: a thousand times the cost of asking it.
 const ROWS_OF_A_CORE: usize = 128;
@@ -27,35 +27,41 @@ const MIDDLE_ROWS: usize = 96;
 pub struct Linear(pub(super) PackedLinear);
 
 impl Linear {
-    /// [rows, inputs] to [rows, outputs]. Where there are too few rows for all cores, the outputs are divided.
+    /// [rows, inputs] to [rows, outputs].
     pub(super) fn apply(&self, cores: usize, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-        let Self(layer) = self;
-        let shape = (layer.inputs(), layer.outputs());
-        let rows = out.len().checked_div(shape.1).unwrap_or(0);
-        let by_rows = parts(cores, out.len(), shape.1);
-        let by_columns = cores.min(layer.panels()).min(rows * shape.0 * shape.1 / WORK_OF_A_CORE);
-        if by_columns > by_rows {
-            cores::each(self.by_panels(by_columns, out), |(panels, out)| {
-                layer.apply_panels(panels, input, finish, out);
-            });
-        } else if by_rows > 1 {
-            in_parts(by_rows, shape, input, finish, out, |input, finish, out| layer.apply(input, finish, out));
-        } else {
-            layer.apply(input, finish, out);
-        }
+        apply(cores, [Step { layer: &self.0, finish }], input, out);
     }
+}
 
-    /// Parts of a result with the panels that give them, as equal as can be.
-    fn by_panels<'out>(&self, parts: usize, out: &'out mut [f32]) -> Vec<(Range<usize>, Columns<'out>)> {
-        let Self(layer) = self;
-        let mut rest = Columns::all(out, layer.outputs());
-        let part = |part| {
-            let panels = part * layer.panels() / parts..(part + 1) * layer.panels() / parts;
-            let own = rest.take_to(layer.columns(&panels).end);
-            (panels, own)
-        };
-        (0..parts).map(part).collect()
+/// Layers of one shape, each put where the one before it was. Where there are too few rows for all cores, the outputs are
+/// divided.
+fn apply<const N: usize>(cores: usize, steps: [Step<'_>; N], input: &[f32], out: &mut [f32]) {
+    let layer = steps[0].layer;
+    let shape = (layer.inputs(), layer.outputs());
+    let rows = out.len().checked_div(shape.1).unwrap_or(0);
+    let by_rows = parts(cores, out.len(), shape.1);
+    let by_columns = cores.min(layer.panels()).min(N * rows * shape.0 * shape.1 / WORK_OF_A_CORE);
+    if by_columns > by_rows {
+        cores::each(by_panels(layer, by_columns, out), |(panels, out)| apply_panels(&steps, &panels, input, out));
+    } else if by_rows > 1 {
+        in_parts(by_rows, shape, input, out, |input, values, out| {
+            let steps = steps.map(|step| Step { finish: step.finish.of(&values), ..step });
+            apply_panels(&steps, &(0..layer.panels()), input, Columns::all(out, shape.1));
+        });
+    } else {
+        apply_panels(&steps, &(0..layer.panels()), input, Columns::all(out, shape.1));
     }
+}
+
+/// Parts of a layer's result with the panels that give them, as equal as can be.
+fn by_panels<'out>(layer: &PackedLinear, parts: usize, out: &'out mut [f32]) -> Vec<(Range<usize>, Columns<'out>)> {
+    let mut rest = Columns::all(out, layer.outputs());
+    let part = |part| {
+        let panels = part * layer.panels() / parts..(part + 1) * layer.panels() / parts;
+        let own = rest.take_to(layer.columns(&panels).end);
+        (panels, own)
+    };
+    (0..parts).map(part).collect()
 }
 
 impl FeedForward<Linear> {
@@ -68,17 +74,16 @@ impl FeedForward<Linear> {
         finish: Finish<'_>,
         out: &mut [f32],
     ) {
-        let shape = (self.up.0.inputs(), self.down.0.outputs());
-        let by_rows = parts(cores, out.len(), shape.1);
+        let (inner, hidden) = (self.down.0.inputs(), self.down.0.outputs());
+        let by_rows = parts(cores, out.len(), hidden);
         if by_rows < cores {
             return self.apply_to_block(cores, buffers, input, finish, out);
         }
-        let rows = (MIDDLE_BYTES / size_of::<f32>() / self.up.0.outputs().max(1)).max(MIDDLE_ROWS);
-        in_parts(by_rows, shape, input, finish, out, |input, finish, out| {
-            let mut first = 0;
-            let (inputs, outputs) = shape;
-            for (input, out) in input.chunks(rows * inputs).zip(out.chunks_mut(rows * outputs)) {
-                let finish = finish.of(first..first + out.len());
+        let block = (MIDDLE_BYTES / size_of::<f32>() / inner.max(1)).max(MIDDLE_ROWS) * hidden;
+        in_parts(by_rows, (hidden, hidden), input, out, |input, values, out| {
+            let mut first = values.start;
+            for (input, out) in input.chunks(block).zip(out.chunks_mut(block)) {
+                let finish = finish.of(&(first..first + out.len()));
                 first += out.len();
                 self.apply_to_block(1, buffers, input, finish, out);
             }
@@ -86,23 +91,18 @@ impl FeedForward<Linear> {
     }
 
     fn apply_to_block(&self, cores: usize, buffers: &Arc<Buffers>, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-        let Self { up, middle, down } = self;
-        let (inner, hidden) = (down.0.inputs(), down.0.outputs());
+        let (inner, hidden) = (self.down.0.inputs(), self.down.0.outputs());
         let rows = out.len().checked_div(hidden).unwrap_or(0);
-        let mut wide = Buffers::take(buffers, rows * up.0.outputs());
-        match *middle {
-            Middle::Activation(activation) => {
-                up.apply(cores, input, Finish::Activation(activation), &mut wide);
-                down.apply(cores, &wide, finish, out);
-            }
-            Middle::Gate(activation) => {
-                up.apply(cores, input, Finish::Bias, &mut wide);
-                let mut gated = Buffers::take(buffers, rows * inner);
-                let gate = Gate { activation, halves: &wide, out: &mut gated, width: inner };
-                gate.apply(up.0.kernel().instructions());
-                down.apply(cores, &gated, finish, out);
+        let mut wide = Buffers::take(buffers, rows * inner);
+        match &self.inner {
+            Inner::Plain { up, activation } => up.apply(cores, input, Finish::Activation(*activation), &mut wide),
+            Inner::Gated { gate, up, activation } => {
+                let gate = Step { layer: &gate.0, finish: Finish::Activation(*activation) };
+                let up = Step { layer: &up.0, finish: Finish::Product };
+                apply(cores, [gate, up], input, &mut wide);
             }
         }
+        self.down.apply(cores, &wide, finish, out);
     }
 }
 

@@ -26,12 +26,10 @@ pub use norm::Norm;
 use std::sync::Arc;
 
 use self::buffers::{Buffer, Buffers};
-use self::gemm::{Finish, Gate, Kernel, PackedLinear};
+use self::gemm::{Finish, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{
-    Activation, Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
-};
+use super::{Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling};
 use crate::domain::{PackedBatch, SparseVector};
 
 /// Operations of one thread, which other cores may help for a while.
@@ -234,19 +232,6 @@ impl Backend for Cpu {
         let mut out = self.activations(batch.tokens(), attention.output_width());
         let (qkv, buffers, instructions) = (&qkv.values[..], &self.buffers, self.instructions);
         relative_attention::Layer { attention, qkv, batch, out: &mut out.values, buffers, instructions }.apply();
-        Ok(out)
-    }
-
-    fn apply_gate(&self, activation: Activation, gate_up: &Activations) -> Result<Activations, NnError> {
-        let width = gate_up.width / 2;
-        let mut out = self.activations(gate_up.tokens(), width);
-        if width > 0 {
-            cores::rows(self.cores, &mut out.values, width, |first, out| {
-                let halves = &gate_up.values[2 * width * first..][..2 * out.len()];
-                Gate { activation, halves, out, width }.apply(self.instructions());
-                Ok(())
-            })?;
-        }
         Ok(out)
     }
 

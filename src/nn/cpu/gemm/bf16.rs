@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use pulp::x86::V4;
 
 use super::panels::{Cut, PAIR, Panels};
-use super::tile::{Tiles, prefetch, tiles_of_words};
+use super::tile::{Later, Tiles, prefetch, tiles_of_words};
 use crate::nn::Matrix;
 
 /// That the processor has AVX-512 with BF16.
@@ -62,7 +62,7 @@ tiles_of_words!(Bf16, sum);
 
 /// `ROWS` rows of [ROWS, words] by a panel of [words, VECTORS].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], sums: &mut [f32]) {
+fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], later: &[u32], sums: &mut [f32]) {
     let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
     let words = panel.len();
     assert_eq!(input.len(), ROWS * words);
@@ -72,8 +72,10 @@ fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], su
         rows[row] = &input[row * words..(row + 1) * words];
     }
     let mut totals = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    let mut later = Later::new(later, words);
     for (index, weights) in panel.iter().enumerate() {
         prefetch(weights);
+        later.ask();
         let mut pairs = [_mm512_set1_epi32(0); VECTORS];
         for vector in 0..VECTORS {
             pairs[vector] = load(&weights[vector]);

@@ -16,14 +16,16 @@ pub enum Finish<'a> {
     Activation(Activation),
     /// The sum with other activations of the result's shape.
     Residual(&'a [f32]),
+    /// The product with what is there already.
+    Product,
 }
 
 impl Finish<'_> {
     /// What follows some of the values.
-    pub(in crate::nn::cpu) fn of(&self, values: Range<usize>) -> Finish<'_> {
+    pub(in crate::nn::cpu) fn of(self, values: &Range<usize>) -> Self {
         match self {
-            Self::Residual(residual) => Finish::Residual(&residual[values]),
-            other => *other,
+            Self::Residual(residual) => Self::Residual(&residual[values.clone()]),
+            other => other,
         }
     }
 }
@@ -80,6 +82,7 @@ impl WithSimd for FinishTile<'_, '_> {
                 |sum| function::silu(simd, sum),
             ),
             Finish::Residual(residual) => self.add(simd, residual),
+            Finish::Product => self.multiply(simd),
         }
     }
 }
@@ -99,6 +102,25 @@ impl FinishTile<'_, '_> {
             if !out_rest.is_empty() {
                 let bias = simd.partial_load_f32s(bias_rest);
                 simd.partial_store_f32s(out_rest, function(simd.add_f32s(sums[out.len()], bias)));
+            }
+        }
+    }
+
+    /// Every sum with its bias, times the value at its place in the result.
+    #[inline(always)]
+    fn multiply<S: Simd>(self, simd: S) {
+        let (bias, bias_rest) = S::as_simd_f32s(self.bias);
+        for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
+            let out = self.out.row(row, self.columns.clone());
+            let (out, out_rest) = S::as_mut_simd_f32s(out);
+            let (sums, _) = S::as_simd_f32s(sums);
+            for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
+                *out = simd.mul_f32s(*out, simd.add_f32s(sum, bias));
+            }
+            if !out_rest.is_empty() {
+                let bias = simd.partial_load_f32s(bias_rest);
+                let product = simd.mul_f32s(simd.partial_load_f32s(out_rest), simd.add_f32s(sums[out.len()], bias));
+                simd.partial_store_f32s(out_rest, product);
             }
         }
     }

@@ -18,7 +18,7 @@ use std::arch::x86_64::{
 use pulp::x86::V4;
 
 use super::panels::{Cut, Panels};
-use super::tile::{Tiles, prefetch, tiles_of_words};
+use super::tile::{Later, Tiles, prefetch, tiles_of_words};
 use crate::nn::Matrix;
 
 /// That the processor has AVX-512 with VNNI.
@@ -110,7 +110,7 @@ tiles_of_words!(Int8, sum);
 
 /// `ROWS` rows of [ROWS, words] by a panel of [words, VECTORS].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], sums: &mut [f32]) {
+fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], later: &[u32], sums: &mut [f32]) {
     let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
     let words = panel.len();
     assert_eq!(input.len(), ROWS * words);
@@ -127,8 +127,10 @@ fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], su
             totals[row][vector] = _mm512_mullo_epi32(zero, load(&sums_of_weights[vector]));
         }
     }
+    let mut later = Later::new(later, words);
     for (index, weights) in panel.iter().enumerate().skip(HEAD) {
         prefetch(weights);
+        later.ask();
         let mut fours = [_mm512_setzero_si512(); VECTORS];
         for vector in 0..VECTORS {
             fours[vector] = load(&weights[vector]);

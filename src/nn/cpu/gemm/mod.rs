@@ -19,7 +19,6 @@ mod bf16;
 mod columns;
 mod finish;
 mod function;
-mod gate;
 #[cfg(target_arch = "x86_64")]
 mod int8;
 mod kernel;
@@ -39,7 +38,6 @@ use rayon::prelude::*;
 pub(super) use self::columns::Columns;
 pub use self::finish::Finish;
 use self::finish::FinishTile;
-pub use self::gate::Gate;
 use self::kernel::Proof;
 pub use self::kernel::{Arithmetic, Kernel, Lacking};
 use self::panels::{Cut, Panels};
@@ -56,6 +54,12 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// With 4096 inputs, 128 rows measured a few hundredths above 64.
 const BLOCK_ROWS: usize = 128;
 
+/// Most bytes of the next panel that are fetched while one is at work: a quarter of 2 MiB. Weights do not fit into the
+/// second-level cache; without this, the first rows under each panel wait for it. With 768 inputs and 32 to 128 rows,
+/// products went from 82 % to 95 % of what registers alone reach; with 4,864 inputs, a whole panel ahead drove out the one
+/// in use.
+const LATER_BYTES: usize = 1 << 19;
+
 /// A linear layer in the layout of one kernel.
 #[derive(Debug)]
 pub struct PackedLinear {
@@ -71,6 +75,31 @@ pub struct PackedLinear {
 enum Weight {
     Numbers(Panels<f32>),
     Words(Panels<u32>),
+}
+
+/// What panels are made of.
+trait Word: Copy + Default {
+    /// The panels of a weight that is made of these words.
+    fn panels(weight: &Weight) -> Option<&Panels<Self>>;
+}
+
+impl Word for f32 {
+    fn panels(weight: &Weight) -> Option<&Panels<f32>> {
+        if let Weight::Numbers(panels) = weight { Some(panels) } else { None }
+    }
+}
+
+impl Word for u32 {
+    fn panels(weight: &Weight) -> Option<&Panels<u32>> {
+        if let Weight::Words(panels) = weight { Some(panels) } else { None }
+    }
+}
+
+/// A layer and what follows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) layer: &'a PackedLinear,
+    pub(super) finish: Finish<'a>,
 }
 
 thread_local! {
@@ -149,118 +178,126 @@ impl PackedLinear {
     /// When the sizes do not fit each other.
     pub fn apply(&self, input: &[f32], finish: Finish<'_>, out: &mut [f32]) {
         if self.outputs > 0 {
-            self.apply_panels(0..self.panels(), input, finish, Columns::all(out, self.outputs));
+            let all = 0..self.panels();
+            apply_panels(&[Step { layer: self, finish }], &all, input, Columns::all(out, self.outputs));
         }
     }
+}
 
-    /// The same for the outputs of some panels alone, which are `out`. A residual is that of the whole result.
-    ///
-    /// # Panics
-    /// When the sizes do not fit each other.
-    pub(super) fn apply_panels(&self, panels: Range<usize>, input: &[f32], finish: Finish<'_>, out: Columns<'_>) {
-        assert_eq!(out.columns(), self.columns(&panels), "the result is that of the panels");
-        let rows = out.rows();
-        assert_eq!(input.len(), rows * self.inputs, "input and result have the same number of rows");
+/// The outputs of some panels, which are `out`, by some layers of one shape: each is put where the one before it was, panel
+/// by panel. A residual is that of the whole result.
+///
+/// # Panics
+/// When the sizes do not fit each other, or the kernels differ.
+pub(super) fn apply_panels(steps: &[Step<'_>], panels: &Range<usize>, input: &[f32], out: Columns<'_>) {
+    let Some(&Step { layer: first, .. }) = steps.first() else { return };
+    let (inputs, rows) = (first.inputs, out.rows());
+    assert_eq!(out.columns(), first.columns(panels), "the result is that of the panels");
+    assert_eq!(input.len(), rows * inputs, "input and result have the same number of rows");
+    for Step { layer, finish } in steps {
+        assert_eq!((layer.inputs, layer.outputs), (inputs, first.outputs), "layers have one shape");
+        let kernel = |layer: &PackedLinear| (layer.kernel.arithmetic(), layer.kernel.instructions());
+        assert_eq!(kernel(layer), kernel(first), "layers are packed for one kernel");
         if let Finish::Residual(residual) = finish {
-            assert_eq!(residual.len(), rows * self.outputs, "a residual has the shape of the result");
-        }
-        let out = &mut Out { panels, columns: out };
-        for rows in blocks(rows, self.inputs) {
-            let input = &input[rows.start * self.inputs..rows.end * self.inputs];
-            match (self.kernel.0, &self.weight) {
-                (Proof::Single(Vectors::Portable(proof)), Weight::Numbers(weight)) => {
-                    self.multiply(proof, weight, rows, input, finish, out);
-                }
-                (Proof::Widened(Vectors::Portable(proof)), Weight::Words(weight)) => {
-                    self.multiply(Widened(proof), weight, rows, input, finish, out);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Proof::Single(Vectors::Avx2(proof)), Weight::Numbers(weight)) => {
-                    self.multiply(proof, weight, rows, input, finish, out);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Proof::Widened(Vectors::Avx2(proof)), Weight::Words(weight)) => {
-                    self.multiply(Widened(proof), weight, rows, input, finish, out);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Proof::Single(Vectors::Avx512(proof)), Weight::Numbers(weight)) => {
-                    self.multiply(proof, weight, rows, input, finish, out);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Proof::Widened(Vectors::Avx512(proof)), Weight::Words(weight)) => {
-                    self.multiply(Widened(proof), weight, rows, input, finish, out);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Proof::Bf16(proof), Weight::Words(weight)) => {
-                    let words = |words: &mut [u32]| proof.convert(self.inputs, input, words);
-                    self.multiply_words(proof, weight, rows, words, finish, out);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Proof::Int8(proof), Weight::Words(weight)) => {
-                    let words = |words: &mut [u32]| proof.convert(self.inputs, input, words);
-                    self.multiply_words(proof, weight, rows, words, finish, out);
-                }
-                (proof, _) => unreachable!("a weight is packed for its kernel {proof:?}"),
-            }
+            assert_eq!(residual.len(), rows * layer.outputs, "a residual has the shape of the result");
         }
     }
+    let mut work = Work { steps, panels, out };
+    for rows in blocks(rows, inputs) {
+        let input = &input[rows.start * inputs..rows.end * inputs];
+        match first.kernel.0 {
+            Proof::Single(Vectors::Portable(proof)) => work.multiply(proof, rows, input),
+            Proof::Widened(Vectors::Portable(proof)) => work.multiply(Widened(proof), rows, input),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Single(Vectors::Avx2(proof)) => work.multiply(proof, rows, input),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Widened(Vectors::Avx2(proof)) => work.multiply(Widened(proof), rows, input),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Single(Vectors::Avx512(proof)) => work.multiply(proof, rows, input),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Widened(Vectors::Avx512(proof)) => work.multiply(Widened(proof), rows, input),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Bf16(proof) => work.multiply_words(proof, rows, |words| proof.convert(inputs, input, words)),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Int8(proof) => work.multiply_words(proof, rows, |words| proof.convert(inputs, input, words)),
+        }
+    }
+}
 
+/// Some columns of a result, and what gives them.
+struct Work<'a> {
+    steps: &'a [Step<'a>],
+    /// Whose outputs they are.
+    panels: &'a Range<usize>,
+    out: Columns<'a>,
+}
+
+impl Work<'_> {
     /// Some rows whose words have yet to be made.
     #[cfg(target_arch = "x86_64")]
     fn multiply_words<T: Tiles<Input = u32, Word = u32>>(
-        &self,
+        &mut self,
         tiles: T,
-        weight: &Panels<u32>,
         rows: Range<usize>,
         convert: impl FnOnce(&mut [u32]),
-        finish: Finish<'_>,
-        out: &mut Out<'_>,
     ) {
         let mut words = WORDS.take();
-        let length = rows.len() * weight.words();
+        let length = rows.len() * panels_of::<u32>(self.steps[0].layer).words();
         if words.len() < length {
             words.resize(length, 0);
         }
         convert(&mut words[..length]);
-        self.multiply(tiles, weight, rows, &words[..length], finish, out);
+        self.multiply(tiles, rows, &words[..length]);
         WORDS.set(words);
     }
 
     /// Some rows of the result, from as many of the input.
-    fn multiply<T: Tiles>(
-        &self,
-        tiles: T,
-        weight: &Panels<T::Word>,
-        rows: Range<usize>,
-        input: &[T::Input],
-        finish: Finish<'_>,
-        out: &mut Out<'_>,
-    ) {
+    fn multiply<T: Tiles>(&mut self, tiles: T, rows: Range<usize>, input: &[T::Input])
+    where
+        T::Word: Word,
+    {
         use pulp::Simd;
-        let (width, outputs) = (input.len() / rows.len(), self.outputs);
+        let width = input.len() / rows.len();
         let count = rows.len().div_ceil(T::ROWS);
         let mut tile = Tile::default();
-        for panel in out.panels.clone() {
-            let panel = weight.panel(panel);
-            let columns = panel.first..(panel.first + panel.width).min(outputs);
-            let bias = &self.bias[columns.clone()];
-            for index in 0..count {
-                let own = part(index, count, rows.len());
-                let sums = tile.of(own.len() * panel.width);
-                tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, sums);
-                let rows = rows.start + own.start..rows.start + own.end;
-                let (width, columns, out) = (panel.width, columns.clone(), &mut out.columns);
-                tiles.simd().vectorize(FinishTile { sums, width, rows, columns, bias, finish, outputs, out });
+        for index in self.panels.clone() {
+            for (place, &Step { layer, finish }) in self.steps.iter().enumerate() {
+                let panel = panels_of::<T::Word>(layer).panel(index);
+                // Where a panel is used once, it comes from memory as fast as what would be asked for beside it.
+                let later = if count > 1 { following::<T::Word>(self.steps, self.panels, index, place) } else { &[] };
+                let columns = panel.first..(panel.first + panel.width).min(layer.outputs);
+                let bias = &layer.bias[columns.clone()];
+                for index in 0..count {
+                    let own = part(index, count, rows.len());
+                    let sums = tile.of(own.len() * panel.width);
+                    let later = &later[part(index, count, later.len())];
+                    tiles.sum(own.len(), &input[own.start * width..own.end * width], panel.weight, later, sums);
+                    let rows = rows.start + own.start..rows.start + own.end;
+                    let (width, columns, outputs) = (panel.width, columns.clone(), layer.outputs);
+                    let out = &mut self.out;
+                    tiles.simd().vectorize(FinishTile { sums, width, rows, columns, bias, finish, outputs, out });
+                }
             }
         }
     }
 }
 
-/// Some columns of a result.
-struct Out<'a> {
-    /// Whose outputs they are.
-    panels: Range<usize>,
-    columns: Columns<'a>,
+/// The beginning of the panel that follows one of a step.
+fn following<'a, W: Word>(steps: &'a [Step<'_>], panels: &Range<usize>, index: usize, step: usize) -> &'a [W] {
+    let (index, step) = if step + 1 < steps.len() { (index, step + 1) } else { (index + 1, 0) };
+    if !panels.contains(&index) {
+        return &[];
+    }
+    let weight = panels_of::<W>(steps[step].layer).panel(index).weight;
+    &weight[..weight.len().min(LATER_BYTES / size_of::<W>())]
+}
+
+/// The panels of a layer.
+fn panels_of<W: Word>(layer: &PackedLinear) -> &Panels<W> {
+    let Some(panels) = W::panels(&layer.weight) else {
+        unreachable!("a weight is packed for its kernel {:?}", layer.kernel)
+    };
+    panels
 }
 
 /// The rows that pass under all panels together.
@@ -270,22 +307,21 @@ fn blocks(rows: usize, inputs: usize) -> impl Iterator<Item = Range<usize>> {
     (0..blocks).map(move |block| part(block, blocks, rows))
 }
 
-/// Work from [rows, inputs] to [rows, outputs], the rows divided among so many cores. No row depends on another, and so
-/// none on their number.
+/// Work from [rows, inputs] to [rows, outputs], the rows divided among so many cores; it is told which values of the result
+/// are its own. No row depends on another, and so none on their number.
 pub(super) fn in_parts(
     parts: usize,
     (inputs, outputs): (usize, usize),
     input: &[f32],
-    finish: Finish<'_>,
     out: &mut [f32],
-    work: impl Fn(&[f32], Finish<'_>, &mut [f32]) + Sync,
+    work: impl Fn(&[f32], Range<usize>, &mut [f32]) + Sync,
 ) {
     let rows = out.len().checked_div(outputs).unwrap_or(0).div_ceil(parts.max(1)).max(1);
     let parts = out.par_chunks_mut((rows * outputs).max(1)).enumerate();
     cores::each(parts, |(part, out)| {
         let input = &input[part * rows * inputs..][..out.len() / outputs * inputs];
-        let values = part * rows * outputs..part * rows * outputs + out.len();
-        work(input, finish.of(values), out);
+        let first = part * rows * outputs;
+        work(input, first..first + out.len(), out);
     });
 }
 

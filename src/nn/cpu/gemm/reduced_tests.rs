@@ -114,7 +114,7 @@ fn check(case: &Case) {
         for kernel in kernels(reduction) {
             let layer = PackedLinear::new(kernel, &case.weight, Some(case.bias.clone()));
             for finish in case.finishes() {
-                let mut out = vec![f32::NAN; sums.len()];
+                let mut out = case.before(finish);
                 layer.apply(&case.input, finish, &mut out);
                 for (index, (out, (sum, magnitude))) in out.iter().zip(&sums).enumerate() {
                     let plain = case.finished(index, *sum, finish);

@@ -39,18 +39,26 @@ impl Case {
         }
     }
 
-    pub(super) fn finishes(&self) -> [Finish<'_>; 6] {
+    pub(super) fn finishes(&self) -> [Finish<'_>; 7] {
         let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu];
         let [gelu, gelu_tanh, relu, silu] = activations.map(Finish::Activation);
-        [Finish::Bias, gelu, gelu_tanh, relu, silu, Finish::Residual(&self.residual)]
+        [Finish::Bias, gelu, gelu_tanh, relu, silu, Finish::Residual(&self.residual), Finish::Product]
     }
 
     fn packed(&self, set: Instructions) -> PackedLinear {
         PackedLinear::new(Kernel::single(set), &self.weight, Some(self.bias.clone()))
     }
 
+    /// What stands where the result will be: what a product is taken with, else nothing of use.
+    pub(super) fn before(&self, finish: Finish<'_>) -> Vec<f32> {
+        match finish {
+            Finish::Product => self.residual.clone(),
+            _ => vec![f32::NAN; self.residual.len()],
+        }
+    }
+
     fn apply(&self, set: Instructions, finish: Finish<'_>) -> Vec<f32> {
-        let mut out = vec![f32::NAN; self.residual.len()];
+        let mut out = self.before(finish);
         self.packed(set).apply(&self.input, finish, &mut out);
         out
     }
@@ -62,6 +70,7 @@ impl Case {
             Finish::Bias => sum,
             Finish::Activation(activation) => plain_activation(activation, sum),
             Finish::Residual(residual) => sum + f64::from(residual[index]),
+            Finish::Product => sum * f64::from(self.residual[index]),
         }
     }
 
@@ -152,14 +161,14 @@ proptest! {
 fn rows_divided_among_threads_are_the_same_bits() {
     let divide = |layer: &PackedLinear, parts, input: &[f32], finish: Finish<'_>, out: &mut [f32]| {
         let shape = (layer.inputs(), layer.outputs());
-        in_parts(parts, shape, input, finish, out, |input, finish, out| layer.apply(input, finish, out));
+        in_parts(parts, shape, input, out, |input, values, out| layer.apply(input, finish.of(&values), out));
     };
     let case = Case::new(301, 70, 40);
     for set in instructions() {
         for finish in case.finishes() {
             let whole = case.apply(set, finish);
             for parts in [1, 2, 3, 7, 400] {
-                let mut divided = vec![f32::NAN; whole.len()];
+                let mut divided = case.before(finish);
                 divide(&case.packed(set), parts, &case.input, finish, &mut divided);
                 assert!(whole.iter().zip(&divided).all(|(one, other)| one.to_bits() == other.to_bits()), "{parts}");
             }
@@ -182,11 +191,8 @@ fn check_company(case: &Case, rows: std::ops::Range<usize>) {
     for set in instructions() {
         for finish in case.finishes() {
             let together = case.apply(set, finish);
-            let finish = match finish {
-                Finish::Residual(residual) => Finish::Residual(&residual[values.clone()]),
-                finish => finish,
-            };
-            let mut alone = vec![f32::NAN; values.len()];
+            let mut alone = case.before(finish)[values.clone()].to_vec();
+            let finish = finish.of(&values);
             case.packed(set).apply(&case.input[rows.start * inputs..rows.end * inputs], finish, &mut alone);
             let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
             assert_eq!(bits(&together[values.clone()]), bits(&alone), "{set:?}, {finish:.20?}, rows {rows:?}");

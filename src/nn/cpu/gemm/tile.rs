@@ -51,8 +51,9 @@ pub(super) trait Tiles: Copy {
     /// The instructions for what follows a product.
     fn simd(self) -> Self::Simd;
 
-    /// Some rows by a panel to [rows, width]; at most [`Tiles::ROWS`] and at least one row.
-    fn sum(self, rows: usize, input: &[Self::Input], panel: &[Self::Word], sums: &mut [f32]);
+    /// Some rows by a panel to [rows, width]; at most [`Tiles::ROWS`] and at least one row. `later` are weights that will be
+    /// wanted soon.
+    fn sum(self, rows: usize, input: &[Self::Input], panel: &[Self::Word], later: &[Self::Word], sums: &mut [f32]);
 }
 
 /// How numbers stand in words.
@@ -137,17 +138,17 @@ macro_rules! tiles {
                 self.into()
             }
 
-            fn sum(self, rows: usize, input: &[f32], panel: &[Self::Word], sums: &mut [f32]) {
+            fn sum(self, rows: usize, input: &[f32], panel: &[Self::Word], later: &[Self::Word], sums: &mut [f32]) {
                 let (simd, vectors) = (self.simd(), sums.len() / rows / <$simd as Simd>::F32_LANES);
-                tiles!(@kernels simd, $packing, $numbers, rows, vectors, input, panel, sums, $kernels);
+                tiles!(@kernels simd, $packing, $numbers, rows, vectors, input, panel, later, sums, $kernels);
             }
         }
     };
     (@kernels $simd:ident, $packing:ty, $numbers:literal, $rows:ident, $vectors:ident, $input:ident, $panel:ident,
-        $sums:ident, { $($count:literal: [$($row:literal)*]),* }) => {
+        $later:ident, $sums:ident, { $($count:literal: [$($row:literal)*]),* }) => {
         match ($vectors, $rows) {
             $($(($count, $row) => Simd::vectorize($simd, Kernel::<$packing, $numbers, $row, $count> {
-                input: $input, panel: $panel, sums: $sums,
+                input: $input, panel: $panel, later: $later, sums: $sums,
             }),)*)*
             (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
         }
@@ -172,19 +173,20 @@ macro_rules! tiles_of_words {
                 self.0
             }
 
-            fn sum(self, rows: usize, input: &[u32], panel: &[u32], sums: &mut [f32]) {
+            fn sum(self, rows: usize, input: &[u32], panel: &[u32], later: &[u32], sums: &mut [f32]) {
                 let vectors = sums.len() / rows / Self::GRANULE;
-                tiles_of_words!(@match $kernel, rows, vectors, input, panel, sums, [1 2 3 4 5 6 7 8])
+                tiles_of_words!(@match $kernel, rows, vectors, input, panel, later, sums, [1 2 3 4 5 6 7 8])
             }
         }
     };
-    (@match $kernel:ident, $rows:ident, $vectors:ident, $input:ident, $panel:ident, $sums:ident, [$($row:literal)*]) => {
+    (@match $kernel:ident, $rows:ident, $vectors:ident, $input:ident, $panel:ident, $later:ident, $sums:ident,
+        [$($row:literal)*]) => {
         // SAFETY: a value of this type exists only where the processor has the instructions.
         unsafe {
             match ($vectors, $rows) {
-                $((1, $row) => $kernel::<$row, 1>($input, $panel, $sums),)*
-                $((2, $row) => $kernel::<$row, 2>($input, $panel, $sums),)*
-                $((3, $row) => $kernel::<$row, 3>($input, $panel, $sums),)*
+                $((1, $row) => $kernel::<$row, 1>($input, $panel, $later, $sums),)*
+                $((2, $row) => $kernel::<$row, 2>($input, $panel, $later, $sums),)*
+                $((3, $row) => $kernel::<$row, 3>($input, $panel, $later, $sums),)*
                 (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
             }
         }
@@ -214,6 +216,8 @@ struct Kernel<'a, P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, 
     input: &'a [f32],
     /// [inputs / NUMBERS, VECTORS].
     panel: &'a [P::Word],
+    /// What will be wanted soon.
+    later: &'a [P::Word],
     /// [ROWS, VECTORS].
     sums: &'a mut [f32],
 }
@@ -232,8 +236,10 @@ impl<P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, const VECTORS
         let row_of = |row| &self.input[row * inputs..(row + 1) * inputs];
         let rows: [&[[f32; NUMBERS]]; ROWS] = std::array::from_fn(|row| &row_of(row).as_chunks().0[..panel.len()]);
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        let mut later = Later::new(self.later, panel.len());
         for (index, words) in panel.iter().enumerate() {
             prefetch(words);
+            later.ask();
             let words = *words;
             for place in 0..NUMBERS {
                 let mut weights = [simd.splat_f32s(0.0); VECTORS];
@@ -264,6 +270,41 @@ impl<P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, const VECTORS
         for row in 0..ROWS {
             places[row] = sums[row];
         }
+    }
+}
+
+/// Weights that will be wanted after the panel at hand: they are fetched from beyond the second-level cache while the
+/// panel is still at work, a little at each step.
+pub(super) struct Later {
+    first: *const u8,
+    /// In 1/65,536 of a byte.
+    offset: usize,
+    step: usize,
+}
+
+impl Later {
+    #[inline(always)]
+    pub(super) fn new<W>(words: &[W], steps: usize) -> Self {
+        Self {
+            first: words.as_ptr().cast(),
+            offset: 0,
+            step: (size_of_val(words) << 16).checked_div(steps).unwrap_or(0),
+        }
+    }
+
+    /// The part of one step.
+    #[inline(always)]
+    pub(super) fn ask(&mut self) {
+        let address = self.first.wrapping_add(self.offset >> 16);
+        self.offset += self.step;
+        // SAFETY: a prefetch is a hint that may name any address.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
     }
 }
 
