@@ -181,7 +181,7 @@ fn describe(device: &DeviceInfo) -> String {
 }
 
 fn because(why: &[String]) -> String {
-    why.iter().map(|reason| format!("; {reason}")).collect()
+    why.iter().flat_map(|reason| ["; ", reason]).collect()
 }
 
 fn list(there: &[DeviceInfo]) -> String {

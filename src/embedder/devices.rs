@@ -127,7 +127,8 @@ pub fn choice(settings: &Settings, detection: &Detection) -> Result<Choice, Choi
     let encoders = if settings.rehearse { &[DeviceKind::Cuda, DeviceKind::Cpu] } else { ENCODERS };
     let chosen = choose(&wanted, detection.devices(), encoders, settings.threads.unwrap_or_else(cores));
     chosen.map_err(|error| match error {
-        ChoiceError::NotThere { wanted, there, .. } if !wanted.is_cpu() => {
+        // Where there are others of its kind, it was miscounted.
+        ChoiceError::NotThere { wanted, there, .. } if !wanted.is_cpu() && !has_gpus(detection) => {
             let build =
                 (!encoders.contains(&DeviceKind::Cuda)).then(|| "this program was built without cuda".to_owned());
             let driver = detection.driver().err().map(ToString::to_string);
@@ -135,6 +136,10 @@ pub fn choice(settings: &Settings, detection: &Detection) -> Result<Choice, Choi
         }
         error => error,
     })
+}
+
+fn has_gpus(detection: &Detection) -> bool {
+    detection.devices().iter().any(|device| device.kind != DeviceKind::Cpu)
 }
 
 /// Says that GPUs stay idle, if they do.

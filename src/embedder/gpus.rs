@@ -15,6 +15,7 @@ use crate::nn::{Gpu, GpuError, NnError, Numbers};
 ///
 /// # Errors
 /// [`EmbedError::Dtype`], if one of them lacks what is asked for.
+#[expect(clippy::match_same_arms, reason = "the arms in their order are the rule")]
 pub(super) fn numbers(settings: &Settings, choice: &Choice) -> Result<Option<Numbers>, EmbedError> {
     let Chosen::Gpus(gpus) = &choice.chosen else { return Ok(None) };
     if settings.rehearse {

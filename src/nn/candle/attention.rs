@@ -45,9 +45,9 @@ impl Layer {
             None => [None, None],
             Some((query, key)) => [Some(query), Some(key)],
         };
-        let query = self.placed(part(0, heads)?, query_norm, layout)?;
+        let query = self.placed(&part(0, heads)?, query_norm, layout)?;
         let query = (query * f64::from(self.description.scale))?;
-        let key = self.placed(part(heads, key_value_heads)?, key_norm, layout)?;
+        let key = self.placed(&part(heads, key_value_heads)?, key_norm, layout)?;
         let value = part(heads + key_value_heads, key_value_heads)?;
         let key = key.transpose(2, 3)?;
         let rows = queries_at_once(sequences * heads, length);
@@ -69,7 +69,7 @@ impl Layer {
     }
 
     /// In f32, normalised and turned if that is asked for.
-    fn placed(&self, heads: Tensor, norm: Option<&Tensor>, layout: &Layout) -> Result<Tensor, NnError> {
+    fn placed(&self, heads: &Tensor, norm: Option<&Tensor>, layout: &Layout) -> Result<Tensor, NnError> {
         let mut heads = heads.to_dtype(DType::F32)?;
         if let (Some(weight), Some(HeadNorm { epsilon, .. })) = (norm, &self.description.head_norm) {
             heads = ops::rms_norm(&heads, weight, *epsilon)?;

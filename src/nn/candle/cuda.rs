@@ -12,7 +12,7 @@ use crate::nn::NnError;
 
 /// Opens the device with this UUID; also gives its compute capability.
 pub(super) fn open(uuid: &str) -> Result<(Device, (u32, u32)), GpuError> {
-    let fault = |fault: NnError| GpuError::Open { device: uuid.to_owned(), fault };
+    let fault = |fault: NnError| GpuError::Open { device: uuid.to_owned(), fault: Box::new(fault) };
     let driver = |error: DriverError| fault(NnError::from(Error::from(candle_core::cuda::CudaError::Cuda(error))));
     let count = CudaContext::device_count().map_err(driver)?;
     let mut known = Vec::new();
@@ -113,7 +113,8 @@ fn digits(uuid: &str) -> String {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
 }
 
 #[cfg(test)]

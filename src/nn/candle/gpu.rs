@@ -45,7 +45,7 @@ pub enum GpuError {
         device: String,
         /// Why not.
         #[source]
-        fault: NnError,
+        fault: Box<NnError>,
     },
     /// The driver's library for looking at devices knows it, CUDA does not.
     #[error("CUDA does not know {uuid}; it knows {known}: is it hidden by CUDA_VISIBLE_DEVICES, or divided since?")]
@@ -154,7 +154,7 @@ impl Gpu {
     #[cfg(feature = "metal")]
     pub fn metal(index: usize) -> Result<Self, GpuError> {
         let name = format!("metal:{index}");
-        let fault = |error: candle_core::Error| GpuError::Open { device: name.clone(), fault: error.into() };
+        let fault = |error: candle_core::Error| GpuError::Open { device: name.clone(), fault: Box::new(error.into()) };
         Ok(Self { device: Device::new_metal(index).map_err(fault)?, name, capability: None })
     }
 

@@ -95,14 +95,14 @@ impl Candle {
     /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
     /// device.
     fn matrix(&self, matrix: Matrix) -> Result<Tensor, NnError> {
-        self.weight(Tensor::from_vec(matrix.values, (matrix.rows, matrix.columns), &Device::Cpu)?)
+        self.weight(&Tensor::from_vec(matrix.values, (matrix.rows, matrix.columns), &Device::Cpu)?)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Tensor, NnError> {
-        self.weight(vector(values, &Device::Cpu)?)
+        self.weight(&vector(values, &Device::Cpu)?)
     }
 
-    fn weight(&self, values: Tensor) -> Result<Tensor, NnError> {
+    fn weight(&self, values: &Tensor) -> Result<Tensor, NnError> {
         Ok(values.to_dtype(self.numbers.dtype())?.to_device(&self.device)?)
     }
 
