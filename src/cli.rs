@@ -26,6 +26,7 @@ Examples:
   embed-collections --model ./my-model --prompt-name document --max-length 512
   embed-collections --exclusive-ensemble --ensemble-models all-MiniLM-L6-v2 bge-small-en-v1.5
                                                      each model in turn with all devices, then the mean of both
+  embed-collections --incremental                    embed what is new or changed, keep the rest
   embed-collections --overwrite                      throw away what is in the output directory's shards and start anew
 
 Every option can also stand in a TOML file (--config; keys are the long names with _ for -) or in the environment
@@ -93,6 +94,17 @@ pub struct Arguments {
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Input and output")]
     #[serde(skip_serializing_if = "is_false")]
     overwrite: bool,
+
+    /// Bring earlier outputs up to an input that has changed: texts that are new are embedded, the vectors of the others are
+    /// kept, and ids that are gone are listed in `removed.jsonl`
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "is_false")]
+    incremental: bool,
+
+    /// Directory of vectors that runs share: a text is embedded once for each vector space, whatever its collection
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_dir: Option<PathBuf>,
 
     /// Registry name, hub id (owner/name) or directory [default: all-MiniLM-L6-v2]
     #[arg(long, value_name = "NAME", help_heading = "Model")]

@@ -12,7 +12,7 @@ pub const INPUT: u8 = 4;
 pub const MODEL: u8 = 5;
 /// Devices are leased or used by somebody else, or were lost. May be retried as it is.
 pub const LEASE: u8 = 6;
-/// The model is too large for every device and for the processor.
+/// The model is too large for every device and for the processor, or has not one vector for want of memory.
 pub const MEMORY: u8 = 7;
 /// The output of an earlier run does not match this one.
 pub const RESUME_MISMATCH: u8 = 8;

@@ -84,6 +84,8 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBED_LEASE_DIR", "lease_dir", Kind::Text),
     variable("EMBEDDER_RESUME", "resume", Kind::Switch),
     variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
+    variable("EMBEDDER_INCREMENTAL", "incremental", Kind::Switch),
+    variable("EMBEDDER_CACHE_DIR", "cache_dir", Kind::Text),
     variable("HF_HUB_OFFLINE", "offline", Kind::Switch),
     variable("EMBEDDER_OFFLINE", "offline", Kind::Switch),
     variable("HF_HOME", "hf_cache_dir", Kind::Text),

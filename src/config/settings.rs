@@ -97,6 +97,10 @@ pub struct Settings {
     pub resume: bool,
     /// Throw away what an earlier run wrote.
     pub overwrite: bool,
+    /// Embed what is new or has another text than before, and keep the vectors of the rest.
+    pub incremental: bool,
+    /// Directory of vectors that runs share, by vector space and text.
+    pub cache_dir: Option<PathBuf>,
     /// Open no network connection.
     pub offline: bool,
     /// Root of the Hugging Face cache.
@@ -165,6 +169,8 @@ impl Default for Settings {
             lease_dir: None,
             resume: true,
             overwrite: false,
+            incremental: false,
+            cache_dir: None,
             offline: false,
             hf_cache_dir: None,
             hf_hub_cache: None,

@@ -69,6 +69,7 @@ pub(super) fn validate(
             "lease_wait",
             settings.lease_policy == Some(LeasePolicy::Fail) && settings.lease_wait.is_some(),
         ),
+        ("incremental", "overwrite", settings.incremental && settings.overwrite),
         ("overwrite", "resume", settings.overwrite && settings.resume && is_set("resume")),
     ];
     if let Some((one, other, _)) = contradictions.iter().find(|(.., contradict)| *contradict) {

@@ -1,5 +1,7 @@
 //! What goes into an encoder and what comes out.
 
+use std::ops::Range;
+
 use super::{MultiVectors, SparseVector};
 
 /// Token ids of one text, special tokens and prompt included, within the model's limit.
@@ -42,6 +44,23 @@ impl PackedBatch {
         let seen = |sequence: &TokenSeq| sequence.ids.len().saturating_sub(sequence.unseen as usize);
         let some_unseen = sequences.clone().into_iter().any(|sequence| sequence.unseen > 0);
         Self { seen: some_unseen.then(|| sequences.into_iter().map(seen).collect()), ..batch }
+    }
+
+    /// Some of its sequences, in their order.
+    #[must_use]
+    pub fn part(&self, sequences: Range<usize>) -> Self {
+        let bounds = &self.cu_seqlens[sequences.start..=sequences.end];
+        let first = bounds[0];
+        Self {
+            ids: self.ids[first..bounds[bounds.len() - 1]].to_vec(),
+            cu_seqlens: bounds.iter().map(|bound| bound - first).collect(),
+            seen: self.seen.as_ref().map(|seen| seen[sequences].to_vec()),
+        }
+    }
+
+    /// Length of each of some sequences.
+    pub fn lengths(&self, sequences: Range<usize>) -> impl Iterator<Item = usize> {
+        self.cu_seqlens[sequences.start..=sequences.end].windows(2).map(|pair| pair[1] - pair[0])
     }
 
     /// `[tokens]` all ids.
@@ -109,6 +128,26 @@ impl Embeddings {
         Self { dimension, values, ..Self::default() }
     }
 
+    /// The dense vector of a sequence, if there are any.
+    pub fn dense_of(&self, sequence: usize) -> Option<&[f32]> {
+        let of = sequence * self.dimension..(sequence + 1) * self.dimension;
+        self.values.get(of).filter(|vector| !vector.is_empty())
+    }
+
+    /// Takes the vectors of one sequence from those of another batch, which has the same kinds.
+    pub fn replace(&mut self, sequence: usize, others: &mut Self, other: usize) {
+        let of = sequence * self.dimension..(sequence + 1) * self.dimension;
+        if let (Some(own), Some(new)) = (self.values.get_mut(of), others.dense_of(other)) {
+            own.copy_from_slice(new);
+        }
+        if let (Some(own), Some(new)) = (&mut self.sparse, &mut others.sparse) {
+            own[sequence] = std::mem::take(&mut new[other]);
+        }
+        if let (Some(own), Some(new)) = (&mut self.multi, &mut others.multi) {
+            own.texts[sequence] = std::mem::take(&mut new.texts[other]);
+        }
+    }
+
     /// One slice a sequence; nothing without dense vectors.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.dimension.max(1))
@@ -126,6 +165,31 @@ mod tests {
         assert_eq!(batch.cu_seqlens(), [0, 3, 3, 4]);
         assert_eq!((batch.sequences(), batch.tokens(), batch.longest()), (3, 4, 3));
         assert_eq!(batch.positions(), [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_part_is_the_batch_of_its_sequences() {
+        let sequence = |ids: &[u32], unseen| TokenSeq { ids: ids.to_vec(), truncated: 0, unseen };
+        let sequences = [sequence(&[1, 2, 3], 1), sequence(&[4], 0), sequence(&[5, 6], 1)];
+        let batch = PackedBatch::of(&sequences);
+        assert_eq!(batch.part(0..3), batch);
+        assert_eq!(batch.part(1..3).ids(), [4, 5, 6]);
+        assert_eq!(batch.part(1..3).cu_seqlens(), [0, 1, 3]);
+        assert_eq!((batch.part(2..3).seen(0), batch.part(1..1).sequences()), (1, 0));
+        assert_eq!(batch.lengths(0..2).collect::<Vec<_>>(), [3, 1]);
+    }
+
+    #[test]
+    fn vectors_of_all_kinds_are_replaced_together() {
+        let sparse = |value| SparseVector { indices: vec![1], values: vec![value] };
+        let all = |values: Vec<f32>| Embeddings {
+            sparse: Some(values.iter().map(|value| sparse(*value)).collect()),
+            multi: Some(MultiVectors { dimension: 1, texts: values.iter().map(|value| vec![*value]).collect() }),
+            ..Embeddings::dense(1, values)
+        };
+        let mut embeddings = all(vec![1.0, 2.0, 3.0]);
+        embeddings.replace(1, &mut all(vec![8.0, 9.0]), 1);
+        assert_eq!(embeddings, all(vec![1.0, 9.0, 3.0]));
     }
 
     #[test]

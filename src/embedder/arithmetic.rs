@@ -58,6 +58,11 @@ fn kernel(settings: &Settings) -> Result<Kernel, EmbedError> {
         .map_err(|error| EmbedError::Dtype { wanted: class(arithmetic).as_str(), reason: error.to_string() })
 }
 
+/// The processor's way to compute in f32.
+pub(super) fn exact_kernel(settings: &Settings) -> Kernel {
+    Kernel::single(most_instructions(settings))
+}
+
 fn most_instructions(settings: &Settings) -> Instructions {
     match settings.cpu_instructions {
         CpuInstructions::Auto => Instructions::detect(),

@@ -2,23 +2,34 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::error::{EmbedError, ModelError};
+use super::error::{EmbedError, ModelError, with_causes};
 use super::staged::Staged;
-use crate::batch::Controller;
+use super::{reuse, update};
+use crate::batch::Controllers;
 use crate::collection::Collection;
 use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, RowStatus, Shard};
-use crate::output::{CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, Opened, directory_name};
+use crate::encoder::SharedEncoder;
+use crate::known::Known;
+use crate::output::{
+    CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, OpenError, Opened, Plan, directory_name,
+    forget_previous,
+};
 use crate::pipeline::{self, Commit, Lane, Pass, PassEnd, PassError, StageClock, StopSwitch, Worker};
 use crate::telemetry::event::{Event, Observer, OutputFile};
 
 /// A model that takes part in a turn.
 pub(super) struct Member<'a> {
     pub staged: &'a Staged,
-    pub controller: &'a Mutex<Controller>,
+    pub controllers: &'a Mutex<Controllers>,
+    /// See [`Lane::fallback`].
+    pub fallback: Option<&'a dyn SharedEncoder>,
+    /// See [`Lane::exact`].
+    pub exact: Option<&'a dyn SharedEncoder>,
     pub clock: &'a StageClock,
 }
 
@@ -28,6 +39,7 @@ pub(super) struct Job<'a> {
     pub resolved: &'a Resolved,
     pub settings: &'a Settings,
     pub tokenizer_threads: usize,
+    pub run_id: &'a str,
     pub stop: &'a StopSwitch,
     pub faults: &'a Faults,
     pub observer: &'a dyn Observer,
@@ -47,32 +59,43 @@ pub(super) fn embed(
     let Job { settings, observer, .. } = job;
     let name = collection.name();
     let mut opened = Vec::new();
-    for member in members {
-        let output = CollectionWriter::open(&settings.output_dir, name, &member.staged.plan(settings))?;
+    let mut known = Vec::new();
+    let mut plans: Vec<Plan> = members.iter().map(|member| member.staged.plan(settings)).collect();
+    if settings.incremental {
+        update::prepare(job, collection, &mut plans)?;
+    }
+    for (member, plan) in members.iter().zip(&plans) {
+        let output = CollectionWriter::open(&settings.output_dir, name, plan)?;
         if output.committed.rows() > 0 || output.damage.is_some() {
             observer.observe(&resumed(collection, member.staged, &output));
         }
         let model = member.staged.name().to_owned();
         observer.observe(&Event::CollectionStarted { collection: name.clone(), model });
+        // Of a complete output, nothing is to be computed.
+        known.push(if output.complete { None } else { reuse::known(job, name, member).map_err(OpenError::from)? });
         opened.push(output);
     }
     let (outputs, mut committers): (Vec<_>, Vec<_>) = opened
         .into_iter()
-        .zip(members)
-        .map(|(Opened { writer, committed, .. }, member)| {
-            (committed, Committer { writer, collection, model: member.staged.name(), observer })
+        .zip(members.iter().zip(&known))
+        .map(|(Opened { writer, committed, .. }, (member, known))| {
+            let (model, known) = (member.staged.name(), known.as_ref());
+            (committed, Committer { writer, collection, model, known, output_dir: &settings.output_dir, observer })
         })
         .unzip();
     let lanes: Vec<Lane<'_>> = members
         .iter()
-        .zip(&outputs)
-        .map(|(member, committed)| Lane {
+        .zip(outputs.iter().zip(&known))
+        .map(|(member, (committed, known))| Lane {
             model: member.staged.name(),
             tokenizer: &member.staged.tokenizer,
             widths: member.staged.widths(),
             shard_rows: member.staged.shard_rows(settings) as usize,
             committed,
-            controller: member.controller,
+            known: known.as_ref(),
+            controllers: member.controllers,
+            fallback: member.fallback,
+            exact: member.exact,
             clock: member.clock,
         })
         .collect();
@@ -105,6 +128,8 @@ struct Committer<'a> {
     writer: CollectionWriter,
     collection: &'a Collection,
     model: &'a str,
+    known: Option<&'a Known>,
+    output_dir: &'a Path,
     observer: &'a dyn Observer,
 }
 
@@ -113,7 +138,10 @@ impl Committer<'_> {
     fn finish(self, end: PassEnd, loading_errors: u64) -> Result<bool, PassError> {
         let manifest = match end {
             PassEnd::Complete { rows } => {
-                self.writer.finish(CollectionTotals { files: self.collection.files(), rows, loading_errors })?
+                let totals = CollectionTotals { files: self.collection.files(), rows, loading_errors };
+                let manifest = self.writer.finish(totals)?;
+                forget_previous(self.output_dir, self.collection.name(), self.model).map_err(CommitError::from)?;
+                manifest
             }
             PassEnd::Stopped => self.writer.manifest().clone(),
         };
@@ -140,6 +168,12 @@ impl Commit for Committer<'_> {
             tokens: committed.totals.tokens,
             bytes: committed.files.iter().map(|file| file.bytes).sum(),
         });
+        if let Some(error) = self.known.and_then(|known| known.learn(shard).err()) {
+            // The output has what the cache lacks.
+            let note = format!("the cache is not added to any more: {}", with_causes(&error));
+            self.observer.observe(&Event::RunNote { note });
+            self.known = None;
+        }
         Ok(())
     }
 }

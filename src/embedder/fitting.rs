@@ -1,11 +1,12 @@
 //! Which of the held devices a turn will use, and how large its batches may be there: the plan, held against what the
 //! devices say.
 
+use super::batches::taken;
 use super::devices::Place;
 use super::held::Held;
 use super::staged::Staged;
 use super::turn::Turns;
-use crate::config::Settings;
+use crate::config::{Dtype, Settings};
 use crate::device::{DeviceUuid, Probe, Snapshot};
 use crate::domain::Bytes;
 use crate::ensemble::{Fit, MEMORY_PART, Room, Rules, Wish, fit};
@@ -99,34 +100,42 @@ pub(super) fn all_fit(turns: &Turns<'_>, models: &[&Staged]) -> bool {
     })
 }
 
-fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers: usize) -> Vec<Fit> {
-    let rules = Rules {
+/// What is kept free on a device.
+pub(super) fn rules(settings: &Settings, gpu: bool) -> Rules {
+    Rules {
         soft_limit_gb: settings.soft_limit_gb,
         buffer: gib(settings.memory_buffer_gb),
         overhead: if gpu { GPU_OVERHEAD } else { CPU_OVERHEAD },
         gpu,
-    };
+    }
+}
+
+/// What a model takes, in the numbers that it will have on the device: on a GPU two bytes each, unless f32 is asked for.
+pub(super) fn footprint(staged: &Staged, settings: &Settings, gpu: bool) -> Footprint {
+    let half = gpu && !settings.rehearse && settings.dtype != Dtype::F32;
+    if half { staged.footprint.in_numbers_of(2) } else { staged.footprint }
+}
+
+fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers: usize) -> Vec<Fit> {
+    let rules = rules(settings, gpu);
+    let footprints: Vec<Footprint> = models.iter().map(|staged| footprint(staged, settings, gpu)).collect();
     let one = |place: usize| {
         let staged = models[place];
         let others: Vec<&Footprint> =
-            models.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, other)| &other.footprint).collect();
+            footprints.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, other)| other).collect();
         let wish = Wish {
             max_length: staged.info.max_length,
             batch_tokens: staged.info.batch_tokens,
             workers,
             residents: models.len(),
         };
-        fit(&staged.footprint, &others, wish, room, rules)
+        fit(&footprints[place], &others, wish, room, rules)
     };
     (0..models.len()).map(one).collect()
 }
 
 fn room(snapshot: Option<&Snapshot>) -> Room {
-    let used = |snapshot: &Snapshot| {
-        // The driver keeps some memory that is neither used nor free; it cannot be had either.
-        snapshot.total.zip(snapshot.free).map(|(total, free)| total.saturating_sub(free)).or(snapshot.used)
-    };
-    Room { total: snapshot.and_then(|snapshot| snapshot.total), used: snapshot.and_then(used) }
+    Room { total: snapshot.and_then(|snapshot| snapshot.total), used: snapshot.and_then(taken) }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a sensible amount")]

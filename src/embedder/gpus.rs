@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use super::batches::own;
 use super::devices::Place;
 use super::error::EmbedError;
 use crate::config::{Dtype, Settings};
@@ -87,6 +88,13 @@ impl Gpus {
     /// Waits for a GPU and gives memory back that nothing is in; nothing where it is not open.
     pub(super) fn settle(&self, place: &Place) -> Result<(), NnError> {
         self.of(place).map_or(Ok(()), |gpu| gpu.settle())
+    }
+
+    /// Takes note of what this process holds of a GPU beside its tensors, at a moment at which nothing runs there.
+    pub(super) fn note(&self, place: &Place, snapshot: &Snapshot) {
+        if let Some((gpu, own)) = self.of(place).zip(own(snapshot)) {
+            gpu.note(own.0);
+        }
     }
 
     /// With what the allocator of this process knows alone.

@@ -38,6 +38,7 @@
 //! ```
 
 mod arithmetic;
+mod batches;
 mod collection;
 mod devices;
 mod error;
@@ -45,12 +46,18 @@ mod fitting;
 mod fuse;
 mod gpus;
 mod held;
+mod learned;
 mod limit;
 mod machine;
 mod report;
+mod reuse;
 mod run;
+mod spare;
 mod staged;
+#[cfg(test)]
+mod tests;
 mod turn;
+mod update;
 mod watch;
 
 pub use devices::{Devices, choice, left_aside, look, thresholds};

@@ -63,12 +63,18 @@ impl<'a> Report<'a> {
             (Ok(failed), _) if !failed.is_empty() => failed.first().map_or(exit::MODEL, ModelError::exit_code),
             (Ok(_), Some(StopCause::Interrupt)) if !complete => exit::INTERRUPTED,
             (Ok(_), Some(StopCause::Terminate | StopCause::TimeLimit)) if !complete => exit::TERMINATED,
+            (Ok(_), _) if self.summary.without_memory().is_some() => exit::MEMORY,
             (Ok(_), _) if self.summary.has_faults() => exit::DONE_WITH_FAULTS,
             (Ok(_), _) => exit::DONE,
         };
         let error = match &outcome {
             Err(error) => Some(with_causes(error)),
-            Ok(failed) if failed.is_empty() => None,
+            Ok(failed) if failed.is_empty() => self.summary.without_memory().map(|model| {
+                format!(
+                    "no row could be embedded with {model}: the device was out of memory even with one text at a time; \
+                     free memory on it or give a shorter --max-length, and run again with --overwrite"
+                )
+            }),
             Ok(failed) => Some(failed.iter().map(|error| with_causes(error)).collect::<Vec<_>>().join("; ")),
         };
         self.observe(&Event::RunFinished { exit_code, error });

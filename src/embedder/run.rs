@@ -129,6 +129,7 @@ impl Session<'_> {
             resolved,
             settings,
             tokenizer_threads: settings.threads.unwrap_or_else(cores),
+            run_id: report.run_id(),
             stop,
             faults: &faults,
             observer: report,

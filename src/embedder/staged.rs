@@ -199,7 +199,7 @@ fn rows_within(wanted: u32, multi_dimension: Option<usize>, max_length: usize) -
 
 /// What to do with an output that is there.
 pub(super) fn existing(settings: &Settings) -> Existing {
-    match (settings.overwrite, settings.resume) {
+    match (settings.overwrite, settings.resume || settings.incremental) {
         (true, _) => Existing::Overwrite,
         (false, true) => Existing::Resume,
         (false, false) => Existing::Refuse,

@@ -6,21 +6,26 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::arithmetic::exact_kernel;
+use super::batches::{Batches, computes_on_gpu};
 use super::collection::{self, Job, Member};
 use super::devices::{Devices, Place, thresholds};
 use super::error::{EmbedError, ModelError, ModelFault};
 use super::fitting::{Fitting, fitting};
 use super::gpus::Gpus;
 use super::held::Held;
+use super::machine::cores;
+use super::spare::Spare;
 use super::staged::Staged;
 use super::watch::{LostFlags, Watched, watch};
-use crate::batch::{BatchLimits, Controller};
+use crate::batch::Controllers;
 use crate::collection::Collection;
 use crate::device::{DeviceInfo, Probe};
 use crate::domain::PackedBatch;
-use crate::encoder::{self, Encoder};
+use crate::encoder::{self, Encoder, SharedEncoder};
 use crate::lease::{Lease, LeasedDevice};
 use crate::nn::Gpu;
+use crate::nn::cpu::gemm::Arithmetic;
 use crate::pipeline::{PassError, StageClock, Worker};
 use crate::telemetry::event::{Event, PassInfo, StageSeconds};
 
@@ -74,26 +79,18 @@ impl Turns<'_> {
         };
         let lost = LostFlags::new(held.places());
         let seats = seats(&fitting, lease, &lost, &self.devices.gpus);
-        let controllers: Vec<Mutex<Controller>> = models
-            .iter()
-            .zip(&fitting.batch_sizes)
-            .map(|(staged, sequences)| {
-                let hint = BatchLimits { tokens: staged.info.batch_tokens, sequences: *sequences };
-                Mutex::new(Controller::new(hint, self.job.settings.adaptive_batch))
-            })
-            .collect();
-        let watched: Vec<Watched<'_>> = models
-            .iter()
-            .zip(&controllers)
-            .map(|(staged, controller)| Watched { model: staged.name(), controller })
+        let batches = Batches::new(self, &held, &fitting, models);
+        let watched: Vec<Watched<'_>> = (0..)
+            .zip(models)
+            .map(|(place, staged)| Watched { model: staged.name(), controllers: batches.of(place) })
             .collect();
         let thresholds = thresholds(self.job.settings);
         std::thread::scope(|scope| {
             let detection = &self.devices.detection;
             let _watching = watch(scope, detection, thresholds, &held, &lost, &watched, self.job.observer)
                 .map_err(EmbedError::Thread)?;
-            let stage = Stage { turns: self, held: &held, fitting: &fitting, seats: &seats };
-            stage.run(models, &controllers, warm)
+            let stage = Stage { turns: self, held: &held, fitting: &fitting, seats: &seats, batches: &batches };
+            stage.run(models, warm)
         })
     }
 
@@ -136,23 +133,21 @@ struct Stage<'a, 'lease> {
     held: &'a Held<'a>,
     fitting: &'a Fitting,
     seats: &'a [Seat<'lease>],
+    batches: &'a Batches<'a>,
 }
 
 /// A model that is loaded: its place in the turn, and its clock.
 struct Active<'a> {
     staged: &'a Staged,
-    controller: &'a Mutex<Controller>,
+    controllers: &'a Mutex<Controllers>,
+    /// For what the workers' encoders cannot do.
+    spare: Option<Mutex<Spare<'a>>>,
     clock: StageClock,
     complete: bool,
 }
 
 impl<'lease> Stage<'_, 'lease> {
-    fn run(
-        &self,
-        models: &[&Staged],
-        controllers: &[Mutex<Controller>],
-        warm: &mut Warm<'lease>,
-    ) -> Result<Vec<ModelError>, EmbedError> {
+    fn run(&self, models: &[&Staged], warm: &mut Warm<'lease>) -> Result<Vec<ModelError>, EmbedError> {
         let observer = self.turns.job.observer;
         let (mut active, mut failed) = (Vec::new(), Vec::new());
         let mut workers: Vec<Worker<'lease>> = self
@@ -165,8 +160,8 @@ impl<'lease> Stage<'_, 'lease> {
             match self.load(staged, warm) {
                 Ok(encoders) => {
                     workers.iter_mut().zip(encoders).for_each(|(worker, encoder)| worker.encoders.push(encoder));
-                    let (controller, clock) = (&controllers[place], StageClock::default());
-                    active.push(Active { staged, controller, clock, complete: true });
+                    let (controllers, clock) = (self.batches.of(place), StageClock::default());
+                    active.push(Active { staged, controllers, spare: self.spare(staged), clock, complete: true });
                 }
                 Err(fault) => {
                     let error = ModelError::new(staged.name(), fault);
@@ -175,9 +170,25 @@ impl<'lease> Stage<'_, 'lease> {
                 }
             }
         }
+        self.batches.loaded();
         let outcome = self.embed(&mut active, &mut workers, &mut failed);
+        self.batches.keep(self.held);
         self.leave(&active, workers, warm);
         outcome.map(|()| failed)
+    }
+
+    /// Whether a device is short of memory in another way than the processor is.
+    fn has_fallback(&self) -> bool {
+        self.fitting.places.iter().any(|place| computes_on_gpu(self.turns.job.settings, place))
+    }
+
+    /// The processor in f32, where the workers are something else.
+    fn spare<'s>(&'s self, staged: &'s Staged) -> Option<Mutex<Spare<'s>>> {
+        let settings = self.turns.job.settings;
+        let is_exact = !self.has_fallback() && staged.kernel.arithmetic() == Arithmetic::F32;
+        let device = self.seats.first().filter(|_| !is_exact)?.device;
+        let cores = settings.threads.unwrap_or_else(cores);
+        Some(Mutex::new(Spare::new(staged, device, exact_kernel(settings), cores)))
     }
 
     fn info(&self, staged: &Staged, batch_size: usize) -> PassInfo {
@@ -201,6 +212,8 @@ impl<'lease> Stage<'_, 'lease> {
             let (tokens, seconds) = warm_up(staged, &mut encoders)?;
             observer.observe(&Event::WarmUp { model, tokens, seconds });
         }
+        #[cfg(test)]
+        let encoders = super::tests::short_of_memory(encoders, self.turns.job.settings);
         Ok(encoders)
     }
 
@@ -239,7 +252,11 @@ impl<'lease> Stage<'_, 'lease> {
             }
             let members: Vec<Member<'_>> = active
                 .iter()
-                .map(|Active { staged, controller, clock, .. }| Member { staged, controller, clock })
+                .map(|Active { staged, controllers, spare, clock, .. }| {
+                    let exact = spare.as_ref().map(|spare| spare as &dyn SharedEncoder);
+                    let fallback = exact.filter(|_| self.has_fallback());
+                    Member { staged, controllers, fallback, exact, clock }
+                })
                 .collect();
             let ends = collection::embed(self.turns.job, collection, &members, workers, &shared)?;
             for (place, end) in ends.into_iter().enumerate().rev() {

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
+use super::batches::{own, taken};
 use super::devices::Place;
 use super::held::Held;
-use crate::batch::{Controller, Pressure};
+use crate::batch::{Change, Controllers, Pressure};
 use crate::device::{
     Crossing, Detection, DeviceInfo, DeviceUuid, Level, Probe, ProbeError, Process, Sample, Sampler, Sampling,
     Snapshot, Thresholds,
@@ -24,10 +25,10 @@ use crate::telemetry::event::{Event, Mitigation, Observer};
 /// millisecond, far below a hundredth of the time.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A model whose batches shrink when memory runs short.
+/// A model whose batches shrink on a device whose memory runs short.
 pub(super) struct Watched<'a> {
     pub model: &'a str,
-    pub controller: &'a Mutex<Controller>,
+    pub controllers: &'a Mutex<Controllers>,
 }
 
 /// Which devices of a turn are lost.
@@ -103,6 +104,7 @@ impl Watcher<'_, '_> {
             match sampling {
                 Sampling::Sampled(Sample { uuid, outcome: Ok(snapshot), .. }) => {
                     self.held.see(&uuid, &snapshot);
+                    self.tell_controllers(&uuid, &snapshot);
                     self.look_for_intruders(&uuid, &snapshot);
                 }
                 Sampling::Sampled(_) => {}
@@ -127,6 +129,16 @@ impl Watcher<'_, '_> {
         }
     }
 
+    /// What others hold on a device is no room for batches.
+    fn tell_controllers(&self, uuid: &DeviceUuid, snapshot: &Snapshot) {
+        let Some((total, used)) = snapshot.total.zip(taken(snapshot)) else { return };
+        let (device, own) = (self.label(uuid), own(snapshot).map(|own| own.0));
+        for Watched { controllers, .. } in self.models {
+            let mut controllers = controllers.lock().unwrap_or_else(PoisonError::into_inner);
+            controllers.of(&device).into_iter().for_each(|controller| controller.see(total.0, used.0, own));
+        }
+    }
+
     fn crossed(&self, crossing: &Crossing) {
         let device = self.label(&crossing.uuid);
         self.observer.observe(&Event::MemoryLevel {
@@ -140,9 +152,11 @@ impl Watcher<'_, '_> {
             Level::Warning => Pressure::Warning,
             Level::Critical => Pressure::Critical,
         };
-        for Watched { model, controller } in self.models {
-            let changed = controller.lock().unwrap_or_else(PoisonError::into_inner).feel(pressure);
-            if let Some(limits) = changed {
+        for Watched { model, controllers } in self.models {
+            let mut controllers = controllers.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = controllers.of(&device).and_then(|controller| controller.feel(pressure));
+            drop(controllers);
+            if let Some(Change { limits, .. }) = changed {
                 let action = if pressure == Pressure::None { "grow_batch" } else { "shrink_batch" };
                 self.observer.observe(&Event::Mitigation(Mitigation {
                     model: (*model).to_owned(),

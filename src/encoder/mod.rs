@@ -28,10 +28,10 @@ mod load;
 pub use finish::{Finish, Kinds, VectorFault, fault, vector_fault};
 pub use load::{load, load_on, load_on_gpu};
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::heads::Heads;
-use crate::arch::Architecture;
+use crate::arch::{Architecture, LoadError};
 use crate::domain::{Embeddings, PackedBatch};
 use crate::lease::LeasedDevice;
 use crate::nn::{Backend, NnError};
@@ -49,6 +49,12 @@ pub trait Encoder: Send {
     /// How many cores the following batches may use: more than one while other workers have nothing to do.
     fn use_cores(&mut self, _cores: usize) {}
 
+    /// The most bytes that this process held on the device since the last time this was asked, see
+    /// [`Backend::take_peak`].
+    fn take_peak(&mut self) -> Option<u64> {
+        None
+    }
+
     /// Makes the device usable again after an error of memory, see [`Backend::settle`].
     ///
     /// # Errors
@@ -58,12 +64,56 @@ pub trait Encoder: Send {
     }
 }
 
+/// An encoder that several threads share, one batch at a time.
+pub trait SharedEncoder: Sync {
+    /// As [`Encoder::encode`].
+    ///
+    /// # Errors
+    /// As there.
+    fn encode(&self, batch: &PackedBatch) -> Result<Embeddings, EncodeError>;
+}
+
+impl<E: Encoder> SharedEncoder for Mutex<E> {
+    fn encode(&self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).encode(batch)
+    }
+}
+
 /// A batch without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// An operation failed.
     #[error(transparent)]
     Operation(#[from] NnError),
+    /// An encoder that is loaded when it is needed could not be.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// What an error says about what to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The device had too little memory left: less at a time may go well.
+    OutOfMemory,
+    /// Nothing can be computed on the device any more.
+    DeviceLost,
+    /// The model or the batch is at fault, and will be again.
+    Other,
+}
+
+impl EncodeError {
+    /// What it says about what to do next. Nothing but what the device itself calls so is a want of memory.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Operation(NnError::OutOfMemory(_)) | Self::Load(LoadError::Operation(NnError::OutOfMemory(_))) => {
+                FailureKind::OutOfMemory
+            }
+            Self::Operation(NnError::DeviceLost(_)) | Self::Load(LoadError::Operation(NnError::DeviceLost(_))) => {
+                FailureKind::DeviceLost
+            }
+            Self::Operation(_) | Self::Load(_) => FailureKind::Other,
+        }
+    }
 }
 
 /// The encoder of any architecture on any backend.
@@ -87,6 +137,10 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
 
     fn use_cores(&mut self, cores: usize) {
         self.backend.use_cores(cores);
+    }
+
+    fn take_peak(&mut self) -> Option<u64> {
+        self.backend.take_peak()
     }
 
     fn settle(&mut self) -> Result<(), EncodeError> {

@@ -96,12 +96,16 @@ pub fn fit(model: &Footprint, others: &[&Footprint], wish: Wish, room: Room, rul
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "parts of a number of bytes")]
 fn budget(total: Bytes, used: Bytes, rules: Rules) -> Bytes {
-    let soft_limit = rules
-        .soft_limit_gb
-        .or_else(|| (rules.gpu && SIXTEEN_GB.contains(&total.gib())).then_some(SOFT_LIMIT_OF_SIXTEEN_GB));
     let part = Bytes((total.0 as f64 * MEMORY_PART) as u64);
+    soft_limit(total, rules).map_or(part, |limit| part.min(Bytes(used.0.saturating_add(limit.0))))
+}
+
+/// Most memory of this process on a device with so much in all, if there is a limit.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sensible number of bytes")]
+pub fn soft_limit(total: Bytes, rules: Rules) -> Option<Bytes> {
+    let of_such_cards = || (rules.gpu && SIXTEEN_GB.contains(&total.gib())).then_some(SOFT_LIMIT_OF_SIXTEEN_GB);
     let gib = (1_u64 << 30) as f64;
-    soft_limit.map_or(part, |limit| part.min(Bytes(used.0.saturating_add((limit * gib) as u64))))
+    rules.soft_limit_gb.or_else(of_such_cards).map(|limit| Bytes((limit * gib) as u64))
 }
 
 #[cfg(test)]
@@ -114,7 +118,7 @@ mod tests {
 
     fn model(weights_gib: u64) -> Footprint {
         // 1 MiB a token, nothing for pairs of tokens: 100 MiB a sequence of 100.
-        Footprint { weights: Bytes(weights_gib * GIB), token_bytes: 1 << 20, pair_bytes: 0 }
+        Footprint { weights: Bytes(weights_gib * GIB), token_bytes: 1 << 20, hidden_bytes: 0, pair_bytes: 0 }
     }
 
     fn wish(residents: usize) -> Wish {

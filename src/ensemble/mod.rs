@@ -4,5 +4,5 @@
 mod budget;
 mod schedule;
 
-pub use budget::{Fit, MEMORY_PART, Room, Rules, Wish, fit};
+pub use budget::{Fit, MEMORY_PART, Room, Rules, Wish, fit, soft_limit};
 pub use schedule::{Turn, turns};

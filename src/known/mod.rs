@@ -49,7 +49,7 @@ struct Place {
 #[derive(Debug, Clone)]
 enum Source {
     /// A shard of an output.
-    Output { directory: PathBuf, shard: CommittedShard },
+    Output { directory: PathBuf, shard: Arc<CommittedShard> },
     /// A file of the cache.
     Segment { path: PathBuf },
 }
@@ -75,6 +75,13 @@ pub struct KnownRow {
     pub sparse: Option<SparseVector>,
     /// [vectors, dimension of the multi vectors], if the space has them.
     pub multi: Option<Vec<f32>>,
+}
+
+impl KnownRow {
+    /// Whether it is what would become of a text with this status and so many tokens.
+    pub fn goes_with(&self, status: RowStatus, tokens: usize) -> bool {
+        self.status == status && self.tokens as usize == tokens
+    }
 }
 
 /// Something that was to be a source of vectors, and is none.
@@ -122,8 +129,9 @@ impl Known {
 
     /// Adds the committed rows of an output of this vector space; what of it is unusable.
     pub fn add_output(&self, directory: &Path, manifest: &Manifest) -> Vec<Unusable> {
-        let source = |shard: &CommittedShard| Source::Output { directory: directory.to_owned(), shard: shard.clone() };
-        self.add(manifest.shards.iter().map(source).collect())
+        let source =
+            |shard: &CommittedShard| Source::Output { directory: directory.to_owned(), shard: Arc::new(shard.clone()) };
+        self.add(&manifest.shards.iter().map(source).collect::<Vec<_>>())
     }
 
     /// Adds what a cache has for this vector space; from then on [`Known::learn`] adds to it. `run` is a name that no
@@ -133,7 +141,7 @@ impl Known {
         let listed = segments(&directory);
         self.cache = Some(Cache { directory, run: run.to_owned(), written: AtomicU64::new(0) });
         match listed {
-            Ok(paths) => self.add(paths.into_iter().map(|path| Source::Segment { path }).collect()),
+            Ok(paths) => self.add(&paths.into_iter().map(|path| Source::Segment { path }).collect::<Vec<_>>()),
             Err(error) => vec![error.into()],
         }
     }
@@ -213,7 +221,7 @@ impl Known {
     }
 
     /// Reads the sources, several at a time, and indexes what can be used; the first source of a text counts.
-    fn add(&self, sources: Vec<Source>) -> Vec<Unusable> {
+    fn add(&self, sources: &[Source]) -> Vec<Unusable> {
         let read = |source: &Source| -> Result<Vec<Option<u128>>, Unusable> {
             let shard = self.read(source)?;
             self.keys(source, &shard)

@@ -16,6 +16,8 @@ pub struct Footprint {
     pub weights: Bytes,
     /// Activations for each token of a batch.
     pub token_bytes: u64,
+    /// One copy of a token in f32.
+    pub hidden_bytes: u64,
     /// Attention scores for each pair of tokens of a sequence.
     pub pair_bytes: u64,
 }
@@ -52,8 +54,19 @@ impl Footprint {
         Self {
             weights: Bytes(weights.numbers().saturating_add(decoder).saturating_mul(NUMBER)),
             token_bytes: widths.saturating_mul(NUMBER),
+            hidden_bytes: hidden.saturating_mul(NUMBER),
             pair_bytes: pair_heads.saturating_mul(NUMBER),
         }
+    }
+
+    /// The same with weights and activations in numbers of so many bytes, as on a GPU. Attention scores stay in f32, and
+    /// so does one copy of a token, in which norms add up.
+    #[must_use]
+    pub fn in_numbers_of(self, bytes: u64) -> Self {
+        let scaled = |amount: u64| (amount / NUMBER).saturating_mul(bytes);
+        let norm = if bytes < NUMBER { self.hidden_bytes } else { 0 };
+        let token_bytes = scaled(self.token_bytes).saturating_add(norm);
+        Self { weights: Bytes(scaled(self.weights.0)), token_bytes, ..self }
     }
 
     /// Activations of a batch of so many tokens, in sequences of one length.
@@ -102,6 +115,9 @@ mod tests {
         assert_eq!(footprint.weights, Bytes(stored * 4));
         assert_eq!((footprint.token_bytes, footprint.pair_bytes), ((7 * 32 + 2 * 64) * 4, 16));
         assert_eq!(footprint.activations(10, 5), Bytes(10 * (352 * 4 + 5 * 16)));
+        let half = footprint.in_numbers_of(2);
+        assert_eq!((half.weights, half.token_bytes, half.pair_bytes), (Bytes(stored * 2), 352 * 2 + 32 * 4, 16));
+        assert_eq!(footprint.in_numbers_of(4), footprint);
     }
 
     #[test]

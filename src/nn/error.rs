@@ -123,26 +123,26 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(error: Error, expected: Fault) {
-        assert_eq!(fault(&error), expected, "{error}");
+    fn check(error: &Error, expected: Fault) {
+        assert_eq!(fault(error), expected, "{error}");
     }
 
     #[test]
     fn codes_are_told_apart_in_what_candle_makes_of_them() {
         let out_of_memory = || Error::wrap("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
-        check(out_of_memory(), Fault::Memory);
-        check(out_of_memory().context("a layer").with_path("model.safetensors"), Fault::Memory);
-        check(Error::msg("CublasError(CUBLAS_STATUS_ALLOC_FAILED)"), Fault::Memory);
-        check(Error::Cuda("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"…\")".into()), Fault::Lost);
-        check(Error::Cuda("CUDA_ERROR_NO_BINARY_FOR_GPU when loading affine".into()), Fault::NoKernel);
+        check(&out_of_memory(), Fault::Memory);
+        check(&out_of_memory().context("a layer").with_path("model.safetensors"), Fault::Memory);
+        check(&Error::msg("CublasError(CUBLAS_STATUS_ALLOC_FAILED)"), Fault::Memory);
+        check(&Error::Cuda("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"…\")".into()), Fault::Lost);
+        check(&Error::Cuda("CUDA_ERROR_NO_BINARY_FOR_GPU when loading affine".into()), Fault::NoKernel);
     }
 
     #[test]
     fn other_errors_are_not_taken_for_a_want_of_memory() {
-        check(Error::msg("the text \"out of memory\" alone says nothing"), Fault::Other);
-        check(Error::msg("NOT_CUDA_ERROR_OUT_OF_MEMORY"), Fault::Other);
-        check(Error::Cuda("DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")".into()), Fault::Other);
-        check(Error::UnwrapNone, Fault::Other);
+        check(&Error::msg("the text \"out of memory\" alone says nothing"), Fault::Other);
+        check(&Error::msg("NOT_CUDA_ERROR_OUT_OF_MEMORY"), Fault::Other);
+        check(&Error::Cuda("DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")".into()), Fault::Other);
+        check(&Error::UnwrapNone, Fault::Other);
         assert!(matches!(NnError::from(Error::UnwrapNone), NnError::Candle(_)));
     }
 
@@ -153,11 +153,11 @@ mod tests {
         use candle_core::cuda::cudarc::cublas::{result::CublasError, sys::cublasStatus_t};
         use candle_core::cuda::cudarc::driver::{DriverError, sys::CUresult};
         let driver = |code| Error::from(CudaError::Cuda(DriverError(code)));
-        check(driver(CUresult::CUDA_ERROR_OUT_OF_MEMORY), Fault::Memory);
-        check(driver(CUresult::CUDA_ERROR_LAUNCH_FAILED), Fault::Lost);
-        check(driver(CUresult::CUDA_ERROR_INVALID_VALUE), Fault::Other);
+        check(&driver(CUresult::CUDA_ERROR_OUT_OF_MEMORY), Fault::Memory);
+        check(&driver(CUresult::CUDA_ERROR_LAUNCH_FAILED), Fault::Lost);
+        check(&driver(CUresult::CUDA_ERROR_INVALID_VALUE), Fault::Other);
         let cublas = CublasError(cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED);
-        check(CudaError::Cublas(cublas).into(), Fault::Memory);
-        check(CudaError::MissingKernel { module_name: "affine".to_owned() }.into(), Fault::NoKernel);
+        check(&CudaError::Cublas(cublas).into(), Fault::Memory);
+        check(&CudaError::MissingKernel { module_name: "affine".to_owned() }.into(), Fault::NoKernel);
     }
 }

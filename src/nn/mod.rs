@@ -198,8 +198,9 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The most bytes that tensors of this process took on the device at a time, weights included, since this was asked
-    /// before; `None` where the device does not count them.
+    /// The most bytes that this process held on the device since the last time this was asked, weights and context
+    /// included. A device whose allocator counts that gives it here; `None` elsewhere, and then only looks at the device
+    /// now and then correct what batches are reckoned to take.
     fn take_peak(&self) -> Option<u64> {
         None
     }

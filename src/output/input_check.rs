@@ -21,7 +21,7 @@ pub struct InputCheck {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InputChanged {
     /// Ids or texts differ, or came in another order: the vectors are of another input.
-    #[error("rows {} to {} (shard {shard}) have changed since they were embedded (pass --overwrite to embed everything again, or choose another --output-dir)", rows.start, rows.end - 1)]
+    #[error("rows {} to {} (shard {shard}) have changed since they were embedded (pass --incremental to embed what is new, --overwrite to embed everything again, or choose another --output-dir)", rows.start, rows.end - 1)]
     Texts {
         /// The shard.
         shard: u32,
@@ -29,7 +29,7 @@ pub enum InputChanged {
         rows: Range<u64>,
     },
     /// Ids and texts are the same, but sources, metadata or other keys differ: the ledger tells of another input.
-    #[error("metadata or sources of rows {} to {} (shard {shard}) have changed since chunks.jsonl was written, though their texts have not (pass --overwrite, or choose another --output-dir)", rows.start, rows.end - 1)]
+    #[error("metadata or sources of rows {} to {} (shard {shard}) have changed since chunks.jsonl was written, though their texts have not (pass --incremental to keep the vectors, --overwrite to embed everything again, or choose another --output-dir)", rows.start, rows.end - 1)]
     Metadata {
         /// The shard.
         shard: u32,
@@ -38,7 +38,7 @@ pub enum InputChanged {
     },
     /// The input has more rows than were embedded, and the last shard was committed as the end of the input.
     #[error(
-        "the input has grown: it has more than the {committed} rows that were embedded as all there was (pass --overwrite to embed everything again, or choose another --output-dir)"
+        "the input has grown: it has more than the {committed} rows that were embedded as all there was (pass --incremental to embed what is new, --overwrite to embed everything again, or choose another --output-dir)"
     )]
     Longer {
         /// Rows of the output.
@@ -46,7 +46,7 @@ pub enum InputChanged {
     },
     /// The input has fewer rows than were embedded.
     #[error(
-        "the input has {found} rows, but {committed} were embedded (pass --overwrite to embed everything again, or choose another --output-dir)"
+        "the input has {found} rows, but {committed} were embedded (pass --incremental to embed what is new, --overwrite to embed everything again, or choose another --output-dir)"
     )]
     Shorter {
         /// Rows of the input.

@@ -26,6 +26,7 @@ mod open;
 mod parquet;
 mod place;
 mod plan;
+mod previous;
 mod read;
 mod segment;
 mod shard_check;
@@ -49,9 +50,10 @@ pub use manifest::{
     ChunksState, CollectionTotals, CommittedShard, Counts, FileRecord, MANIFEST_FILE, Manifest, ManifestError,
     Provenance, SCHEMA_VERSION, Segment, Totals, read_manifest,
 };
-pub use open::{Committed, Damage, Fault, OpenError, Opened};
+pub use open::{Committed, Damage, Examined, Fault, OpenError, Opened, examine};
 pub use place::{CHUNKS_FILE, CHUNKS_MANIFEST_FILE, directory_name};
 pub use plan::{Difference, Existing, Plan};
+pub use previous::{forget_previous, previous, set_aside};
 pub use read::{ReadContentError, ReadError, RowState, StoredShard, read_shard};
 pub use segment::{SegmentError, read_segment, segments, write_segment};
 pub use shard_check::InvalidShard;

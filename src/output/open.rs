@@ -122,7 +122,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Its rows are there, but the ledger is about other ones.
-    #[error("{} tells of another input than {} (pass --overwrite to embed everything again, or choose another --output-dir)", ledger.display(), path.display())]
+    #[error("{} tells of another input than {} (pass --incremental to embed what is new, --overwrite to embed everything again, or choose another --output-dir)", ledger.display(), path.display())]
     InputDiffers {
         /// The manifest.
         path: PathBuf,
@@ -259,6 +259,31 @@ fn fresh(collection: &CollectionName, plan: &Plan, rows_of: RowsOf, published: O
         chunks,
         shards: Vec::new(),
     }
+}
+
+/// An output as it is, before it is gone on with or set aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    /// What it says of itself; its files are not looked at.
+    pub manifest: Manifest,
+    /// Whether the plan wants other formats or shards, so that the output has to be written anew.
+    pub has_other_layout: bool,
+}
+
+/// Looks at the output of a model for a collection, if there is one, and whether its vectors are those of the plan.
+///
+/// # Errors
+/// When they are others, or the manifest cannot be read.
+pub fn examine(output_dir: &Path, collection: &CollectionName, plan: &Plan) -> Result<Option<Examined>, OpenError> {
+    let place = Place::new(output_dir, collection, &plan.model);
+    let Some(manifest) = read_existing(&Disk, &place)? else { return Ok(None) };
+    let all = plan.differences(&manifest);
+    let is_of_layout = |difference: &Difference| ["formats", "shard_rows"].contains(&difference.key.as_str());
+    let (layout, differences): (Vec<_>, Vec<_>) = all.into_iter().partition(is_of_layout);
+    if !differences.is_empty() {
+        return Err(OpenError::Mismatch { path: place.manifest(), differences });
+    }
+    Ok(Some(Examined { manifest, has_other_layout: !layout.is_empty() }))
 }
 
 /// The manifest to go on with: cut before the first shard that is not what it should be.

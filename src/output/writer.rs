@@ -62,7 +62,7 @@ pub enum CommitError {
         source: LedgerRowError,
     },
     /// The ledger tells of another input.
-    #[error("{} was written by {model} for another input, which differs before row {row} (pass --overwrite to replace it, or choose another --output-dir)", path.display())]
+    #[error("{} was written by {model} for another input, which differs before row {row} (pass --incremental or --overwrite to replace it, or choose another --output-dir)", path.display())]
     InputDiffers {
         /// The ledger.
         path: PathBuf,

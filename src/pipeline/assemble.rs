@@ -1,6 +1,6 @@
 //! Groups back in order, cut into shards, cut into batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -12,6 +12,7 @@ use super::queue::Inlet;
 use super::source::{TokenizedGroup, TokenizedRow};
 use crate::batch;
 use crate::domain::{CollectionName, PackedBatch, Row, RowRecord, TokenSeq};
+use crate::known::KnownRow;
 use crate::output::{InputChanged, InputCheck, InputRow};
 use crate::telemetry::event::{Event, Observer};
 
@@ -23,6 +24,10 @@ pub(super) struct Draft {
     pub records: Vec<RowRecord>,
     /// Rows that will come with a vector or a failure.
     pub awaited: usize,
+    /// Rows whose vectors are here.
+    pub known: Vec<(usize, KnownRow)>,
+    /// Rows with the text of an earlier one, and that one: what becomes of it becomes of them.
+    pub repeated: Vec<(usize, usize)>,
 }
 
 /// A batch and where its vectors belong.
@@ -149,20 +154,47 @@ impl Assembler<'_> {
     fn draft(&self, lane: usize, first_row: u64, rows: Vec<TokenizedRow>) -> Result<Vec<Batch>, Disconnected> {
         let number = u32::try_from(first_row / self.lanes.of(lane).shard_rows as u64).unwrap_or(u32::MAX);
         self.tell_failures(lane, first_row, &rows);
-        let (records, sequences): (Vec<RowRecord>, Vec<TokenSeq>) =
-            rows.into_iter().map(|row| (row.record, row.tokens)).unzip();
+        let (mut records, mut sequences, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, row) in rows.into_iter().enumerate() {
+            records.push(row.record);
+            sequences.push(row.tokens);
+            known.extend(row.known.map(|row| (index, row)));
+        }
         self.wait_for_permit()?;
-        let with_tokens: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].ids.is_empty()).collect();
+        if let Some(store) = self.lanes.of(lane).known {
+            // Shards that were committed meanwhile may have told of some of these.
+            for (index, (record, tokens)) in records.iter().zip(&mut sequences).enumerate() {
+                let row = record.text_sha256.filter(|_| !tokens.ids.is_empty()).and_then(|text| store.get(&text));
+                if let Some(row) = row.filter(|row| row.goes_with(record.status, tokens.ids.len())) {
+                    known.push((index, row));
+                    *tokens = TokenSeq::default();
+                }
+            }
+        }
+        let (with_tokens, repeated) = once_each(&records, &sequences);
         let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].ids.len()).collect();
-        let draft = Draft { lane, number, first_row: Row(first_row), records, awaited: with_tokens.len() };
+        self.tell_of_reuse(lane, known.len(), repeated.len());
+        let awaited = with_tokens.len();
+        let draft = Draft { lane, number, first_row: Row(first_row), records, awaited, known, repeated };
         self.messages.send(Message::Draft(draft)).map_err(|_| Disconnected)?;
-        let planned = batch::plan(&lengths, self.lanes.of(lane).limits(), self.workers);
+        let planned = batch::plan(&lengths, |longest| self.lanes.of(lane).limits_soon(longest), self.workers);
         let pack = |places: Vec<usize>| {
             let rows: Vec<usize> = places.into_iter().map(|place| with_tokens[place]).collect();
             let packed = PackedBatch::of(rows.iter().map(|&index| &sequences[index]));
             Batch { lane, shard: number, rows, packed }
         };
         Ok(planned.into_iter().map(pack).collect())
+    }
+
+    fn tell_of_reuse(&self, lane: usize, known: usize, repeated: usize) {
+        if known + repeated > 0 {
+            self.observer.observe(&Event::VectorsReused {
+                collection: self.collection.clone(),
+                model: self.lanes.of(lane).model.to_owned(),
+                known: known as u64,
+                repeated: repeated as u64,
+            });
+        }
     }
 
     fn tell_failures(&self, lane: usize, first_row: u64, rows: &[TokenizedRow]) {
@@ -205,4 +237,18 @@ impl Front {
         self.rows.push(row);
         Ok(())
     }
+}
+
+/// The rows to encode, each text once, and those that have the text of an earlier one, with it.
+fn once_each(records: &[RowRecord], sequences: &[TokenSeq]) -> (Vec<usize>, Vec<(usize, usize)>) {
+    let (mut first_of, mut once, mut repeated) = (HashMap::new(), Vec::new(), Vec::new());
+    for index in (0..sequences.len()).filter(|&index| !sequences[index].ids.is_empty()) {
+        let first = records[index].text_sha256.map_or(index, |text| *first_of.entry(text).or_insert(index));
+        if first == index {
+            once.push(index);
+        } else {
+            repeated.push((index, first));
+        }
+    }
+    (once, repeated)
 }

@@ -11,6 +11,7 @@ use super::stages::Stage;
 use super::{Commit, LaneError, PassError};
 use crate::domain::{CollectionName, MultiVectors, Row, RowStatus, Shard, SparseVector};
 use crate::encoder::fault;
+use crate::known::KnownRow;
 use crate::telemetry::event::{Event, Observer};
 
 /// What the collector is told. One channel carries all of it, so that a draft always comes before its vectors.
@@ -19,6 +20,8 @@ pub(super) enum Message {
     Draft(Draft),
     /// Some of its vectors.
     Encoded(Encoded),
+    /// A row for which there was no memory anywhere.
+    RowFailed { lane: usize, shard: u32, row: usize, reason: String },
     /// A model gave up; its lane is at its end.
     Failed { lane: usize, error: LaneError },
     /// No worker is left.
@@ -45,9 +48,33 @@ pub(super) struct Collected {
 struct Open {
     shard: Shard,
     awaited: usize,
+    /// Rows with the text of an earlier one, and that one.
+    repeated: Vec<(usize, usize)>,
 }
 
 impl Collector<'_> {
+    /// The shard, with equal vectors for equal texts.
+    fn complete(&self, lane: usize, open: Open) -> Shard {
+        let Open { mut shard, repeated, .. } = open;
+        let dimension = shard.dimension;
+        for (index, first) in repeated {
+            if let Some(reason) = shard.records[first].error.clone() {
+                self.fail(lane, &mut shard, index, &reason);
+                continue;
+            }
+            shard.vectors.copy_within(first * dimension..(first + 1) * dimension, index * dimension);
+            if let Some(rows) = &mut shard.sparse {
+                let vector = rows[first].clone();
+                rows[index] = vector;
+            }
+            if let Some(rows) = &mut shard.multi {
+                let vectors = rows.texts[first].clone();
+                rows.texts[index] = vectors;
+            }
+        }
+        shard
+    }
+
     /// Runs until nothing more can come. Takes the channels by value, for closing them is how the other threads learn
     /// of a failure.
     #[expect(clippy::needless_pass_by_value, reason = "dropping the channels ends the other threads")]
@@ -83,6 +110,13 @@ impl Collector<'_> {
                     }
                     lane
                 }
+                Message::RowFailed { lane, shard, row, reason } => {
+                    if let Some(target) = open[lane].get_mut(&shard) {
+                        target.awaited -= 1;
+                        self.fail(lane, &mut target.shard, row, &reason);
+                    }
+                    lane
+                }
                 Message::Failed { lane, error } => {
                     self.lanes.fail(lane);
                     give_permits(std::mem::take(&mut open[lane]).len());
@@ -96,7 +130,7 @@ impl Collector<'_> {
                 Message::WorkerPanicked => return Err(PassError::Panicked { stage: "encoding" }),
             };
             while let Some(first) = open[lane].first_entry().filter(|first| first.get().awaited == 0) {
-                let shard = first.remove().shard;
+                let shard = self.complete(lane, first.remove());
                 self.lanes.of(lane).clock.time(Stage::Write, || commits[lane].commit(&shard))?;
                 collected[lane].committed_rows += shard.records.len() as u64;
                 give_permits(1);
@@ -106,11 +140,11 @@ impl Collector<'_> {
     }
 
     fn open(&self, draft: Draft) -> Open {
-        let Draft { lane, number, first_row, records, awaited } = draft;
+        let Draft { lane, number, first_row, records, awaited, known, repeated } = draft;
         let (rows, widths) = (records.len(), self.lanes.of(lane).widths);
         let dimension = widths.dense.unwrap_or_default();
         let multi = |dimension| MultiVectors { dimension, texts: vec![Vec::new(); rows] };
-        let shard = Shard {
+        let mut shard = Shard {
             number,
             first_row,
             dimension,
@@ -119,7 +153,16 @@ impl Collector<'_> {
             multi: widths.multi.map(multi),
             records,
         };
-        Open { shard, awaited }
+        for (index, KnownRow { dense, sparse, multi, .. }) in known {
+            shard.vectors[index * dimension..(index + 1) * dimension].copy_from_slice(&dense);
+            if let (Some(rows), Some(sparse)) = (&mut shard.sparse, sparse) {
+                rows[index] = sparse;
+            }
+            if let (Some(rows), Some(multi)) = (&mut shard.multi, multi) {
+                rows.texts[index] = multi;
+            }
+        }
+        Open { shard, awaited, repeated }
     }
 
     /// Puts vectors where they belong. A useless one leaves its row failed and null.
@@ -131,19 +174,9 @@ impl Collector<'_> {
         for (place, index) in rows.into_iter().enumerate() {
             open.awaited -= 1;
             let shard = &mut open.shard;
-            let record = &mut shard.records[index];
             let vector = embeddings.values.get(place * dimension..(place + 1) * dimension).filter(|_| dimension > 0);
             if let Some(fault) = fault(vector, sparse.get(place), multi.get(place).map(Vec::as_slice)) {
-                record.status = RowStatus::Failed;
-                record.error = Some(fault.reason().to_owned());
-                self.observer.observe(&Event::RowFailed {
-                    collection: self.collection.clone(),
-                    model: self.lanes.of(lane).model.to_owned(),
-                    row: Row(shard.first_row.0 + index as u64),
-                    id: record.id.clone(),
-                    source: record.source.clone(),
-                    reason: fault.reason().to_owned(),
-                });
+                self.fail(lane, shard, index, fault.reason());
                 continue;
             }
             if let Some(vector) = vector {
@@ -156,5 +189,20 @@ impl Collector<'_> {
                 rows.texts[index] = std::mem::take(vectors);
             }
         }
+    }
+
+    /// Leaves a row without a vector, and tells why.
+    fn fail(&self, lane: usize, shard: &mut Shard, index: usize, reason: &str) {
+        let record = &mut shard.records[index];
+        record.status = RowStatus::Failed;
+        record.error = Some(reason.to_owned());
+        self.observer.observe(&Event::RowFailed {
+            collection: self.collection.clone(),
+            model: self.lanes.of(lane).model.to_owned(),
+            row: Row(shard.first_row.0 + index as u64),
+            id: record.id.clone(),
+            source: record.source.clone(),
+            reason: reason.to_owned(),
+        });
     }
 }

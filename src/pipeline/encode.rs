@@ -1,19 +1,17 @@
 //! The workers: one thread each, on one device.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::assemble::Batch;
+use super::attempt::{Attempt, Ended};
 use super::collect::Message;
 use super::lane::Lanes;
 use super::queue::Seat;
 use super::stages::{Stage, StageClock};
-use super::{LaneError, StopSwitch, Worker};
+use super::{StopSwitch, Worker};
 use crate::domain::Embeddings;
-use crate::telemetry::event::{Event, Observer};
+use crate::telemetry::event::Observer;
 
 /// The vectors of a batch and where they belong.
 pub(super) struct Encoded {
@@ -40,7 +38,6 @@ pub(super) fn encode(
     results: &Sender<Message>,
     shop: Shop<'_>,
 ) -> bool {
-    let lost = || worker.lost.load(Ordering::SeqCst);
     while let Some((batch, idle)) = shop.clock.time(Stage::Wait, || seat.take()) {
         if shop.stop.cause().is_some() {
             seat.done();
@@ -50,42 +47,32 @@ pub(super) fn encode(
             seat.done();
             continue;
         }
-        if lost() {
+        if worker.lost.load(Ordering::SeqCst) {
             seat.give_back(batch);
             return true;
         }
-        let start = Instant::now();
-        let lane = shop.lanes.of(batch.lane);
         let encoder = &mut worker.encoders[batch.lane];
         // Cores of workers without a batch may help with this one.
         encoder.use_cores(1 + idle);
-        // A panic must reach the collector as a failure: it would wait for this batch for ever.
-        let encoded =
-            lane.clock.time(Stage::Forward, || catch_unwind(AssertUnwindSafe(|| encoder.encode(&batch.packed))));
-        if lost() {
-            seat.give_back(batch);
-            return true;
-        }
-        let Batch { lane: place, shard, rows, packed } = batch;
-        shop.observer.observe(&Event::BatchEncoded {
-            model: lane.model.to_owned(),
-            device: worker.device.clone(),
-            worker: number,
-            rows: packed.sequences() as u64,
-            tokens: packed.tokens() as u64,
-            padded_tokens: packed.tokens() as u64,
-            longest: packed.longest() as u64,
-            seconds: start.elapsed().as_secs_f64(),
-        });
-        let result = match encoded {
-            Ok(Ok(embeddings)) => Message::Encoded(Encoded { lane: place, shard, rows, embeddings }),
-            Ok(Err(error)) => Message::Failed { lane: place, error: error.into() },
-            Err(_) => Message::Failed { lane: place, error: LaneError::Panicked },
+        let attempt = Attempt {
+            number,
+            device: &worker.device,
+            lost: &worker.lost,
+            lane: shop.lanes.of(batch.lane),
+            encoder,
+            results,
+            shop,
         };
-        let sent = results.send(result);
-        seat.done();
-        if sent.is_err() {
-            return false;
+        match attempt.run(batch) {
+            Ended::Done => seat.done(),
+            Ended::Over => {
+                seat.done();
+                return false;
+            }
+            Ended::Lost(rest) => {
+                seat.give_back(rest);
+                return true;
+            }
         }
     }
     false

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::StageClock;
-use crate::batch::{BatchLimits, Controller};
+use crate::batch::{BatchLimits, Controllers};
 use crate::domain::Widths;
+use crate::encoder::SharedEncoder;
+use crate::known::Known;
 use crate::output::Committed;
 use crate::tokenize::Tokenizer;
 
@@ -21,16 +23,22 @@ pub struct Lane<'a> {
     pub shard_rows: usize,
     /// What an earlier run committed, to be checked against the input and skipped.
     pub committed: &'a Committed,
-    /// Says how large batches are; asked before each shard.
-    pub controller: &'a Mutex<Controller>,
+    /// Vectors that need not be computed again, if there are any.
+    pub known: Option<&'a Known>,
+    /// Say how large batches are; asked before each shard and each batch.
+    pub controllers: &'a Mutex<Controllers>,
+    /// Encodes the texts for which no device has memory, if anything may; the workers share it.
+    pub fallback: Option<&'a dyn SharedEncoder>,
+    /// Computes in f32, where the workers' encoders do not: for vectors that came out useless.
+    pub exact: Option<&'a dyn SharedEncoder>,
     /// Where the time of tokenising, encoding and writing goes.
     pub clock: &'a StageClock,
 }
 
 impl Lane<'_> {
-    /// The limits of a batch at this time.
-    pub(super) fn limits(&self) -> BatchLimits {
-        self.controller.lock().unwrap_or_else(PoisonError::into_inner).limits()
+    /// What batches are cut to at this time, if their longest sequence has this length.
+    pub(super) fn limits_soon(&self, longest: usize) -> BatchLimits {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner).limits_soon(longest)
     }
 }
 

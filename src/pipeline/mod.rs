@@ -11,11 +11,13 @@
 //!
 //! Each model has a lane: tokens, shards and commits of its own, over one reading of the input. A batch of each lane in
 //! turn goes into the one queue from which the workers on all devices take. What a worker has when its device is lost
-//! is done by another; what a model cannot do ends its lane alone.
+//! is done by another, what a device has no memory for is done in parts or on the processor; what a model cannot do ends
+//! its lane alone.
 //!
 //! A thread that fails says so and closes its channels; the others notice and end. Nothing waits for ever.
 
 mod assemble;
+mod attempt;
 mod collect;
 mod encode;
 mod lane;

@@ -7,6 +7,7 @@ use super::stages::{Stage, StageClock};
 use super::{GROUP_BYTES, GROUP_CHUNKS, StopSwitch};
 use crate::collection::{Collection, Entry};
 use crate::domain::{Chunk, ChunkText, Digest, RowRecord, RowStatus, TokenSeq};
+use crate::known::KnownRow;
 use crate::telemetry::event::{Event, Observer};
 
 /// Consecutive chunks.
@@ -30,7 +31,10 @@ pub(super) struct TokenizedGroup {
 /// tokens.
 pub(super) struct TokenizedRow {
     pub record: RowRecord,
+    /// None where nothing is to be encoded.
     pub tokens: TokenSeq,
+    /// Its vectors, where they need not be computed again.
+    pub known: Option<KnownRow>,
     /// Whether the record's error is news; of what is wrong with an entry, the reader has told.
     pub error_is_new: bool,
 }
@@ -93,22 +97,28 @@ fn tokenize_chunk(lanes: Lanes<'_>, chunk: Chunk) -> Vec<TokenizedRow> {
         ChunkText::Present(text) => Some(Digest::of(text.as_bytes())),
         ChunkText::Unusable { .. } => None,
     };
-    let outcomes: Vec<Outcome> =
-        lanes.all().iter().map(|lane| lane.clock.time(Stage::Tokenize, || outcome(lane, &chunk))).collect();
-    let row = |chunk: Chunk, (status, tokens, error): Outcome| TokenizedRow {
+    let outcomes: Vec<Outcome> = lanes
+        .all()
+        .iter()
+        .map(|lane| lane.clock.time(Stage::Tokenize, || outcome(lane, &chunk, text_sha256)))
+        .collect();
+    let row = |chunk: Chunk, Outcome { status, tokens, known, error }: Outcome| TokenizedRow {
         error_is_new: error.is_some() && text_sha256.is_some(),
         record: RowRecord {
             id: chunk.id,
             source: chunk.source,
             status,
-            tokens: u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX),
+            tokens: known
+                .as_ref()
+                .map_or_else(|| u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX), |row| row.tokens),
             tokens_truncated: tokens.truncated,
             text_sha256,
             error,
             metadata: chunk.metadata,
             extra: chunk.extra,
         },
-        tokens,
+        tokens: if known.is_some() { TokenSeq::default() } else { tokens },
+        known,
     };
     // Only the lanes after the first need copies.
     let mut outcomes = outcomes.into_iter();
@@ -131,21 +141,45 @@ fn without_text(chunk: &Chunk) -> Chunk {
     }
 }
 
-type Outcome = (RowStatus, TokenSeq, Option<String>);
+/// What becomes of a chunk in a lane.
+struct Outcome {
+    status: RowStatus,
+    tokens: TokenSeq,
+    known: Option<KnownRow>,
+    error: Option<String>,
+}
 
-/// What becomes of a chunk in a lane. Rows that are committed already need no tokens.
-fn outcome(lane: &Lane<'_>, chunk: &Chunk) -> Outcome {
-    match &chunk.text {
-        ChunkText::Unusable { reason } => (RowStatus::Failed, TokenSeq::default(), Some(reason.clone())),
-        ChunkText::Present(text) if text.trim().is_empty() => (RowStatus::Empty, TokenSeq::default(), None),
-        ChunkText::Present(_) if chunk.row.0 < lane.committed.rows() => (RowStatus::Ok, TokenSeq::default(), None),
-        ChunkText::Present(text) => match lane.tokenizer.encode(text) {
-            Ok(tokens) if tokens.ids.is_empty() => {
-                (RowStatus::Failed, TokenSeq::default(), Some("the tokenizer finds no token in the text".into()))
-            }
-            Ok(tokens) if tokens.truncated > 0 => (RowStatus::Truncated, tokens, None),
-            Ok(tokens) => (RowStatus::Ok, tokens, None),
-            Err(error) => (RowStatus::Failed, TokenSeq::default(), Some(error.to_string())),
-        },
+impl Outcome {
+    /// A row without anything to encode.
+    fn of(status: RowStatus) -> Self {
+        Self { status, tokens: TokenSeq::default(), known: None, error: None }
+    }
+
+    fn failed(reason: String) -> Self {
+        Self { error: Some(reason), ..Self::of(RowStatus::Failed) }
+    }
+}
+
+/// Rows that are committed already need no tokens, and those whose vectors are known none but to count what was cut off.
+fn outcome(lane: &Lane<'_>, chunk: &Chunk, text_sha256: Option<Digest>) -> Outcome {
+    let text = match &chunk.text {
+        ChunkText::Unusable { reason } => return Outcome::failed(reason.clone()),
+        ChunkText::Present(text) if text.trim().is_empty() => return Outcome::of(RowStatus::Empty),
+        ChunkText::Present(_) if chunk.row.0 < lane.committed.rows() => return Outcome::of(RowStatus::Ok),
+        ChunkText::Present(text) => text,
+    };
+    let known = lane.known.zip(text_sha256).and_then(|(known, text)| known.get(&text));
+    if known.as_ref().is_some_and(|known| known.status == RowStatus::Ok) {
+        return Outcome { known, ..Outcome::of(RowStatus::Ok) };
+    }
+    match lane.tokenizer.encode(text) {
+        Ok(tokens) if tokens.ids.is_empty() => Outcome::failed("the tokenizer finds no token in the text".into()),
+        Ok(tokens) => {
+            let status = if tokens.truncated > 0 { RowStatus::Truncated } else { RowStatus::Ok };
+            // What is stored and does not go with the tokens is not believed.
+            let known = known.filter(|known| known.goes_with(status, tokens.ids.len()));
+            Outcome { tokens, known, ..Outcome::of(status) }
+        }
+        Err(error) => Outcome::failed(error.to_string()),
     }
 }

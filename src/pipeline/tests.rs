@@ -1,11 +1,13 @@
 //! The pipeline with encoders that misbehave and a commit that remembers.
 
+mod memory;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
 use super::*;
-use crate::batch::{BatchLimits, Controller};
+use crate::batch::{BatchLimits, Controller, Controllers, Span};
 use crate::collection::{Request, discover};
 use crate::domain::{Embeddings, PackedBatch, RowStatus, Widths};
 use crate::encoder::EncodeError;
@@ -83,10 +85,14 @@ impl Observer for Events {
     }
 }
 
-/// `rows` texts of different lengths; the text with a zebra is row 7.
+/// `rows` texts of different lengths, no two of them equal; the text with a zebra is row 7.
 fn collection(directory: &Path, rows: usize) -> Collection {
     let texts: Vec<String> = (0..rows)
-        .map(|row| format!("{} {}", "word ".repeat(row % 11), if row == 7 { "zebra" } else { "horse" }))
+        .map(|row| {
+            let animal = if row == 7 { "zebra" } else { "horse" };
+            // Spaces are no tokens, but make another text.
+            format!("{}{animal}{}", "word ".repeat(row % 11), " ".repeat(row))
+        })
         .collect();
     fs::create_dir_all(directory.join("c")).unwrap();
     fs::write(directory.join("c/x.json"), serde_json::to_vec(&texts).unwrap()).unwrap();
@@ -117,14 +123,19 @@ fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> O
         .collect();
     let (events, mut memory) =
         (Events(Mutex::default(), matches!(behaviour, Behaviour::PanicOutside)), Memory { shards: Vec::new(), room });
-    let controller = Mutex::new(Controller::new(BatchLimits { tokens: 30, sequences: 4 }, true));
+    let start = BatchLimits { tokens: 30, sequences: 4 };
+    let span = Span { start, most_tokens: start.tokens };
+    let controllers = Mutex::new(Controllers::one("cpu:0", Controller::new(span, true)));
     let lane = Lane {
         model: "fake",
         tokenizer: &tokenizer,
         widths: Widths::dense(2),
         shard_rows: 5,
+        known: None,
         committed: &Committed { shards: Vec::new() },
-        controller: &controller,
+        controllers: &controllers,
+        fallback: None,
+        exact: None,
         clock: &StageClock::default(),
     };
     let pass = Pass {

@@ -209,6 +209,24 @@ pub enum Event {
         /// Bytes written.
         bytes: u64,
     },
+    /// Rows of a shard that need not be encoded.
+    VectorsReused {
+        /// The collection.
+        collection: CollectionName,
+        /// The model.
+        model: String,
+        /// Rows whose vectors were there: in the cache, or in what an incremental run has set aside.
+        known: u64,
+        /// Rows with the text of an earlier row of the shard.
+        repeated: u64,
+    },
+    /// The input is not that of the outputs that are there, and an incremental run brings them up to it.
+    InputUpdated {
+        /// The collection.
+        collection: CollectionName,
+        /// In what it differs.
+        changes: Changes,
+    },
     /// A pass over one collection begins.
     CollectionStarted {
         /// The collection.
@@ -464,12 +482,14 @@ pub struct Prediction {
     pub fits: bool,
 }
 
-/// A step against shortage of memory.
+/// A step against shortage of memory, or against arithmetic that does not suffice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Mitigation {
     /// The model.
     pub model: String,
-    /// What was done: `shrink_batch` or `grow_batch`.
+    /// What was done. For all batches to come: `shrink_batch` or `grow_batch`. For a batch for which memory did not
+    /// suffice: `free_caches`, `split_batch`, `use_cpu`, or, when nothing else is left, `fail_row`. For a vector that is
+    /// zero or not finite: `retry_in_f32`.
     pub action: String,
     /// Why.
     pub reason: String,
@@ -559,4 +579,17 @@ impl Observer for Observers<'_> {
     fn observe(&self, event: &Event) {
         self.0.iter().for_each(|observer| observer.observe(event));
     }
+}
+
+/// Rows of an input, held against those of before by their ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// With the text of before.
+    pub kept: u64,
+    /// With another text.
+    pub changed: u64,
+    /// Not there before.
+    pub new: u64,
+    /// There before, and no more.
+    pub removed: u64,
 }

@@ -142,6 +142,7 @@ impl Meter {
                 self.rows += rows;
                 self.tokens_encoded += tokens;
             }
+            Event::VectorsReused { known, repeated, .. } => self.rows += known + repeated,
             // Several models may finish a collection that was read once.
             Event::CollectionFinished { .. } => self.bytes_before += std::mem::take(&mut self.bytes_read),
             _ => {}

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::event::{LeaseSample, Mitigation, OutputFile, PassInfo, Prediction, StageSeconds, VramSample};
+use super::event::{Changes, LeaseSample, Mitigation, OutputFile, PassInfo, Prediction, StageSeconds, VramSample};
 use crate::config::{Fusion, Settings};
 use crate::domain::{CollectionName, LoadingError, VectorKind};
 
@@ -171,6 +171,8 @@ pub struct CollectionSummary {
     pub warnings: u64,
     /// Whether all rows of all models are committed.
     pub complete: bool,
+    /// In what the input differs from that of earlier outputs, where an incremental run has found that it does.
+    pub changes: Option<Changes>,
     /// Rows of each model.
     pub models: Vec<ModelRows>,
     /// Files and entries that could not be read as they should.
@@ -232,6 +234,10 @@ pub struct PassSummary {
     pub seconds: f64,
     /// Vectors made.
     pub rows: u64,
+    /// Rows whose vectors were there already: in the cache, or in what an incremental run has set aside.
+    pub rows_known: u64,
+    /// Rows that got the vector of another row with the same text.
+    pub rows_repeated: u64,
     /// Tokens encoded.
     pub tokens: u64,
     /// The same after the padding that the encoder needed.
@@ -246,6 +252,8 @@ pub struct PassSummary {
     pub batch_trajectory: Vec<BatchStep>,
     /// Steps taken against shortage of memory.
     pub mitigation_events: Vec<Mitigation>,
+    /// How many there were of each kind; of many, only the first are listed, and all are in `events.jsonl`.
+    pub mitigation_counts: BTreeMap<String, u64>,
     /// Programs without a lease that came onto the devices.
     pub intrusions: Vec<Intrusion>,
     /// Memory that did not come back.

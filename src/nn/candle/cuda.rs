@@ -69,7 +69,7 @@ pub(super) fn pool(device: &CudaDevice) -> Result<Option<Pool>, NnError> {
     Ok(used.zip(reserved).map(|(used, reserved)| Pool { used, reserved }))
 }
 
-/// See [`Backend::take_peak`](crate::nn::Backend::take_peak).
+/// The most that tensors took since this was asked before. `None` where the device has no pools.
 pub(super) fn take_peak(device: &CudaDevice) -> Result<Option<u64>, NnError> {
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     let peak = get(device, attribute)?;

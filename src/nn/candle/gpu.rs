@@ -4,6 +4,9 @@
 //! its UUID, for indices depend on who counts. All its work is on one stream of its own, so that what one thread has
 //! begun is finished before what another asks for next, whichever threads load, warm up, encode and drop a model.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use candle_core::{DType, Device};
 
 use super::Numbers;
@@ -16,7 +19,13 @@ pub struct Gpu {
     /// As the driver writes it.
     name: String,
     capability: Option<(u32, u32)>,
+    /// What this process holds of its memory beside the pool, in bytes.
+    beside: Arc<AtomicU64>,
 }
+
+/// A context of CUDA with the workspaces of its libraries, until somebody has looked: 300 to 500 MiB on the cards in use.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+const USUAL_CONTEXT: u64 = 512 << 20;
 
 /// Memory of this process on a GPU, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +143,7 @@ impl Gpu {
             Some(built) if !runs(built, found) => {
                 Err(GpuError::Capability { device: uuid.to_owned(), built: built.to_owned(), found })
             }
-            _ => Ok(Self { device, name: uuid.to_owned(), capability: Some(capability) }),
+            _ => Ok(Self::new(device, uuid.to_owned(), Some(capability))),
         }
     }
 
@@ -155,7 +164,7 @@ impl Gpu {
     pub fn metal(index: usize) -> Result<Self, GpuError> {
         let name = format!("metal:{index}");
         let fault = |error: candle_core::Error| GpuError::Open { device: name.clone(), fault: Box::new(error.into()) };
-        Ok(Self { device: Device::new_metal(index).map_err(fault)?, name, capability: None })
+        Ok(Self::new(Device::new_metal(index).map_err(fault)?, name.clone(), None))
     }
 
     /// The same in a build without Metal.
@@ -190,6 +199,24 @@ impl Gpu {
     /// What this process holds of its memory, as far as the allocator counts it: CUDA only.
     pub fn pool(&self) -> Option<Pool> {
         pool(&self.device)
+    }
+
+    /// Takes note of what the driver says that this process holds, at a moment at which nothing runs.
+    pub fn note(&self, process_bytes: u64) {
+        if let Some(pool) = self.pool() {
+            self.beside.store(process_bytes.saturating_sub(pool.reserved), Ordering::Relaxed);
+        }
+    }
+
+    /// See [`Backend::take_peak`](crate::nn::Backend::take_peak): tensors by the allocator's own count, and what was there
+    /// beside them when somebody looked.
+    pub fn take_peak(&self) -> Option<u64> {
+        Some(take_peak(&self.device)?.saturating_add(self.beside.load(Ordering::Relaxed)))
+    }
+
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    fn new(device: Device, name: String, capability: Option<(u32, u32)>) -> Self {
+        Self { device, name, capability, beside: Arc::new(AtomicU64::new(USUAL_CONTEXT)) }
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -234,15 +261,15 @@ fn pool(device: &Device) -> Option<Pool> {
     super::cuda::pool(device.as_cuda_device().ok()?).ok().flatten()
 }
 
-/// See [`Backend::take_peak`](crate::nn::Backend::take_peak).
+/// The most that tensors took since this was asked before.
 #[cfg(feature = "cuda")]
-pub(super) fn take_peak(device: &Device) -> Option<u64> {
+fn take_peak(device: &Device) -> Option<u64> {
     super::cuda::take_peak(device.as_cuda_device().ok()?).ok().flatten()
 }
 
-/// See [`Backend::take_peak`](crate::nn::Backend::take_peak).
+/// The most that tensors took since this was asked before.
 #[cfg(not(feature = "cuda"))]
-pub(super) fn take_peak(_device: &Device) -> Option<u64> {
+fn take_peak(_device: &Device) -> Option<u64> {
     None
 }
 

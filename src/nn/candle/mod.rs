@@ -55,6 +55,8 @@ impl fmt::Display for Numbers {
 #[derive(Debug)]
 pub struct Candle {
     device: Device,
+    /// Where the device is one that counts its memory.
+    gpu: Option<Gpu>,
     numbers: Numbers,
     grouping: Grouping,
     /// That of the last batch, which every layer asks for.
@@ -64,7 +66,7 @@ pub struct Candle {
 /// Another worker's, with batches of its own.
 impl Clone for Candle {
     fn clone(&self) -> Self {
-        Self::new(self.device.clone(), self.numbers, self.grouping)
+        Self { gpu: self.gpu.clone(), ..Self::new(self.device.clone(), self.numbers, self.grouping) }
     }
 }
 
@@ -85,11 +87,11 @@ impl Candle {
     /// [`GpuError::Lacks`], if it cannot compute in these numbers.
     pub fn on(gpu: &Gpu, numbers: Numbers) -> Result<Self, GpuError> {
         gpu.check(numbers)?;
-        Ok(Self::new(gpu.device().clone(), numbers, Grouping::Padded))
+        Ok(Self { gpu: Some(gpu.clone()), ..Self::new(gpu.device().clone(), numbers, Grouping::Padded) })
     }
 
     fn new(device: Device, numbers: Numbers, grouping: Grouping) -> Self {
-        Self { device, numbers, grouping, layout: Mutex::default() }
+        Self { device, gpu: None, numbers, grouping, layout: Mutex::default() }
     }
 
     /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
@@ -295,7 +297,7 @@ impl Backend for Candle {
     }
 
     fn take_peak(&self) -> Option<u64> {
-        gpu::take_peak(&self.device)
+        self.gpu.as_ref()?.take_peak()
     }
 
     fn weigh_vocabulary(

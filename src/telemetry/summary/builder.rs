@@ -18,6 +18,9 @@ use crate::telemetry::event::{Event, LeaseSample, Observer, PassInfo, Prediction
 /// Faults listed one by one for each collection; all of them are in `events.jsonl`.
 const MOST_LOADING_ERRORS: usize = 1000;
 
+/// Steps against shortage of memory listed one by one for each pass.
+const MOST_MITIGATIONS: usize = 1000;
+
 /// Batches of one length whose rates are kept.
 const MOST_RATES: usize = 4096;
 
@@ -108,6 +111,15 @@ impl SummaryBuilder {
         }) || !state.summary.loading_errors.is_empty()
     }
 
+    /// A model for which memory did not suffice for a single text, if there is one.
+    pub fn without_memory(&self) -> Option<String> {
+        let state = self.lock();
+        let failed = state.summary.passes.iter().filter(|pass| pass.mitigation_counts.contains_key("fail_row"));
+        let rows = || state.summary.collections.iter().flat_map(|collection| &collection.models);
+        let has_vectors = |model: &str| rows().any(|of| of.model == model && of.rows.ok + of.rows.truncated > 0);
+        failed.map(|pass| pass.info.model.clone()).find(|model| !has_vectors(model))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,6 +140,7 @@ impl CollectionSummary {
             warnings: 0,
             complete: false,
             models: Vec::new(),
+            changes: None,
             loading_errors_total: 0,
             loading_errors: Vec::new(),
         }
@@ -218,6 +231,17 @@ impl State {
             Event::ShardCommitted { collection, model, by_status, tokens_truncated, .. } => {
                 self.update(collection, model, |counts| counts.rows.add(by_status, *tokens_truncated));
                 self.summary.total_embeddings_generated += with_vector(by_status);
+            }
+            Event::VectorsReused { model, known, repeated, .. } => {
+                if let Some(pass) = self.pass(model) {
+                    pass.rows_known += known;
+                    pass.rows_repeated += repeated;
+                }
+            }
+            Event::InputUpdated { collection, changes } => {
+                if let Some(collection) = self.collection(collection) {
+                    collection.changes.get_or_insert(*changes);
+                }
             }
             Event::CollectionFinished { collection, model, complete, outputs } => {
                 self.update(collection, model, |counts| counts.complete = *complete);
@@ -342,12 +366,15 @@ impl State {
             predictions,
             seconds: 0.0,
             rows: 0,
+            rows_known: 0,
+            rows_repeated: 0,
             tokens: 0,
             padded_tokens: 0,
             tokens_per_second: 0.0,
             batches: 0,
             batches_by_device: BTreeMap::new(),
             mitigation_events: Vec::new(),
+            mitigation_counts: BTreeMap::new(),
             intrusions: Vec::new(),
             leaks: Vec::new(),
             lost_devices: Vec::new(),
@@ -397,8 +424,14 @@ impl State {
             Event::Mitigation(mitigation) => {
                 if let Some(pass) = self.pass(&mitigation.model) {
                     let (tokens, sequences) = (mitigation.batch_tokens, mitigation.batch_size);
-                    pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
-                    pass.mitigation_events.push(mitigation.clone());
+                    *pass.mitigation_counts.entry(mitigation.action.clone()).or_default() += 1;
+                    if pass.mitigation_events.len() < MOST_MITIGATIONS {
+                        let last = pass.batch_trajectory.last().map(|step| (step.tokens, step.sequences));
+                        if last != Some((tokens, sequences)) {
+                            pass.batch_trajectory.push(BatchStep { batch: pass.batches, tokens, sequences });
+                        }
+                        pass.mitigation_events.push(mitigation.clone());
+                    }
                 }
             }
             Event::PassFinished { model, seconds, stage_seconds, complete } => {

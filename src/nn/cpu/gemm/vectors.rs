@@ -1,9 +1,9 @@
 //! That the processor has some instructions, as a value: `pulp` makes one after a successful look only, and nothing here
 //! reaches a vector instruction without.
 
+use pulp::Scalar;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
-use pulp::{Scalar, Simd, WithSimd};
 
 use crate::nn::cpu::Instructions;
 
@@ -51,7 +51,9 @@ impl Vectors {
     }
 
     /// Does work with them.
-    pub(super) fn run<W: WithSimd>(self, work: W) -> W::Output {
+    #[cfg(test)]
+    pub(super) fn run<W: pulp::WithSimd>(self, work: W) -> W::Output {
+        use pulp::Simd;
         match self {
             Self::Portable(proof) => proof.vectorize(work),
             #[cfg(target_arch = "x86_64")]
