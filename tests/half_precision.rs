@@ -1,5 +1,5 @@
 //! Models as GPUs compute them, on the processor: f16 and bf16, sequences of several lengths padded together. What lower
-//! precision costs a model was measured with PyTorch (`scripts/measure_half_precision.py`); twice that is allowed.
+//! precision costs a model was measured with torch (`scripts/measure_half_precision.py`); twice that is allowed.
 //!
 //! `REFERENCE_MODELS` names a directory of more models, as in `reference_models.rs`; `EMBED_TEST_GPU` the UUID of a GPU on
 //! which all is computed in place of the processor.
@@ -21,7 +21,7 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct Reference {
     runner: String,
-    /// What other precisions cost PyTorch in the first case, where that is written beside the model.
+    /// What other precisions cost torch in the first case, where that is written beside the model.
     #[serde(default)]
     other_dtypes: BTreeMap<String, Cost>,
     cases: Vec<Case>,
@@ -53,7 +53,7 @@ const F32_COST_ON_GPU: f64 = 5e-6;
 struct Model {
     directory: PathBuf,
     reference: Reference,
-    /// What f16 and bf16 cost PyTorch in all cases: largest difference of a component by the name of the numbers.
+    /// What f16 and bf16 cost torch in all cases: largest difference of a component by the name of the numbers.
     measured: Option<BTreeMap<String, f64>>,
 }
 
