@@ -160,7 +160,8 @@ impl Outcome {
     }
 }
 
-/// Rows that are committed already, or another share's, need no tokens, and those whose vectors are known none but to count what was cut off.
+/// Rows that are committed already, or another share's, need no tokens, and those whose vectors are known none but to
+/// count what was cut off.
 fn outcome(lane: &Lane<'_>, chunk: &Chunk, text_sha256: Option<Digest>) -> Outcome {
     let text = match &chunk.text {
         ChunkText::Unusable { reason } => return Outcome::failed(reason.clone()),
