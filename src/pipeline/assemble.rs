@@ -1,6 +1,6 @@
 //! Groups back in order, cut into shards, cut into batches.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -11,7 +11,7 @@ use super::lane::Lanes;
 use super::queue::Inlet;
 use super::source::{TokenizedGroup, TokenizedRow};
 use crate::batch;
-use crate::domain::{CollectionName, PackedBatch, Row, RowRecord, TokenSeq};
+use crate::domain::{CollectionName, Digest, PackedBatch, Row, RowRecord, TokenSeq};
 use crate::known::KnownRow;
 use crate::output::{InputChanged, InputCheck, InputRow};
 use crate::telemetry::event::{Event, Observer};
@@ -27,7 +27,14 @@ pub(super) struct Draft {
     /// Rows whose vectors are here.
     pub known: Vec<(usize, KnownRow)>,
     /// Rows with the text of an earlier one, and that one: what becomes of it becomes of them.
-    pub repeated: Vec<(usize, usize)>,
+    pub repeated: Vec<(usize, Origin)>,
+}
+
+/// Where a text came first: in this shard or in one of the last before it that are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub shard: u32,
+    pub index: usize,
 }
 
 /// A batch and where its vectors belong.
@@ -50,6 +57,8 @@ pub(super) enum Assembled {
 /// Cuts the stream of tokenised rows into shards and batches.
 pub(super) struct Assembler<'a> {
     pub workers: usize,
+    /// Most shards between here and the disk.
+    pub shards_in_flight: usize,
     pub lanes: Lanes<'a>,
     pub collection: &'a CollectionName,
     pub stop: &'a StopSwitch,
@@ -80,6 +89,13 @@ struct Front {
     committed_rows: u64,
     shard_rows: u64,
     rows: Vec<TokenizedRow>,
+    recent: Recent,
+}
+
+/// Where the texts of the last shards came first.
+struct Recent {
+    shards: VecDeque<HashMap<Digest, Origin>>,
+    most: usize,
 }
 
 impl Assembler<'_> {
@@ -92,6 +108,7 @@ impl Assembler<'_> {
                 committed_rows: spec.committed.rows(),
                 shard_rows: spec.shard_rows as u64,
                 rows: Vec::new(),
+                recent: Recent { shards: VecDeque::new(), most: spec.remembered_shards(self.shards_in_flight) },
             })
             .collect();
         let (mut next_group, mut waiting, mut total) = (0, BTreeMap::new(), 0);
@@ -136,7 +153,8 @@ impl Assembler<'_> {
         for front in fronts.iter_mut().filter(|front| is_full(front) && !front.rows.is_empty()) {
             let rows = std::mem::take(&mut front.rows);
             if !self.lanes.has_failed(front.lane) {
-                trains.push(self.draft(front.lane, end - rows.len() as u64, rows)?.into_iter());
+                let first_row = end - rows.len() as u64;
+                trains.push(self.draft(front.lane, first_row, rows, &mut front.recent)?.into_iter());
             }
         }
         while !trains.is_empty() {
@@ -151,7 +169,13 @@ impl Assembler<'_> {
     }
 
     /// Announces a shard, and cuts it into batches.
-    fn draft(&self, lane: usize, first_row: u64, rows: Vec<TokenizedRow>) -> Result<Vec<Batch>, Disconnected> {
+    fn draft(
+        &self,
+        lane: usize,
+        first_row: u64,
+        rows: Vec<TokenizedRow>,
+        recent: &mut Recent,
+    ) -> Result<Vec<Batch>, Disconnected> {
         let number = u32::try_from(first_row / self.lanes.of(lane).shard_rows as u64).unwrap_or(u32::MAX);
         self.tell_failures(lane, first_row, &rows);
         let (mut records, mut sequences, mut known) = (Vec::new(), Vec::new(), Vec::new());
@@ -171,7 +195,7 @@ impl Assembler<'_> {
                 }
             }
         }
-        let (with_tokens, repeated) = once_each(&records, &sequences);
+        let (with_tokens, repeated) = recent.once_each(number, &records, &sequences);
         let lengths: Vec<usize> = with_tokens.iter().map(|&index| sequences[index].ids.len()).collect();
         self.tell_of_reuse(lane, known.len(), repeated.len());
         let awaited = with_tokens.len();
@@ -239,16 +263,33 @@ impl Front {
     }
 }
 
-/// The rows to encode, each text once, and those that have the text of an earlier one, with it.
-fn once_each(records: &[RowRecord], sequences: &[TokenSeq]) -> (Vec<usize>, Vec<(usize, usize)>) {
-    let (mut first_of, mut once, mut repeated) = (HashMap::new(), Vec::new(), Vec::new());
-    for index in (0..sequences.len()).filter(|&index| !sequences[index].ids.is_empty()) {
-        let first = records[index].text_sha256.map_or(index, |text| *first_of.entry(text).or_insert(index));
-        if first == index {
-            once.push(index);
-        } else {
-            repeated.push((index, first));
+impl Recent {
+    /// The rows of a shard to encode, each text once, and those that have the text of an earlier one, with it.
+    fn once_each(
+        &mut self,
+        shard: u32,
+        records: &[RowRecord],
+        sequences: &[TokenSeq],
+    ) -> (Vec<usize>, Vec<(usize, Origin)>) {
+        let (mut own, mut once, mut repeated) = (HashMap::new(), Vec::new(), Vec::new());
+        for index in (0..sequences.len()).filter(|&index| !sequences[index].ids.is_empty()) {
+            let Some(text) = records[index].text_sha256 else {
+                once.push(index);
+                continue;
+            };
+            let earlier = || self.shards.iter().find_map(|shard| shard.get(&text));
+            match own.get(&text).or_else(earlier) {
+                Some(origin) => repeated.push((index, *origin)),
+                None => {
+                    own.insert(text, Origin { shard, index });
+                    once.push(index);
+                }
+            }
         }
+        self.shards.push_back(own);
+        while self.shards.len() > self.most {
+            self.shards.pop_front();
+        }
+        (once, repeated)
     }
-    (once, repeated)
 }

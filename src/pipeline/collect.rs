@@ -1,10 +1,10 @@
 //! Vectors back to their rows, shards back in order, and to disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::assemble::Draft;
+use super::assemble::{Draft, Origin};
 use super::encode::Encoded;
 use super::lane::Lanes;
 use super::stages::Stage;
@@ -33,6 +33,7 @@ pub(super) enum Message {
 /// Fills drafts with vectors and commits those that are complete.
 pub(super) struct Collector<'a> {
     pub lanes: Lanes<'a>,
+    pub shards_in_flight: usize,
     pub collection: &'a CollectionName,
     pub observer: &'a dyn Observer,
 }
@@ -49,27 +50,31 @@ struct Open {
     shard: Shard,
     awaited: usize,
     /// Rows with the text of an earlier one, and that one.
-    repeated: Vec<(usize, usize)>,
+    repeated: Vec<(usize, Origin)>,
 }
 
 impl Collector<'_> {
-    /// The shard, with equal vectors for equal texts.
-    fn complete(&self, lane: usize, open: Open) -> Shard {
+    /// The shard, with equal vectors for equal texts; `recent` are those before it.
+    fn complete(&self, lane: usize, open: Open, recent: &VecDeque<Shard>) -> Shard {
         let Open { mut shard, repeated, .. } = open;
         let dimension = shard.dimension;
-        for (index, first) in repeated {
-            if let Some(reason) = shard.records[first].error.clone() {
+        for (index, Origin { shard: number, index: first }) in repeated {
+            let earlier = recent.iter().find(|earlier| earlier.number == number);
+            let origin = earlier.unwrap_or(&shard);
+            let error = origin.records[first].error.clone();
+            let vector = origin.vectors[first * dimension..(first + 1) * dimension].to_vec();
+            let sparse = origin.sparse.as_ref().map(|rows| rows[first].clone());
+            let multi = origin.multi.as_ref().map(|multi| multi.texts[first].clone());
+            if let Some(reason) = error {
                 self.fail(lane, &mut shard, index, &reason);
                 continue;
             }
-            shard.vectors.copy_within(first * dimension..(first + 1) * dimension, index * dimension);
-            if let Some(rows) = &mut shard.sparse {
-                let vector = rows[first].clone();
-                rows[index] = vector;
+            shard.vectors[index * dimension..(index + 1) * dimension].copy_from_slice(&vector);
+            if let (Some(rows), Some(sparse)) = (&mut shard.sparse, sparse) {
+                rows[index] = sparse;
             }
-            if let Some(rows) = &mut shard.multi {
-                let vectors = rows.texts[first].clone();
-                rows.texts[index] = vectors;
+            if let (Some(rows), Some(multi)) = (&mut shard.multi, multi) {
+                rows.texts[index] = multi;
             }
         }
         shard
@@ -86,6 +91,7 @@ impl Collector<'_> {
     ) -> Result<Vec<Collected>, PassError> {
         let mut collected: Vec<Collected> = commits.iter().map(|_| Collected::default()).collect();
         let mut open: Vec<BTreeMap<u32, Open>> = commits.iter().map(|_| BTreeMap::new()).collect();
+        let mut recent: Vec<VecDeque<Shard>> = commits.iter().map(|_| VecDeque::new()).collect();
         let give_permits = |count: usize| {
             for _ in 0..count {
                 // Nobody may want the permit any more, at the end.
@@ -130,9 +136,13 @@ impl Collector<'_> {
                 Message::WorkerPanicked => return Err(PassError::Panicked { stage: "encoding" }),
             };
             while let Some(first) = open[lane].first_entry().filter(|first| first.get().awaited == 0) {
-                let shard = self.complete(lane, first.remove());
+                let shard = self.complete(lane, first.remove(), &recent[lane]);
                 self.lanes.of(lane).clock.time(Stage::Write, || commits[lane].commit(&shard))?;
                 collected[lane].committed_rows += shard.records.len() as u64;
+                recent[lane].push_back(shard);
+                while recent[lane].len() > self.lanes.of(lane).remembered_shards(self.shards_in_flight) {
+                    recent[lane].pop_front();
+                }
                 give_permits(1);
             }
         }

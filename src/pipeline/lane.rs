@@ -36,6 +36,12 @@ pub struct Lane<'a> {
 }
 
 impl Lane<'_> {
+    /// How many of its last shards are at hand, so that texts which come again in them need not be encoded: as many as
+    /// may be under way, but none where vectors of tokens make them large.
+    pub(super) fn remembered_shards(&self, in_flight: usize) -> usize {
+        if self.widths.multi.is_some() { 0 } else { in_flight }
+    }
+
     /// What batches are cut to at this time, if their longest sequence has this length.
     pub(super) fn limits_soon(&self, longest: usize) -> BatchLimits {
         self.controllers.lock().unwrap_or_else(PoisonError::into_inner).limits_soon(longest)

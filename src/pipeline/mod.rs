@@ -184,6 +184,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     let queue = BatchQueue::new(workers.len(), workers.len() * 2);
     let assembler = assemble::Assembler {
         workers: workers.len(),
+        shards_in_flight,
         lanes,
         collection: collection.name(),
         stop,
@@ -227,7 +228,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
             .collect();
         drop(message_sender);
         // This thread collects; the channels that it owns close when it returns, and the others follow.
-        let collector = collect::Collector { lanes, collection: collection.name(), observer };
+        let collector = collect::Collector { lanes, shards_in_flight, collection: collection.name(), observer };
         let collected = collector.run(messages, permit_sender, commits);
         let panicked = |stage| move |_| PassError::Panicked { stage };
         let read = reader.join().map_err(panicked("reading"));

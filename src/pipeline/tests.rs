@@ -85,10 +85,14 @@ impl Observer for Events {
     }
 }
 
-/// `rows` texts of different lengths; the text with a zebra is row 7.
+/// `rows` texts of different lengths, no two of them equal; the text with a zebra is row 7.
 fn collection(directory: &Path, rows: usize) -> Collection {
     let texts: Vec<String> = (0..rows)
-        .map(|row| format!("{} {}", "word ".repeat(row % 11), if row == 7 { "zebra" } else { "horse" }))
+        .map(|row| {
+            let animal = if row == 7 { "zebra" } else { "horse" };
+            // Spaces are no tokens, but make another text.
+            format!("{}{animal}{}", "word ".repeat(row % 11), " ".repeat(row))
+        })
         .collect();
     fs::create_dir_all(directory.join("c")).unwrap();
     fs::write(directory.join("c/x.json"), serde_json::to_vec(&texts).unwrap()).unwrap();

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use crate::models::copy;
 use crate::program::{Finished, Program, TINY_MODEL, read_json, read_rows};
 
 /// Clears the screen, changes the colour, sets the title, and one of the C1 controls that some terminals obey.
@@ -153,12 +154,8 @@ fn no_name_leads_out_of_the_output_directory() {
     let run = run.path("--cache-dir", &root.join("cache/of/vectors")).run();
     // The directory that is called as the list of events is cannot have its output.
     assert!([0, 3, 9].contains(&run.exit_code), "{}: {}", run.exit_code, run.stderr);
-    let mut model = root.join("in");
-    model.push("../model..dir");
-    fs::create_dir(&model).unwrap();
-    for file in fs::read_dir(TINY_MODEL).unwrap().map(Result::unwrap).filter(|file| file.path().is_file()) {
-        fs::copy(file.path(), model.join(file.file_name())).unwrap();
-    }
+    copy(Path::new(TINY_MODEL), &root.join("model..dir"));
+    let model = root.join("in/../model..dir");
     let run = embed(root).path("--model", &model).arguments(&["--progress", "none", "--collections", "a..b"]).run();
     assert!([0, 3].contains(&run.exit_code), "{}: {}", run.exit_code, run.stderr);
     let written = names(&root.join("out/a..b"));

@@ -7,7 +7,7 @@ use embed_collections::domain::Digest;
 
 use crate::program::{Finished, Program, TINY_MODEL};
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());

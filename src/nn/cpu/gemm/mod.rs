@@ -3,7 +3,9 @@
 //! Weights are laid out once, at load, in the order in which the kernel reads them (`panels`). The kernel keeps a
 //! tile of the result in registers while it goes along the inner dimension (`tile`); bias, activation or residual are
 //! applied to the tile before it is stored (`finish`). A panel of weights stays in the nearest caches while the rows of
-//! a block pass under it, and a block of rows in the second-level cache while all panels pass over it.
+//! a block pass under it, and a block of rows in the second-level cache while all panels pass over it; the beginning of the
+//! next panel is fetched meanwhile. Where one layer gates another, their panels take turns (`apply_panels`), so that what
+//! they give lies side by side for a moment and never as a whole.
 //!
 //! Numbers are f32, or on request rounded to bf16 (`bf16`) or to eight-bit integers (`int8`) before they are multiplied.
 //!
