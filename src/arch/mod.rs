@@ -34,7 +34,7 @@ use std::sync::Arc;
 use crate::domain::PackedBatch;
 use crate::model::spec::{self, ModelSpec};
 use crate::model::weights::{WeightError, Weights};
-use crate::nn::{Backend, NnError};
+use crate::nn::{Backend, GpuError, NnError};
 
 /// From token ids to token vectors.
 pub trait Architecture<B: Backend>: Send + Sync {
@@ -78,6 +78,9 @@ pub enum LoadError {
         /// How many there are.
         rows: usize,
     },
+    /// The device does not compute what is asked of it.
+    #[error(transparent)]
+    Device(#[from] GpuError),
     /// A tensor could not be placed on the device.
     #[error(transparent)]
     Operation(#[from] NnError),

@@ -56,12 +56,14 @@ pub enum ChoiceError {
         entry: String,
     },
     /// It is not there.
-    #[error("there is no device {wanted}; there is {there}")]
+    #[error("there is no device {wanted}; there is {there}{}", because(.why))]
     NotThere {
         /// What was asked for.
         wanted: Wanted,
         /// What there is.
         there: String,
+        /// Why it may not be there, as far as whoever has looked knows.
+        why: Vec<String>,
     },
     /// More than one device is meant.
     #[error("{wanted} may be several devices; there is {there}; write more of the UUID")]
@@ -107,8 +109,7 @@ pub fn choose(
     if wanted.is_empty() {
         return Ok(best(there, encoders, cores));
     }
-    let is_cpu = |wanted: &Wanted| matches!(wanted, Wanted::All(DeviceKind::Cpu) | Wanted::One(DeviceKind::Cpu, _));
-    let chosen = match wanted.iter().filter(|wanted| is_cpu(wanted)).count() {
+    let chosen = match wanted.iter().filter(|wanted| wanted.is_cpu()).count() {
         0 => Chosen::Gpus(gpus(wanted, there, encoders)?),
         count if count == wanted.len() => Chosen::Cpu(slots(&slot_numbers(wanted)?, cores)?),
         _ => return Err(ChoiceError::Mixed),
@@ -153,7 +154,7 @@ fn matching<'a>(wanted: &Wanted, there: &'a [DeviceInfo]) -> Result<Vec<&'a Devi
         })
         .collect();
     match (wanted, found.len()) {
-        (_, 0) => Err(ChoiceError::NotThere { wanted: wanted.clone(), there: list(there) }),
+        (_, 0) => Err(ChoiceError::NotThere { wanted: wanted.clone(), there: list(there), why: Vec::new() }),
         (Wanted::Uuid(_), 2..) => Err(ChoiceError::Ambiguous { wanted: wanted.clone(), there: list(there) }),
         _ => Ok(found),
     }
@@ -179,8 +180,19 @@ fn describe(device: &DeviceInfo) -> String {
     }
 }
 
+fn because(why: &[String]) -> String {
+    why.iter().flat_map(|reason| ["; ", reason]).collect()
+}
+
 fn list(there: &[DeviceInfo]) -> String {
     there.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+impl Wanted {
+    /// Whether it is the processor or a part of it.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self, Self::All(DeviceKind::Cpu) | Self::One(DeviceKind::Cpu, _))
+    }
 }
 
 impl FromStr for Wanted {

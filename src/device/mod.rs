@@ -30,4 +30,10 @@ pub use threshold::{Crossing, Level, LevelWatch, ThresholdError, Thresholds};
 pub use visible::{CudaOrder, End, EndReason, Visible, visible};
 
 /// The kinds of device that this build can encode on.
-pub const ENCODERS: &[DeviceKind] = &[DeviceKind::Cpu];
+pub const ENCODERS: &[DeviceKind] = &[
+    #[cfg(feature = "cuda")]
+    DeviceKind::Cuda,
+    #[cfg(feature = "metal")]
+    DeviceKind::Metal,
+    DeviceKind::Cpu,
+];

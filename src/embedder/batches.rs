@@ -100,6 +100,7 @@ impl<'a> Batches<'a> {
     pub(super) fn loaded(&self) {
         for place in self.places.iter().filter(|place| place.is_gpu()) {
             let snapshot = self.turns.devices.detection.snapshot(&place.uuid).ok();
+            snapshot.iter().for_each(|snapshot| self.turns.devices.gpus.note(place, snapshot));
             let Some(own) = snapshot.as_ref().and_then(own) else { continue };
             for controllers in &self.models {
                 let mut controllers = controllers.lock().unwrap_or_else(PoisonError::into_inner);

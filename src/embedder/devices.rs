@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::gpus::Gpus;
 use super::machine::cores;
 use crate::config::{Mode, Resolved, Settings};
 use crate::device::{
@@ -16,6 +17,8 @@ pub struct Devices {
     pub detection: Arc<Detection>,
     /// What of it will be used.
     pub choice: Choice,
+    /// What of it is open.
+    pub(super) gpus: Gpus,
 }
 
 /// A device that a run uses.
@@ -48,7 +51,7 @@ impl Devices {
     pub fn find(resolved: &Resolved) -> Result<Self, ChoiceError> {
         let detection = look(resolved);
         let choice = choice(&resolved.settings, &detection)?;
-        Ok(Self { detection: Arc::new(detection), choice })
+        Ok(Self { detection: Arc::new(detection), choice, gpus: Gpus::default() })
     }
 
     /// What the user of a run should know of them.
@@ -122,7 +125,21 @@ pub fn choice(settings: &Settings, detection: &Detection) -> Result<Choice, Choi
         wanted.push(Wanted::All(DeviceKind::Cpu));
     }
     let encoders = if settings.rehearse { &[DeviceKind::Cuda, DeviceKind::Cpu] } else { ENCODERS };
-    choose(&wanted, detection.devices(), encoders, settings.threads.unwrap_or_else(cores))
+    let chosen = choose(&wanted, detection.devices(), encoders, settings.threads.unwrap_or_else(cores));
+    chosen.map_err(|error| match error {
+        // Where there are others of its kind, it was miscounted.
+        ChoiceError::NotThere { wanted, there, .. } if !wanted.is_cpu() && !has_gpus(detection) => {
+            let build =
+                (!encoders.contains(&DeviceKind::Cuda)).then(|| "this program was built without cuda".to_owned());
+            let driver = detection.driver().err().map(ToString::to_string);
+            ChoiceError::NotThere { wanted, there, why: build.into_iter().chain(driver).collect() }
+        }
+        error => error,
+    })
+}
+
+fn has_gpus(detection: &Detection) -> bool {
+    detection.devices().iter().any(|device| device.kind != DeviceKind::Cpu)
 }
 
 /// Says that GPUs stay idle, if they do.

@@ -16,6 +16,7 @@ use crate::model::registry::RegistryError;
 use crate::model::source::SourceError;
 use crate::model::spec::SpecError;
 use crate::model::weights::WeightError;
+use crate::nn::GpuError;
 use crate::output::{CommitError, LockError, OpenError, StorageError};
 use crate::pipeline::{LaneError, PassError};
 use crate::telemetry::event::{Event, Observer};
@@ -117,6 +118,9 @@ pub enum EmbedError {
     /// The devices asked for are not to be had.
     #[error("--devices: {0}")]
     Devices(#[from] ChoiceError),
+    /// A GPU cannot be used.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// A device has a name that cannot be leased.
     #[error(transparent)]
     DeviceName(#[from] DeviceKeyError),
@@ -238,6 +242,7 @@ impl EmbedError {
             | Self::SameName { .. }
             | Self::OutputInside { .. }
             | Self::Devices(_)
+            | Self::Gpu(_)
             | Self::DeviceName(_)
             | Self::Policy(_)
             | Self::Shape(_) => exit::USAGE,

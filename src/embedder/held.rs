@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::devices::Place;
+use super::gpus::Gpus;
 use crate::device::{DeviceUuid, Probe, ProbeError, Snapshot};
 use crate::domain::Bytes;
 use crate::telemetry::event::{Event, LeaseSample, Observer, VramSample};
@@ -29,6 +30,7 @@ pub(super) struct Held<'a> {
     /// Models that stay on the devices are no leak.
     kept: Mutex<Bytes>,
     probe: &'a dyn Probe,
+    gpus: &'a Gpus,
     observer: &'a dyn Observer,
 }
 
@@ -38,12 +40,13 @@ impl<'a> Held<'a> {
         models: Vec<String>,
         places: &[Place],
         probe: &'a dyn Probe,
+        gpus: &'a Gpus,
         observer: &'a dyn Observer,
     ) -> Self {
         let (mut answering, mut before) = (Vec::new(), BTreeMap::new());
         for place in places {
             match (place.id, probe.snapshot(&place.uuid)) {
-                (Some(id), Ok(snapshot)) => drop(before.insert(id, snapshot)),
+                (Some(id), Ok(snapshot)) => drop(before.insert(id, gpus.complete(place, snapshot))),
                 (Some(_), Err(error @ ProbeError::Lost { .. })) => {
                     let (device, reason) = (place.label.clone(), error.to_string());
                     observer.observe(&Event::DeviceLost { device, reason });
@@ -54,7 +57,7 @@ impl<'a> Held<'a> {
             answering.push(place.clone());
         }
         let (peaks, kept) = (Mutex::default(), Mutex::default());
-        let held = Self { models, places: answering, before, peaks, kept, probe, observer };
+        let held = Self { models, places: answering, before, peaks, kept, probe, gpus, observer };
         observer.observe(&Event::Acquire(held.sample(&held.before)));
         held
     }
@@ -71,9 +74,10 @@ impl<'a> Held<'a> {
 
     /// Takes note of a device's memory for its peak.
     pub(super) fn see(&self, uuid: &DeviceUuid, snapshot: &Snapshot) {
-        let Some(id) = self.places.iter().find(|place| place.uuid == *uuid).and_then(|place| place.id) else { return };
+        let Some(place) = self.places.iter().find(|place| place.uuid == *uuid) else { return };
+        let Some(id) = place.id else { return };
+        let sample = vram(&self.gpus.complete(place, snapshot.clone()));
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = vram(snapshot);
         let peak = peaks.entry(id).or_insert(sample);
         if sample.used_gb > peak.used_gb {
             *peak = sample;
@@ -93,8 +97,15 @@ impl<'a> Held<'a> {
         LeaseSample { model: self.models.join("+"), vram: ids.iter().map(of).collect(), device_ids: ids }
     }
 
-    /// Looks until the memory is back where it was, or the time for that is over.
+    /// Has memory given back that nothing is in any more, and looks until it is back where it was, or the time for that is
+    /// over.
     fn settle(&self) -> BTreeMap<u32, Snapshot> {
+        for place in &self.places {
+            if let Err(error) = self.gpus.settle(place) {
+                let (device, reason) = (place.label.clone(), error.to_string());
+                self.observer.observe(&Event::DeviceLost { device, reason });
+            }
+        }
         let deadline = Instant::now() + SETTLING_TIME;
         loop {
             let after = self.look();
@@ -107,7 +118,10 @@ impl<'a> Held<'a> {
     }
 
     fn look(&self) -> BTreeMap<u32, Snapshot> {
-        let look = |place: &Place| Some((place.id?, self.probe.snapshot(&place.uuid).ok()?));
+        let look = |place: &Place| {
+            let snapshot = self.probe.snapshot(&place.uuid).ok()?;
+            Some((place.id?, self.gpus.complete(place, snapshot)))
+        };
         self.places.iter().filter_map(look).collect()
     }
 

@@ -44,6 +44,7 @@ mod devices;
 mod error;
 mod fitting;
 mod fuse;
+mod gpus;
 mod held;
 mod learned;
 mod limit;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::arithmetic;
+use super::arithmetic::Computation;
 use super::collection::{Faults, Job as Shared};
 use super::error::{EmbedError, ModelError};
 use super::fitting::{all_fit, predict};
@@ -190,13 +190,13 @@ impl Session<'_> {
         resolved: &Resolved,
         report: &Report<'_>,
     ) -> Result<Vec<ModelError>, EmbedError> {
-        let kernel = arithmetic::kernel(&resolved.settings)?;
+        let computation = Computation::new(&resolved.settings, &embedder.devices.choice)?;
         let mut failed = Vec::new();
         for (asked, place) in resolved.ensemble.models.iter().zip(&mut self.staged) {
             if place.is_some() {
                 continue;
             }
-            match Staged::new(asked, resolved, &embedder.registry, kernel, report) {
+            match Staged::new(asked, resolved, &embedder.registry, computation, report) {
                 Ok(staged) => *place = Some(staged),
                 Err(Unstaged::Usage(error)) => return Err(error),
                 Err(Unstaged::Fault(error)) => {

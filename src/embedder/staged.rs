@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{EmbedError, LimitOrigin, ModelError, ModelFault, arithmetic};
+use super::arithmetic::Computation;
+use super::{EmbedError, LimitOrigin, ModelError, ModelFault};
 use crate::config::{Resolved, Settings};
 use crate::domain::{Digest, VectorKind, Widths};
 use crate::encoder::{Finish, Kinds};
@@ -15,6 +16,7 @@ use crate::model::source::{
 use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
 use crate::model::vector_space::{self, vector_space};
 use crate::model::weights::Weights;
+use crate::nn::Numbers;
 use crate::nn::cpu::gemm::Kernel;
 use crate::output::{Existing, Plan, directory_name};
 use crate::telemetry::event::{Event, Fetching, Observer, PassInfo};
@@ -29,8 +31,10 @@ pub(super) struct Staged {
     pub footprint: Footprint,
     /// Most sequences in a batch, if that was asked for.
     pub batch_size: Option<usize>,
-    /// How its layers are computed.
+    /// How its layers are computed on the processor.
     pub kernel: Kernel,
+    /// In what on GPUs, where it is computed there.
+    pub numbers: Option<Numbers>,
     /// What is known of its passes; devices and batches are those of a turn.
     pub info: PassInfo,
 }
@@ -49,7 +53,7 @@ impl Staged {
         asked: &str,
         resolved: &Resolved,
         registry: &Registry,
-        kernel: Kernel,
+        computation: Computation,
         observer: &dyn Observer,
     ) -> Result<Self, Unstaged> {
         let start = Instant::now();
@@ -67,7 +71,7 @@ impl Staged {
             observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
         }
         let wishes = Wishes::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
-        let staged = Self::read(name, &files, spec, &wishes, kernel).map_err(fault)?;
+        let staged = Self::read(name, &files, spec, &wishes, computation).map_err(fault)?;
         observer.observe(&Event::ModelStaged {
             model: staged.info.model.clone(),
             bytes: staged.weights.bytes(),
@@ -81,7 +85,7 @@ impl Staged {
         files: &ModelFiles,
         spec: ModelSpec,
         wishes: &Wishes,
-        kernel: Kernel,
+        computation: Computation,
     ) -> Result<Self, ModelFault> {
         let prompt = spec.prompt(&wishes.prompt)?;
         let widths = wishes.widths(&name, &spec)?;
@@ -98,7 +102,7 @@ impl Staged {
             kinds: Some(Kinds::of(&kinds)),
             role: wishes.role,
         };
-        let dtype = arithmetic::class(kernel.arithmetic());
+        let Computation { numbers, kernel, class: dtype } = computation;
         let dense = widths.dense.map(|dimension| finish.dimension(dimension));
         let widths = Widths { dense, ..widths };
         let space = vector_space(
@@ -134,7 +138,7 @@ impl Staged {
             devices: Vec::new(),
         };
         let footprint = Footprint::new(&spec, &weights, widths);
-        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, info })
+        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size: wishes.batch_size, kernel, numbers, info })
     }
 
     /// Its name in outputs.

@@ -12,6 +12,7 @@ use super::collection::{self, Job, Member};
 use super::devices::{Devices, Place, thresholds};
 use super::error::{EmbedError, ModelError, ModelFault};
 use super::fitting::{Fitting, fitting};
+use super::gpus::Gpus;
 use super::held::Held;
 use super::machine::cores;
 use super::spare::Spare;
@@ -19,9 +20,11 @@ use super::staged::Staged;
 use super::watch::{LostFlags, Watched, watch};
 use crate::batch::Controllers;
 use crate::collection::Collection;
+use crate::device::{DeviceInfo, Probe};
 use crate::domain::PackedBatch;
 use crate::encoder::{self, Encoder, SharedEncoder};
 use crate::lease::{Lease, LeasedDevice};
+use crate::nn::Gpu;
 use crate::nn::cpu::gemm::Arithmetic;
 use crate::pipeline::{PassError, StageClock, Worker};
 use crate::telemetry::event::{Event, PassInfo, StageSeconds};
@@ -45,6 +48,8 @@ struct Seat<'lease> {
     label: String,
     lost: Arc<AtomicBool>,
     device: LeasedDevice<'lease>,
+    /// Where its models are computed, if not on the processor.
+    gpu: Option<Gpu>,
 }
 
 impl Turns<'_> {
@@ -57,7 +62,10 @@ impl Turns<'_> {
         warm: &mut Warm<'lease>,
     ) -> Result<Vec<ModelError>, EmbedError> {
         let names = models.iter().map(|staged| staged.name().to_owned()).collect();
-        let held = Held::begin(names, self.places, self.devices.detection.as_ref(), self.job.observer);
+        // Contexts of CUDA stay as long as the run does: they are part of what is there before.
+        self.open_gpus()?;
+        let Devices { detection, gpus, .. } = self.devices;
+        let held = Held::begin(names, self.places, detection.as_ref(), gpus, self.job.observer);
         if held.places().is_empty() {
             return Err(PassError::DevicesLost.into());
         }
@@ -70,7 +78,7 @@ impl Turns<'_> {
             }
         };
         let lost = LostFlags::new(held.places());
-        let seats = seats(&fitting, lease, &lost);
+        let seats = seats(&fitting, lease, &lost, &self.devices.gpus);
         let batches = Batches::new(self, &held, &fitting, models);
         let watched: Vec<Watched<'_>> = (0..)
             .zip(models)
@@ -86,20 +94,34 @@ impl Turns<'_> {
         })
     }
 
+    /// Opens the GPUs that models are computed on.
+    fn open_gpus(&self) -> Result<(), EmbedError> {
+        if !self.job.settings.rehearse {
+            let Devices { detection, gpus, .. } = self.devices;
+            let is_place =
+                |info: &&DeviceInfo| self.places.iter().any(|place| place.is_gpu() && place.uuid == info.uuid);
+            detection.devices().iter().filter(is_place).try_for_each(|info| gpus.open(info))?;
+        }
+        Ok(())
+    }
+
     fn tell_failure(&self, error: &ModelError) {
         error.tell(self.job.resolved, self.job.observer);
     }
 }
 
 /// The threads that will encode, in the order of the devices.
-fn seats<'lease>(fitting: &Fitting, lease: &'lease Lease, lost: &LostFlags) -> Vec<Seat<'lease>> {
+fn seats<'lease>(fitting: &Fitting, lease: &'lease Lease, lost: &LostFlags, gpus: &Gpus) -> Vec<Seat<'lease>> {
     let mut seats = Vec::new();
     for place in &fitting.places {
         // The processor as a way out is on no lease of its own; it works for as long as that of the turn lasts.
         let device = lease.devices().find(|device| *device.key() == place.key).or_else(|| lease.devices().next());
         if let Some(device) = device {
-            let seat = || Seat { label: place.label.clone(), lost: lost.of(place), device };
-            seats.extend(std::iter::repeat_with(seat).take(place.threads));
+            let gpu = gpus.of(place);
+            // A GPU is kept busy by one thread; another's batches would take their memory beside the first's.
+            let threads = if gpu.is_some() { 1 } else { place.threads };
+            let seat = || Seat { label: place.label.clone(), lost: lost.of(place), device, gpu: gpu.clone() };
+            seats.extend(std::iter::repeat_with(seat).take(threads));
         }
     }
     seats
@@ -183,8 +205,7 @@ impl<'lease> Stage<'_, 'lease> {
             return Ok(encoders);
         }
         let start = Instant::now();
-        let devices: Vec<_> = self.seats.iter().map(|seat| (seat.device, 1)).collect();
-        let mut encoders = encoder::load(&staged.spec, &staged.weights, staged.finish, &devices, staged.kernel)?;
+        let mut encoders = self.encoders(staged)?;
         let load_seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::ModelLoaded { model: model.clone(), load_seconds, warm: false });
         if self.turns.job.settings.warm_up {
@@ -193,6 +214,22 @@ impl<'lease> Stage<'_, 'lease> {
         }
         #[cfg(test)]
         let encoders = super::tests::short_of_memory(encoders, self.turns.job.settings);
+        Ok(encoders)
+    }
+
+    /// One encoder a seat: on each GPU with weights of its own, on the processor with weights that all share.
+    fn encoders(&self, staged: &Staged) -> Result<Vec<Box<dyn Encoder + 'lease>>, ModelFault> {
+        let Staged { spec, weights, finish, kernel, .. } = staged;
+        let gpus: Option<Vec<(&Gpu, LeasedDevice<'lease>)>> =
+            self.seats.iter().map(|seat| Some((seat.gpu.as_ref()?, seat.device))).collect();
+        let (Some(gpus), Some(numbers)) = (gpus, staged.numbers) else {
+            let devices: Vec<_> = self.seats.iter().map(|seat| (seat.device, 1)).collect();
+            return Ok(encoder::load(spec, weights, *finish, &devices, *kernel)?);
+        };
+        let mut encoders = Vec::new();
+        for (gpu, device) in gpus {
+            encoders.extend(encoder::load_on_gpu(spec, weights, *finish, (gpu, numbers), &[device])?);
+        }
         Ok(encoders)
     }
 

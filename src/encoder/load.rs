@@ -9,7 +9,7 @@ use crate::lease::LeasedDevice;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 use crate::nn::cpu::gemm::Kernel;
-use crate::nn::{Backend, Cpu};
+use crate::nn::{Backend, Candle, Cpu, Gpu, Numbers};
 
 /// Loads a model onto devices for a number of workers on each. The workers come in the order of the devices, and
 /// nothing of the model outlives the lease.
@@ -30,6 +30,25 @@ pub fn load<'lease>(
     let workers = devices.iter().flat_map(|(device, workers)| std::iter::repeat_n(*device, *workers));
     let cpu = || Cpu::with_kernel(kernel);
     load_on(spec, weights, finish, workers.map(|device| (device, cpu())).collect())
+}
+
+/// Loads a model onto a GPU, in numbers that it computes in, for workers that share its weights.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_on_gpu<'lease>(
+    spec: &ModelSpec,
+    weights: &Weights,
+    finish: Finish,
+    (gpu, numbers): (&Gpu, Numbers),
+    workers: &[LeasedDevice<'lease>],
+) -> Result<Vec<Box<dyn Encoder + 'lease>>, LoadError> {
+    let worker = |device: &LeasedDevice<'lease>| Ok((*device, Candle::on(gpu, numbers)?));
+    let workers = workers.iter().map(worker).collect::<Result<Vec<_>, LoadError>>()?;
+    let encoders = load_on(spec, weights, finish, workers)?;
+    // What failed on the way is known before a batch is lost to it.
+    gpu.settle()?;
+    Ok(encoders)
 }
 
 /// Loads a model for one worker on each of some backends, which share its weights.

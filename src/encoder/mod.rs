@@ -26,7 +26,7 @@ mod heads;
 mod load;
 
 pub use finish::{Finish, Kinds, VectorFault, fault, vector_fault};
-pub use load::{load, load_on};
+pub use load::{load, load_on, load_on_gpu};
 
 use std::sync::{Arc, Mutex, PoisonError};
 

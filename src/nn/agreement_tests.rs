@@ -122,6 +122,11 @@ fn candle() -> Box<dyn OnHost> {
     Box::new(Named("candle".to_owned(), Candle::cpu()))
 }
 
+/// As on GPUs: sequences of several lengths padded together.
+fn padded() -> Box<dyn OnHost> {
+    Box::new(Named("candle, padded".to_owned(), Candle::cpu_as(Numbers::F32, Grouping::Padded)))
+}
+
 fn batch_of(lengths: &[usize]) -> PackedBatch {
     let sequences: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![0; length]).collect();
     PackedBatch::new(sequences.iter().map(Vec::as_slice))
@@ -163,7 +168,7 @@ mod by_hand {
     fn check(attention: &Attention, rows: &[&[f32]], expected: &[f32]) {
         let width = attention.input_width();
         let qkv = Matrix { rows: rows.len(), columns: width, values: rows.concat() };
-        for backend in cpus().chain([candle()]) {
+        for backend in cpus().chain([candle(), padded()]) {
             let found = backend.attend(attention, &qkv, &batch_of(&[rows.len()]));
             assert_close(&backend.name(), &found, expected, 2e-6);
         }
@@ -211,7 +216,7 @@ mod by_hand {
         let batch = PackedBatch::of(&[sequence(1), sequence(0)]);
         let all_seen = 92.0 / 3.0;
         let third = (4.0 + 8.0 + 3.0 * 80.0) / 5.0;
-        for backend in cpus().chain([candle()]) {
+        for backend in cpus().chain([candle(), padded()]) {
             let found = backend.attend(&simple(), &qkv, &batch);
             assert_close(&backend.name(), &found, &[6.0, 6.0, 6.0, all_seen, all_seen, third], 2e-6);
         }
@@ -271,7 +276,7 @@ mod by_hand {
             let distances = Distances { span: 2, max_distance: None };
             let attention = RelativeAttention { heads: 1, head_size: 1, scale: 0.5, keys, queries, distances };
             let qkv = Matrix { rows: rows.len(), columns: 3, values: rows.concat() };
-            for backend in cpus().chain([candle()]) {
+            for backend in cpus().chain([candle(), padded()]) {
                 let found = backend.attend_relatively(&attention, &qkv, &batch_of(&[rows.len()]));
                 assert_close(&backend.name(), &found, expected, 2e-6);
             }
@@ -302,7 +307,7 @@ mod by_hand {
     fn norms_gates_and_sums_are_their_formulas() {
         let input = Matrix { rows: 1, columns: 2, values: vec![1.0, 7.0] };
         let (weight, bias) = (vec![2.0, 10.0], vec![0.5, 1.0]);
-        for backend in cpus().chain([candle()]) {
+        for backend in cpus().chain([candle(), padded()]) {
             let check = |found: Vec<f32>, expected: [f32; 2]| assert_close(&backend.name(), &found, &expected, 5e-6);
             // Mean 4, standard deviation 3; mean of squares 25.
             check(backend.norm(&TestNorm::Layer(weight.clone(), Some(bias.clone())), &input), [-1.5, 11.0]);
@@ -410,6 +415,7 @@ proptest! {
         let batch = batch_of(&lengths);
         let qkv = noise_matrix(seed, 1.5, batch.tokens(), attention.input_width());
         let expected = candle().attend_relatively(&attention, &qkv, &batch);
+        assert_close("candle, padded", &padded().attend_relatively(&attention, &qkv, &batch), &expected, 5e-6);
         for cpu in cpus() {
             let together = cpu.attend_relatively(&attention, &qkv, &batch);
             assert_close(&cpu.name(), &together, &expected, 5e-6);
@@ -427,7 +433,7 @@ proptest! {
     fn attention_is_the_same_on_all_backends(case in cases()) {
         let (qkv, batch) = (case.qkv(), batch_of(&case.lengths));
         let expected = candle().attend(&case.attention, &qkv, &batch);
-        for cpu in cpus() {
+        for cpu in cpus().chain([padded()]) {
             assert_close(&cpu.name(), &cpu.attend(&case.attention, &qkv, &batch), &expected, 5e-6);
         }
     }
@@ -458,7 +464,7 @@ proptest! {
         let input = noise_matrix(seed, 4.0, batch.tokens(), width);
         let (weight, bias) = (noise(seed + 1, 1.0, width), noise(seed + 2, 1.0, width));
         let truth = candle();
-        for cpu in cpus() {
+        for cpu in cpus().chain([padded()]) {
             let check = |found: Vec<f32>, expected: Vec<f32>| assert_close(&cpu.name(), &found, &expected, 2e-5);
             let layer = TestNorm::Layer(weight.clone(), Some(bias.clone()));
             // Of a few numbers that happen to lie close together, no norm has more digits than their differences.
@@ -547,7 +553,7 @@ fn a_batch_without_tokens_has_no_result() {
         ..Attention::new(1, 16)
     };
     let none = Matrix { rows: 0, columns: 48, values: Vec::new() };
-    for backend in cpus().chain([candle()]) {
+    for backend in cpus().chain([candle(), padded()]) {
         for lengths in [&[][..], &[0], &[0, 0]] {
             assert!(backend.attend(&attention, &none, &batch_of(lengths)).is_empty(), "{}", backend.name());
         }
@@ -558,7 +564,7 @@ fn a_batch_without_tokens_has_no_result() {
 fn what_is_not_a_number_stays_so_and_stays_in_its_sequence() {
     let attention = Attention::new(1, 16);
     for poisoned in [0, 16, 32] {
-        for cpu in cpus() {
+        for cpu in cpus().chain([padded()]) {
             let mut qkv = noise_matrix(1, 1.0, 40, 48);
             qkv.values[25 * 48 + poisoned] = f32::NAN;
             let result = cpu.attend(&attention, &qkv, &batch_of(&[20, 20]));

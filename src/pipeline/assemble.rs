@@ -278,12 +278,11 @@ impl Recent {
                 continue;
             };
             let earlier = || self.shards.iter().find_map(|shard| shard.get(&text));
-            match own.get(&text).or_else(earlier) {
-                Some(origin) => repeated.push((index, *origin)),
-                None => {
-                    own.insert(text, Origin { shard, index });
-                    once.push(index);
-                }
+            if let Some(origin) = own.get(&text).or_else(earlier) {
+                repeated.push((index, *origin));
+            } else {
+                own.insert(text, Origin { shard, index });
+                once.push(index);
             }
         }
         self.shards.push_back(own);

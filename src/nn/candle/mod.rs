@@ -1,14 +1,28 @@
-//! The operations on candle tensors: plain, and right on every device that candle knows.
+//! The operations on candle tensors, on every device that candle knows: what runs on GPUs, and on the processor the
+//! reference for tests.
 //!
-//! Sequences of one length are computed together, sequences of different lengths one group after the other, so that
-//! nothing is padded. Batches come sorted by length, which makes the groups large.
+//! Weights and activations are in f32, f16 or bf16; attention between its products, norms, rotary positions and pooling
+//! are computed in f32 in any case. How sequences of different lengths are brought together is said by [`Grouping`].
 
 mod attention;
+mod buckets;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod gpu;
+mod layout;
+mod pool;
 mod relative_attention;
 
-use candle_core::{D, DType, Device, Tensor};
+pub use buckets::Grouping;
+pub use gpu::{Gpu, GpuError};
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
 
+use self::layout::{Layout, vector};
 use super::splade::rows_of_a_block;
 use super::{
     Activation, Attention, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
@@ -16,25 +30,94 @@ use super::{
 };
 use crate::domain::{PackedBatch, SparseVector};
 
+/// What weights and activations are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// Brain floating point.
+    Bf16,
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 /// Operations on one candle device.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Candle {
     device: Device,
+    /// Where the device is one that counts its memory.
+    gpu: Option<Gpu>,
+    numbers: Numbers,
+    grouping: Grouping,
+    /// That of the last batch, which every layer asks for.
+    layout: Mutex<Option<Arc<Layout>>>,
+}
+
+/// Another worker's, with batches of its own.
+impl Clone for Candle {
+    fn clone(&self) -> Self {
+        Self { gpu: self.gpu.clone(), ..Self::new(self.device.clone(), self.numbers, self.grouping) }
+    }
 }
 
 impl Candle {
     /// Operations on the CPU, in f32.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu }
+        Self::cpu_as(Numbers::F32, Grouping::OneLength)
     }
 
+    /// Operations on the CPU as a GPU would do them.
+    pub fn cpu_as(numbers: Numbers, grouping: Grouping) -> Self {
+        Self::new(Device::Cpu, numbers, grouping)
+    }
+
+    /// Operations on a GPU that is open.
+    ///
+    /// # Errors
+    /// [`GpuError::Lacks`], if it cannot compute in these numbers.
+    pub fn on(gpu: &Gpu, numbers: Numbers) -> Result<Self, GpuError> {
+        gpu.check(numbers)?;
+        Ok(Self { gpu: Some(gpu.clone()), ..Self::new(gpu.device().clone(), numbers, Grouping::Padded) })
+    }
+
+    fn new(device: Device, numbers: Numbers, grouping: Grouping) -> Self {
+        Self { device, gpu: None, numbers, grouping, layout: Mutex::default() }
+    }
+
+    /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
+    /// device.
     fn matrix(&self, matrix: Matrix) -> Result<Tensor, NnError> {
-        Ok(Tensor::from_vec(matrix.values, (matrix.rows, matrix.columns), &self.device)?)
+        self.weight(&Tensor::from_vec(matrix.values, (matrix.rows, matrix.columns), &Device::Cpu)?)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Tensor, NnError> {
-        let length = values.len();
-        Ok(Tensor::from_vec(values, length, &self.device)?)
+        self.weight(&vector(values, &Device::Cpu)?)
+    }
+
+    fn weight(&self, values: &Tensor) -> Result<Tensor, NnError> {
+        Ok(values.to_dtype(self.numbers.dtype())?.to_device(&self.device)?)
+    }
+
+    fn layout(&self, batch: &PackedBatch) -> Result<Arc<Layout>, NnError> {
+        let mut last = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layout) = last.as_ref().filter(|layout| layout.is_of(batch)) {
+            return Ok(Arc::clone(layout));
+        }
+        // What was there makes room first.
+        *last = None;
+        let layout = Arc::new(Layout::new(batch, self.grouping, &self.device)?);
+        *last = Some(Arc::clone(&layout));
+        Ok(layout)
     }
 }
 
@@ -66,44 +149,22 @@ pub enum Norm {
     },
 }
 
-/// Consecutive sequences of one length.
-struct Group {
-    first_token: usize,
-    sequences: usize,
-    length: usize,
-    /// How many leading tokens of each are seen.
-    seen: usize,
-}
-
-/// Cuts a batch into runs of sequences of the same length, of which as much is seen; empty sequences have no tokens and appear nowhere.
-fn groups_of_one_length(batch: &PackedBatch) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (sequence, bounds) in batch.cu_seqlens().windows(2).enumerate() {
-        let (length, seen) = (bounds[1] - bounds[0], batch.seen(sequence));
-        match groups.last_mut() {
-            _ if length == 0 => {}
-            Some(group) if (group.length, group.seen) == (length, seen) => group.sequences += 1,
-            _ => groups.push(Group { first_token: bounds[0], sequences: 1, length, seen }),
-        }
-    }
-    groups
-}
-
-/// The results of all groups of a batch, one after the other.
-fn by_groups(
+/// The results of all buckets of a batch, one after the other.
+fn by_buckets(
     qkv: &Tensor,
     output_width: usize,
-    batch: &PackedBatch,
-    apply: impl Fn(&Tensor, &Group) -> Result<Tensor, NnError>,
+    layout: &Layout,
+    apply: impl Fn(&Tensor, &layout::PlacedBucket) -> Result<Tensor, NnError>,
 ) -> Result<Tensor, NnError> {
     let mut contexts = Vec::new();
-    for group in groups_of_one_length(batch) {
-        contexts.push(apply(&qkv.narrow(0, group.first_token, group.sequences * group.length)?, &group)?);
+    for place in &layout.buckets {
+        contexts.push(place.scattered(apply(&place.gathered(qkv)?, place)?)?);
     }
-    if contexts.is_empty() {
-        return Ok(Tensor::zeros((0, output_width), qkv.dtype(), qkv.device())?);
-    }
-    Ok(Tensor::cat(&contexts, 0)?)
+    Ok(match contexts.len() {
+        0 => Tensor::zeros((0, output_width), qkv.dtype(), qkv.device())?,
+        1 => contexts.remove(0),
+        _ => Tensor::cat(&contexts, 0)?,
+    })
 }
 
 impl Backend for Candle {
@@ -111,8 +172,13 @@ impl Backend for Candle {
     type Embedding = Tensor;
     type Linear = Linear;
     type Norm = Norm;
-    type Attention = Attention;
-    type RelativeAttention = RelativeAttention;
+    type Attention = attention::Layer;
+    type RelativeAttention = relative_attention::Layer;
+
+    fn settle(&self) -> Result<(), NnError> {
+        *self.layout.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        gpu::settle(&self.device)
+    }
 
     fn embedding(&self, table: Matrix) -> Result<Tensor, NnError> {
         self.matrix(table)
@@ -134,19 +200,22 @@ impl Backend for Candle {
         Ok(Norm::Rms { weight: self.vector(weight)?, epsilon: epsilon as f32 })
     }
 
-    fn attention(&self, attention: Attention) -> Result<Attention, NnError> {
-        attention.assert_consistent();
-        Ok(attention)
+    fn attention(&self, attention: Attention) -> Result<attention::Layer, NnError> {
+        attention::Layer::new(attention, &self.device)
     }
 
-    fn relative_attention(&self, attention: RelativeAttention) -> Result<RelativeAttention, NnError> {
-        attention.assert_consistent();
-        Ok(attention)
+    fn relative_attention(&self, attention: RelativeAttention) -> Result<relative_attention::Layer, NnError> {
+        relative_attention::Layer::new(attention, &self.device)
     }
 
     fn embed(&self, lookups: &[(&Tensor, &[u32])]) -> Result<Tensor, NnError> {
         let mut sum: Option<Tensor> = None;
         for (table, indices) in lookups {
+            // A GPU would read what lies beyond.
+            let entries = table.dim(0)?;
+            if let Some(&index) = indices.iter().find(|index| **index as usize >= entries) {
+                return Err(NnError::IndexOutOfRange { index, entries });
+            }
             let found = table.index_select(&Tensor::new(*indices, &self.device)?, 0)?;
             sum = Some(match sum {
                 Some(sum) => (sum + found)?,
@@ -191,20 +260,19 @@ impl Backend for Candle {
         })
     }
 
-    fn apply_attention(&self, attention: &Attention, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let apply = |qkv: &Tensor, group: &Group| attention::apply(attention, qkv, group);
-        by_groups(qkv, attention.output_width(), batch, apply)
+    fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
+        let layout = self.layout(batch)?;
+        by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 
     fn apply_relative_attention(
         &self,
-        attention: &RelativeAttention,
+        layer: &relative_attention::Layer,
         qkv: &Tensor,
         batch: &PackedBatch,
     ) -> Result<Tensor, NnError> {
-        let apply =
-            |qkv: &Tensor, group: &Group| relative_attention::apply(attention, qkv, group.sequences, group.length);
-        by_groups(qkv, attention.output_width(), batch, apply)
+        let layout = self.layout(batch)?;
+        by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 
     fn add(&self, one: &Tensor, other: &Tensor) -> Result<Tensor, NnError> {
@@ -225,16 +293,11 @@ impl Backend for Candle {
         if batch.sequences() == 0 || poolings.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = hidden.to_dtype(DType::F32)?;
-        let mut rows = Vec::with_capacity(batch.sequences() * poolings.len());
-        for bounds in batch.cu_seqlens().windows(2) {
-            let tokens = hidden.narrow(0, bounds[0], bounds[1] - bounds[0])?;
-            for &pooling in poolings {
-                rows.push(self.pooled(pooling, &tokens, left_out)?);
-            }
-        }
-        let width = hidden.dim(D::Minus1)?;
-        Ok(Tensor::cat(&rows, 0)?.reshape(rows.len() * width)?.to_vec1()?)
+        pool::pool(poolings, left_out, hidden, batch, self.grouping)
+    }
+
+    fn take_peak(&self) -> Option<u64> {
+        self.gpu.as_ref()?.take_peak()
     }
 
     fn weigh_vocabulary(
@@ -261,47 +324,23 @@ impl Backend for Candle {
     }
 
     fn to_host(&self, activations: &Tensor) -> Result<Vec<f32>, NnError> {
-        Ok(activations.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        copied(&activations.to_dtype(DType::F32)?)
     }
 }
 
-impl Candle {
-    /// `[width]` of one sequence of [tokens, width], of which so many leading tokens take no part.
-    fn pooled(&self, pooling: Pooling, tokens: &Tensor, left_out: usize) -> Result<Tensor, NnError> {
-        let (length, width) = tokens.dims2()?;
-        let filled = |value: f32| Tensor::full(value, width, &self.device);
-        let count = length.saturating_sub(left_out);
-        if count == 0 {
-            return Ok(match pooling {
-                _ if length == 0 => filled(0.0)?,
-                Pooling::Cls => tokens.get(0)?,
-                Pooling::Max => filled(f32::NEG_INFINITY)?,
-                _ => filled(0.0)?,
-            });
-        }
-        let tokens = tokens.narrow(0, left_out, count)?;
-        Ok(match pooling {
-            Pooling::Cls => tokens.get(0)?,
-            Pooling::Max => tokens.max(0)?,
-            Pooling::Mean => tokens.mean(0)?,
-            Pooling::MeanSqrtLen => (tokens.sum(0)? / (count as f64).sqrt())?,
-            Pooling::WeightedMean => {
-                let position = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
-                let weights = Tensor::arange(position(left_out + 1), position(length + 1), &self.device)?;
-                let weights = weights.to_dtype(DType::F32)?;
-                let weighted = tokens.broadcast_mul(&weights.unsqueeze(1)?)?;
-                weighted.sum(0)?.broadcast_div(&weights.sum_all()?)?
-            }
-            Pooling::LastToken => tokens.get(count - 1)?,
-        })
-    }
+/// All numbers of a tensor on the host, once they are what was to be computed.
+fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
+    let values = tensor.flatten_all()?.to_vec1()?;
+    gpu::finish(tensor.device())?;
+    Ok(values)
 }
 
 fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
     Ok(match activation {
         Activation::Gelu => input.gelu_erf()?,
-        Activation::GeluTanh => input.gelu()?,
+        // candle rounds every step of these two to the input's numbers, and 1 + tanh leaves few digits of them.
+        Activation::GeluTanh => input.to_dtype(DType::F32)?.gelu()?.to_dtype(input.dtype())?,
         Activation::Relu => input.relu()?,
-        Activation::Silu => input.silu()?,
+        Activation::Silu => input.to_dtype(DType::F32)?.silu()?.to_dtype(input.dtype())?,
     })
 }

@@ -1,0 +1,342 @@
+//! A GPU that is open: its context, its stream, its memory pool.
+//!
+//! It is opened once in a process and cloned, for each opening would be another device to candle; and it is opened by
+//! its UUID, for indices depend on who counts. All its work is on one stream of its own, so that what one thread has
+//! begun is finished before what another asks for next, whichever threads load, warm up, encode and drop a model.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{DType, Device};
+
+use super::Numbers;
+use crate::nn::NnError;
+
+/// A GPU on which models can be loaded.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    device: Device,
+    /// As the driver writes it.
+    name: String,
+    capability: Option<(u32, u32)>,
+    /// What this process holds of its memory beside the pool, in bytes.
+    beside: Arc<AtomicU64>,
+}
+
+/// A context of CUDA with the workspaces of its libraries, until somebody has looked: 300 to 500 MiB on the cards in use.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+const USUAL_CONTEXT: u64 = 512 << 20;
+
+/// Memory of this process on a GPU, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Of tensors.
+    pub used: u64,
+    /// The same and what is kept for later ones.
+    pub reserved: u64,
+}
+
+/// Why a GPU cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// This build has no encoder for it.
+    #[error("this program was built without {kind}; build it with --features {kind}, or use --devices cpu")]
+    NotBuilt {
+        /// What it was built without.
+        kind: &'static str,
+    },
+    /// CUDA or Metal could not be started on it.
+    #[error(
+        "{device} cannot be opened: {fault}; a driver as new as the toolkit of this build is needed, and cuBLAS and cuRAND where the loader finds them (LD_LIBRARY_PATH); or use --devices cpu"
+    )]
+    Open {
+        /// Which.
+        device: String,
+        /// Why not.
+        #[source]
+        fault: Box<NnError>,
+    },
+    /// The driver's library for looking at devices knows it, CUDA does not.
+    #[error("CUDA does not know {uuid}; it knows {known}: is it hidden by CUDA_VISIBLE_DEVICES, or divided since?")]
+    Unknown {
+        /// What was looked for.
+        uuid: String,
+        /// What there is.
+        known: String,
+    },
+    /// The kernels of this build do not run on it.
+    #[error(
+        "this program was built for compute capability {built}, which {device} with {} does not run; use the build for \
+         {}, or --devices cpu", shown(*.found), artefact(*.found)
+    )]
+    Capability {
+        /// Which.
+        device: String,
+        /// What the build is for.
+        built: String,
+        /// What the device has.
+        found: (u32, u32),
+    },
+    /// It cannot compute in these numbers.
+    #[error(
+        "{device} with compute capability {} has no {numbers} in this build; use --dtype f16, f32 or auto", shown(*.found)
+    )]
+    Lacks {
+        /// Which.
+        device: String,
+        /// What it has.
+        found: (u32, u32),
+        /// What was asked for.
+        numbers: Numbers,
+    },
+}
+
+fn shown((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// The value of `CUDA_COMPUTE_CAP` whose build runs on a device.
+fn artefact((major, minor): (u32, u32)) -> &'static str {
+    if (major, minor) >= (8, 0) { "CUDA_COMPUTE_CAP=80" } else { "CUDA_COMPUTE_CAP=75" }
+}
+
+/// From here on GPUs compute in bf16.
+const AMPERE: (u32, u32) = (8, 0);
+
+/// What the kernels of this build are compiled for, as `CUDA_COMPUTE_CAP` has it, where that was said.
+const BUILT_FOR: Option<&str> = option_env!("EMBED_COLLECTIONS_CUDA_CAPABILITY");
+
+/// The number of a capability such as 80 or 90a.
+fn number(built: &str) -> Option<u32> {
+    built.trim_end_matches(|character: char| character.is_ascii_alphabetic()).parse().ok()
+}
+
+/// Kernels for bf16 are left out when they are compiled for older devices, and so are not there on newer ones either.
+fn has_bf16(number: u32) -> bool {
+    (number / 10, number % 10) >= AMPERE
+}
+
+/// Whether kernels built for a capability (such as 80, or 90a) run on a device: they are in PTX, which the driver
+/// compiles for every later device, except that of the variants with a letter, which is for one device alone. cudaforge
+/// adds the letter from 90 on.
+#[cfg(any(feature = "cuda", test))]
+pub(super) fn runs(built: &str, found: (u32, u32)) -> bool {
+    let Some(number) = number(built) else { return true };
+    let built_for = (number / 10, number % 10);
+    if built.ends_with(|character: char| character.is_ascii_alphabetic()) || number >= 90 {
+        found == built_for
+    } else {
+        found >= built_for
+    }
+}
+
+impl Gpu {
+    /// Opens the GPU of NVIDIA with this UUID, as the driver writes it.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    #[cfg(feature = "cuda")]
+    pub fn cuda(uuid: &str) -> Result<Self, GpuError> {
+        let (device, capability) = super::cuda::open(uuid)?;
+        let found = capability;
+        match BUILT_FOR {
+            Some(built) if !runs(built, found) => {
+                Err(GpuError::Capability { device: uuid.to_owned(), built: built.to_owned(), found })
+            }
+            _ => Ok(Self::new(device, uuid.to_owned(), Some(capability))),
+        }
+    }
+
+    /// The same in a build without CUDA.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(_uuid: &str) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt { kind: "cuda" })
+    }
+
+    /// Opens a GPU of Apple's.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    #[cfg(feature = "metal")]
+    pub fn metal(index: usize) -> Result<Self, GpuError> {
+        let name = format!("metal:{index}");
+        let fault = |error: candle_core::Error| GpuError::Open { device: name.clone(), fault: Box::new(error.into()) };
+        Ok(Self::new(Device::new_metal(index).map_err(fault)?, name.clone(), None))
+    }
+
+    /// The same in a build without Metal.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "metal"))]
+    pub fn metal(_index: usize) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt { kind: "metal" })
+    }
+
+    /// Whether it computes in these numbers, and what to do if not.
+    ///
+    /// # Errors
+    /// [`GpuError::Lacks`].
+    pub fn check(&self, numbers: Numbers) -> Result<(), GpuError> {
+        match self.capability {
+            Some(found) if !numbers.run_on(found) => Err(GpuError::Lacks { device: self.name.clone(), found, numbers }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until all work is done, forgets what failed while nobody could be told, and gives memory back to the driver
+    /// that the pool keeps for later.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn settle(&self) -> Result<(), NnError> {
+        settle(&self.device)
+    }
+
+    /// What this process holds of its memory, as far as the allocator counts it: CUDA only.
+    pub fn pool(&self) -> Option<Pool> {
+        pool(&self.device)
+    }
+
+    /// Takes note of what the driver says that this process holds, at a moment at which nothing runs.
+    pub fn note(&self, process_bytes: u64) {
+        if let Some(pool) = self.pool() {
+            self.beside.store(process_bytes.saturating_sub(pool.reserved), Ordering::Relaxed);
+        }
+    }
+
+    /// See [`Backend::take_peak`](crate::nn::Backend::take_peak): tensors by the allocator's own count, and what was there
+    /// beside them when somebody looked.
+    pub fn take_peak(&self) -> Option<u64> {
+        Some(take_peak(&self.device)?.saturating_add(self.beside.load(Ordering::Relaxed)))
+    }
+
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    fn new(device: Device, name: String, capability: Option<(u32, u32)>) -> Self {
+        Self { device, name, capability, beside: Arc::new(AtomicU64::new(USUAL_CONTEXT)) }
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// Waits for the device, and says whether anything failed of what was begun there.
+#[cfg(feature = "cuda")]
+pub(super) fn finish(device: &Device) -> Result<(), NnError> {
+    match device {
+        Device::Cuda(device) => super::cuda::finish(device),
+        // The others say so when they copy.
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the device, and says whether anything failed of what was begun there.
+#[cfg(not(feature = "cuda"))]
+#[expect(clippy::unnecessary_wraps, reason = "with CUDA it can fail")]
+pub(super) fn finish(_device: &Device) -> Result<(), NnError> {
+    Ok(())
+}
+
+/// See [`Gpu::settle`].
+#[cfg(feature = "cuda")]
+pub(super) fn settle(device: &Device) -> Result<(), NnError> {
+    match device {
+        Device::Cuda(device) => super::cuda::settle(device),
+        device => Ok(device.synchronize()?),
+    }
+}
+
+/// See [`Gpu::settle`].
+#[cfg(not(feature = "cuda"))]
+pub(super) fn settle(device: &Device) -> Result<(), NnError> {
+    Ok(device.synchronize()?)
+}
+
+#[cfg(feature = "cuda")]
+fn pool(device: &Device) -> Option<Pool> {
+    super::cuda::pool(device.as_cuda_device().ok()?).ok().flatten()
+}
+
+/// The most that tensors took since this was asked before.
+#[cfg(feature = "cuda")]
+fn take_peak(device: &Device) -> Option<u64> {
+    super::cuda::take_peak(device.as_cuda_device().ok()?).ok().flatten()
+}
+
+/// The most that tensors took since this was asked before.
+#[cfg(not(feature = "cuda"))]
+fn take_peak(_device: &Device) -> Option<u64> {
+    None
+}
+
+#[cfg(not(feature = "cuda"))]
+fn pool(_device: &Device) -> Option<Pool> {
+    None
+}
+
+impl Numbers {
+    /// Whether a GPU of NVIDIA with this compute capability computes in them, with the kernels of this build.
+    pub fn run_on(self, capability: (u32, u32)) -> bool {
+        self != Self::Bf16 || (capability >= AMPERE && BUILT_FOR.and_then(number).is_none_or(has_bf16))
+    }
+
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(built: &str, found: (u32, u32), expected: bool) {
+        assert_eq!(runs(built, found), expected, "{built} on {found:?}");
+    }
+
+    #[test]
+    fn kernels_run_on_their_own_and_later_devices() {
+        check("75", (7, 5), true);
+        check("75", (9, 0), true);
+        check("80", (8, 9), true);
+        check("80", (12, 0), true);
+        check("80", (7, 5), false);
+        check("86", (8, 0), false);
+    }
+
+    #[test]
+    fn kernels_of_a_variant_run_on_one_device_alone() {
+        check("90", (9, 0), true);
+        check("90", (10, 0), false);
+        check("90a", (8, 9), false);
+        check("unknown", (8, 0), true);
+    }
+
+    #[test]
+    fn bf16_needs_a_device_and_a_build_that_have_it() {
+        assert!(has_bf16(80) && has_bf16(120) && !has_bf16(75));
+        assert_eq!((number("90a"), number("75"), number("native")), (Some(90), Some(75), None));
+        assert!(!Numbers::Bf16.run_on((7, 5)) && Numbers::F16.run_on((7, 5)) && Numbers::F32.run_on((7, 5)));
+    }
+
+    #[test]
+    fn the_error_says_which_build_is_needed() {
+        let error = |found| GpuError::Capability { device: "GPU-1".to_owned(), built: "90".to_owned(), found };
+        assert!(error((7, 5)).to_string().contains("CUDA_COMPUTE_CAP=75"), "{}", error((7, 5)));
+        assert!(error((8, 9)).to_string().contains("CUDA_COMPUTE_CAP=80"), "{}", error((8, 9)));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_so() {
+        assert!(Gpu::cuda("GPU-1").unwrap_err().to_string().contains("built without cuda"));
+    }
+}

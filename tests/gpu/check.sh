@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Everything that only a machine with an NVIDIA GPU can show, in one command. Without a GPU it says so and exits with 77.
+#
+#   tests/gpu/check.sh [DEVICE]        DEVICE as in --devices, cuda:0 if it is left out
+#
+# Needs Rust and a CUDA toolkit (nvcc), or EMBED_GPU_PROGRAM with a program that is built already; then the tests
+# that are compiled are left out. Python 3 with numpy; with torch, the peak of matrix products and the speed of PyTorch
+# are measured as well. Results: benches/results/NAME-OF-THE-GPU.json.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+device=${1:-cuda:0}
+
+if ! nvidia-smi --query-gpu=uuid --format=csv,noheader >/dev/null 2>&1; then
+    echo "check.sh: there is no NVIDIA GPU, or no driver, on this machine: nothing was checked" >&2
+    exit 77
+fi
+
+program=${EMBED_GPU_PROGRAM:-}
+if [ -z "$program" ]; then
+    command -v nvcc >/dev/null || { echo "check.sh: nvcc is not in PATH; install a toolkit, or name a built program in EMBED_GPU_PROGRAM" >&2; exit 1; }
+    cargo build --release --features cuda
+    program=${CARGO_TARGET_DIR:-target}/release/embed-collections
+    uuid=$("$program" devices --json | python3 -c 'import json, sys
+print(next((d["uuid"] for d in json.load(sys.stdin)["devices"] if d["device"] == sys.argv[1]), ""))' "$device")
+    [ -n "$uuid" ] || { "$program" devices; echo "check.sh: there is no $device" >&2; exit 77; }
+    echo "== GPU = reference, in f32, f16 and bf16, for every architecture; memory"
+    EMBED_TEST_GPU=$uuid cargo test --release --features cuda --test half_precision --test gpu_memory -- \
+        --test-threads 1 --nocapture
+fi
+
+exec python3 tests/gpu/check.py "$program" "$device"
