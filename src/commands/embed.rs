@@ -7,7 +7,7 @@ use crate::config::Resolved;
 use crate::embedder::{EmbedError, Embedder};
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::Observers;
-use crate::telemetry::{Log, Progress};
+use crate::telemetry::{Log, Plain, Progress};
 
 /// Embeds what the settings ask for, and says on `out` what came of it; returns the exit code.
 ///
@@ -16,6 +16,7 @@ use crate::telemetry::{Log, Progress};
 pub fn embed(resolved: Resolved, progress: &Progress, out: &mut dyn Write) -> Result<u8, EmbedError> {
     let output_dir = resolved.settings.output_dir.clone();
     let share = resolved.settings.share();
+    signals::survive_file_size_limit();
     let embedder = Embedder::new(resolved)?;
     let (stop, log) = (StopSwitch::default(), Log::default());
     let finished = std::thread::scope(|scope| {
@@ -24,7 +25,7 @@ pub fn embed(resolved: Resolved, progress: &Progress, out: &mut dyn Write) -> Re
     })?;
     for line in finished.summary.closing_lines(&output_dir) {
         // A reader that has gone away does not change the result.
-        drop(writeln!(out, "{line}"));
+        drop(writeln!(out, "{}", Plain(&line)));
     }
     if let Some(share) = share {
         let state = if finished.complete { "complete" } else { "not complete yet" };

@@ -22,7 +22,7 @@ use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
 use crate::embedder::with_causes;
 use crate::exit;
 use crate::output::Depth;
-use crate::telemetry::{Progress, Shown};
+use crate::telemetry::{Plain, Progress, Shown};
 
 /// Runs what the command line asks for; returns the exit code.
 pub fn run(mut arguments: Arguments) -> u8 {
@@ -67,14 +67,23 @@ fn embed(arguments: Arguments) -> u8 {
     match outcome {
         Ok(Ok(exit_code)) => exit_code,
         Ok(Err(error)) => fail(&error, error.exit_code()),
-        Err(_) => exit::INTERNAL,
+        Err(_) => {
+            say("internal error, told above; what was committed is kept, and the same command goes on from there");
+            exit::INTERNAL
+        }
     }
 }
 
 /// Says what went wrong, with all causes.
 fn fail(error: &dyn std::error::Error, exit_code: u8) -> u8 {
-    drop(writeln!(io::stderr(), "error: {}", with_causes(error)));
+    say(&with_causes(error));
     exit_code
+}
+
+/// Writes an error to standard error. Names in it may come from anybody, so only text and line breaks reach the terminal.
+fn say(error: &str) {
+    let lines: Vec<String> = error.split('\n').map(|line| Plain(line).to_string()).collect();
+    drop(writeln!(io::stderr(), "error: {}", lines.join("\n")));
 }
 
 fn shown(style: ProgressStyle) -> Shown {

@@ -21,7 +21,7 @@ use crate::exit;
 use crate::model::registry::{Registry, RegistryError};
 use crate::model::source::{Attempt, AttemptError, ExportError, ModelFiles, SourceError};
 use crate::telemetry::event::Observers;
-use crate::telemetry::{Log, Progress};
+use crate::telemetry::{Log, Plain, Progress};
 
 /// Why nothing can be said of models, or one is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,14 @@ trait Report: Serialize {
 
 /// A reader that has gone away does not change the result.
 fn write(report: &impl Report, json: bool, out: &mut dyn Write) {
-    drop(if json { write_json(report, out) } else { report.write_text(out) });
+    drop(if json { write_json(report, out) } else { write_plain(report, out) });
+}
+
+/// What a model says of itself may come from anybody, so only text and line breaks reach the terminal.
+fn write_plain(report: &impl Report, out: &mut dyn Write) -> io::Result<()> {
+    let mut text = Vec::new();
+    report.write_text(&mut text)?;
+    String::from_utf8_lossy(&text).lines().try_for_each(|line| writeln!(out, "{}", Plain(line)))
 }
 
 fn write_json(report: &impl Report, out: &mut dyn Write) -> io::Result<()> {

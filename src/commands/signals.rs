@@ -1,13 +1,22 @@
 //! Signals that end a run early.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{Scope, ScopedJoinHandle};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::{Handle, Signals};
 
 use crate::exit;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::StopCause;
+
+/// From now on a write beyond the limit on the size of files (`ulimit -f`) is an error like any other, instead of a signal
+/// that ends the process without a word.
+pub(super) fn survive_file_size_limit() {
+    // Where it cannot be had, the process ends as it would have; what is committed is safe.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
 
 /// Ends the listener when it is dropped.
 pub(super) struct Listening<'scope>(Option<(Handle, ScopedJoinHandle<'scope, ()>)>);

@@ -8,7 +8,7 @@ use crate::arch::LoadError;
 use crate::collection::DiscoverError;
 use crate::config::{ConfigError, Resolved};
 use crate::device::ChoiceError;
-use crate::domain::VectorKind;
+use crate::domain::{Digest, VectorKind};
 use crate::exit;
 use crate::fusion::{FUSED, FuseError, ShapeError};
 use crate::lease::{DeviceKeyError, DirectoryError, LeaseError, PolicyError};
@@ -134,7 +134,7 @@ pub enum EmbedError {
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// The stream of events cannot be written.
-    #[error("cannot write {}: {source}; make the directory writable, or choose another --output-dir", path.display())]
+    #[error("cannot write {} (free space there, make the directory writable, or choose another --output-dir)", path.display())]
     Events {
         /// The file.
         path: PathBuf,
@@ -144,6 +144,14 @@ pub enum EmbedError {
     /// The summary cannot be written.
     #[error(transparent)]
     Summary(StorageError),
+    /// What is written would be read.
+    #[error("the output directory {} is inside of the input {}, and would be read as input; choose an --output-dir outside of it", output.display(), input.display())]
+    OutputInside {
+        /// The output root.
+        output: PathBuf,
+        /// The input root.
+        input: PathBuf,
+    },
     /// Nothing was asked for.
     #[error("there is nothing to embed: no job was given")]
     NoJob,
@@ -175,6 +183,16 @@ pub enum ModelFault {
     /// A weight file cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// A weight file in the hub's cache is not the one that its name says.
+    #[error("{} in the hub's cache is damaged: its SHA-256 is {found} instead of {expected}; delete it and fetch it again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Its digest.
+        found: Digest,
+        /// The digest that is its name.
+        expected: Digest,
+    },
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -222,6 +240,7 @@ impl EmbedError {
             | Self::NothingToCut { .. }
             | Self::Dtype { .. }
             | Self::SameName { .. }
+            | Self::OutputInside { .. }
             | Self::Devices(_)
             | Self::Gpu(_)
             | Self::DeviceName(_)

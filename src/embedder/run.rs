@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,7 @@ impl Session<'_> {
         observer: &dyn Observer,
     ) -> Result<Finished, EmbedError> {
         let settings = &resolved.settings;
+        refuse_inside(&settings.output_dir, &settings.chunked_dir)?;
         let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
         let discovery = collection::discover(&request)?;
         let report = Report::begin(resolved, this_machine(&embedder.devices), observer)?;
@@ -230,6 +231,18 @@ fn announce(discovery: &Discovery, observer: &dyn Observer) {
     for error in &discovery.faults {
         observer.observe(&Event::LoadingError { collection: None, error: error.clone() });
     }
+}
+
+/// An output that is read as input would feed itself, and grow for as long as there is room.
+fn refuse_inside(output: &Path, input: &Path) -> Result<(), EmbedError> {
+    let Ok(root) = input.canonicalize() else { return Ok(()) };
+    // The output need not be there yet; what of its path is there tells where it will be.
+    let absolute = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
+    let there = absolute.ancestors().find_map(|part| part.canonicalize().ok());
+    if root.is_dir() && there.is_some_and(|there| there.starts_with(&root)) {
+        return Err(EmbedError::OutputInside { output: output.to_owned(), input: input.to_owned() });
+    }
+    Ok(())
 }
 
 /// Two models that write into one directory would take each other's work for their own.

@@ -5,12 +5,12 @@ use std::time::Instant;
 use super::arithmetic::Computation;
 use super::{EmbedError, LimitOrigin, ModelError, ModelFault};
 use crate::config::{Resolved, Settings};
-use crate::domain::{VectorKind, Widths};
+use crate::domain::{Digest, VectorKind, Widths};
 use crate::encoder::{Finish, Kinds};
 use crate::model::Footprint;
 use crate::model::registry::Registry;
 use crate::model::source::{
-    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceEvent, SourceRequest,
+    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceEvent, SourceRequest, blob_digest,
     default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
@@ -96,6 +96,7 @@ impl Staged {
         let kinds: Vec<VectorKind> = widths.kinds().collect();
         let weights = Weights::of(&spec, &kinds)?;
         let digests = weights.digests();
+        check_names(&weights, &digests)?;
         let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
         let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
         let finish = Finish {
@@ -185,6 +186,17 @@ impl Staged {
             share: settings.share().map(|share| PlannedShare { share, model_place: self.place }),
         }
     }
+}
+
+/// Refuses weights that are not what the hub gave. Their digests are needed anyway.
+fn check_names(weights: &Weights, digests: &[Digest]) -> Result<(), ModelFault> {
+    for (path, found) in weights.paths().into_iter().zip(digests) {
+        if let Some(expected) = blob_digest(path).filter(|expected| expected != found) {
+            let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            return Err(ModelFault::Changed { path, found: *found, expected });
+        }
+    }
+    Ok(())
 }
 
 /// Most bytes of the vectors of tokens in a shard of texts as long as chunks are.

@@ -139,7 +139,7 @@ impl Known {
     pub fn add_cache(&mut self, root: &Path, run: &str) -> Vec<Unusable> {
         let directory = root.join(&self.vector_space);
         let listed = segments(&directory);
-        self.cache = Some(Cache { directory, run: run.to_owned(), written: AtomicU64::new(0) });
+        self.cache = Some(Cache { directory, run: one_component(run), written: AtomicU64::new(0) });
         match listed {
             Ok(paths) => self.add(&paths.into_iter().map(|path| Source::Segment { path }).collect::<Vec<_>>()),
             Err(error) => vec![error.into()],
@@ -303,6 +303,11 @@ impl Source {
             Self::Segment { path } => path,
         }
     }
+}
+
+/// The name of a run as part of a file's name, which must not lead to another directory.
+fn one_component(run: &str) -> String {
+    run.replace(|character: char| !character.is_alphanumeric() && !"-_.".contains(character), "_")
 }
 
 /// The first half of a digest: whoever finds two texts with the same one has also to get past the whole digest.

@@ -53,7 +53,7 @@ impl Holder {
             host: process.host.clone(),
             user: process.user.clone(),
             model: who.model.clone(),
-            since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            since: humantime::format_rfc3339_seconds(now()).to_string(),
             epoch,
         }
     }
@@ -92,6 +92,11 @@ impl fmt::Display for Holder {
         }
         Ok(())
     }
+}
+
+/// The time of day. Before 1970, where a clock without a battery may stand, there is no date to write.
+fn now() -> SystemTime {
+    SystemTime::now().max(SystemTime::UNIX_EPOCH)
 }
 
 /// What the lock file says, if it can be read.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::format::{Format, Sink};
@@ -123,6 +124,9 @@ pub enum ReadContentError {
     /// The arrays and the ids do not belong together.
     #[error("not arrays of the expected types with as many rows as there are ids")]
     Npy,
+    /// A length or an offset in it leads nowhere.
+    #[error("a length or an offset in it leads nowhere")]
+    Senseless,
     /// The number of rows is not the one that was committed.
     #[error("{found} rows of {expected}")]
     Rows {
@@ -154,13 +158,19 @@ pub(super) fn read_shard_as(
     let records = files_of(format, shard).ok_or_else(no_file)?;
     let open = |record: Option<&FileRecord>| record.map(|record| open_checked(directory, record)).transpose();
     let mut files = records.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
-    let stored = format.read(&mut files).and_then(|stored| match stored.ids.len() {
+    let stored = survive(|| format.read(&mut files)).and_then(|stored| match stored.ids.len() {
         found if found as u64 == shard.totals.rows => Ok(stored),
         found => Err(ReadContentError::Rows { found, expected: shard.totals.rows }),
     });
     let path = records.iter().flatten().next().map(|record| directory.join(&record.name)).unwrap_or_default();
     let stored = stored.map_err(|source| ReadError::Content { path, source })?;
     Ok(StoredShard { number: shard.number, first_row: Row(shard.first_row), ..stored })
+}
+
+/// Reads what may be anybody's: the libraries of some formats trust lengths in a file, and panic where these lie.
+pub(super) fn survive<T>(read: impl FnOnce() -> Result<T, ReadContentError>) -> Result<T, ReadContentError> {
+    // What was being read is given up as a whole, so nothing half done is seen.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadContentError::Senseless))
 }
 
 /// The files of a shard in one format, in the order of the sinks; `None` unless all are there that are not for one kind of

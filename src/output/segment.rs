@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::arrow::{self, Arrow};
 use super::format::{About, Sink, SinkError};
 use super::place::partial;
-use super::read::{ReadContentError, ReadError, StoredShard};
+use super::read::{ReadContentError, ReadError, StoredShard, survive};
 use super::storage::{At, Disk, FillError, Storage, StorageError, fill_file};
 use crate::domain::{Digest, DigestReader, Shard};
 
@@ -85,11 +85,11 @@ pub fn read_segment(path: &Path, vector_space: &str) -> Result<StoredShard, Read
     }
     file.rewind().map_err(read)?;
     let content = |source| ReadError::Content { path: path.to_owned(), source };
-    if arrow::vector_space(&file).map_err(content)?.as_deref() != Some(vector_space) {
+    if survive(|| arrow::vector_space(&file)).map_err(content)?.as_deref() != Some(vector_space) {
         return Err(content(ReadContentError::Column { name: "vector_space" }));
     }
     file.rewind().map_err(read)?;
-    arrow::read(&mut [Some(file)]).map_err(content)
+    survive(|| arrow::read(&mut [Some(file)])).map_err(content)
 }
 
 /// The digest that the name of a segment tells.

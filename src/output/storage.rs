@@ -7,6 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::manifest::FileRecord;
 use crate::domain::DigestWriter;
 
@@ -19,7 +21,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A file operation failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}{}", path.display(), way_out(source.kind()))]
+#[error("cannot {action} {}{}", path.display(), way_out(source))]
 pub struct StorageError {
     /// What was tried, as a verb.
     pub action: &'static str,
@@ -38,8 +40,20 @@ impl StorageError {
 }
 
 /// What a person can do about a failure; empty where nothing general can be said.
-fn way_out(kind: io::ErrorKind) -> &'static str {
-    match kind {
+fn way_out(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            return " (raise the limit on open files, `ulimit -n`, and run the same command again; what was committed is kept)";
+        }
+        Some(Errno::IO) => {
+            return " (the disk reports a fault, see `dmesg`; what was committed is kept, and the same command goes on from there)";
+        }
+        _ => {}
+    }
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            " (raise the limit on the size of files, `ulimit -f`, or lower --shard-rows; what was committed is kept)"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             " (free some space and run the same command again; what was committed is kept)"
         }

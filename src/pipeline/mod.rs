@@ -194,6 +194,9 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
         messages: message_sender.clone(),
     };
     let shop = encode::Shop { lanes, stop, clock, observer };
+    // All of them before any thread: should one not start, its seat and those of the others are given up, and nobody waits
+    // for a worker that never comes.
+    let seats: Vec<_> = workers.iter().map(|_| queue.seat()).collect();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || source::read(collection, &group_sender, stop, clock, observer));
         let tokenizers: Vec<_> = (0..pass.tokenizer_threads)
@@ -206,8 +209,9 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
         let assembler = scope.spawn(move || assembler.run(&tokenized));
         let encoders: Vec<_> = (0..)
             .zip(workers)
-            .map(|(number, worker)| {
-                let (queue, results, seat) = (&queue, message_sender.clone(), queue.seat());
+            .zip(seats)
+            .map(|((number, worker), seat)| {
+                let (queue, results) = (&queue, message_sender.clone());
                 scope.spawn(move || {
                     let work = || encode::encode(number, worker, &seat, &results, shop);
                     let ended = catch_unwind(AssertUnwindSafe(work));

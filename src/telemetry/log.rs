@@ -33,7 +33,7 @@ impl Observer for Log {
     fn observe(&self, event: &Event) {
         match event {
             Event::EmptyDirectory { path } => {
-                tracing::warn!("{} holds no chunk file and is left out", path.display());
+                tracing::warn!("{} holds no chunk file and is left out", Plain(&path.display().to_string()));
             }
             Event::LoadingError { error, .. } => self.fault(&error.to_string()),
             Event::InputWarning { warning, .. } => self.fault(&warning.to_string()),
@@ -41,7 +41,7 @@ impl Observer for Log {
                 "{collection}: row {row} ({} entry {}) has no vector: {reason}",
                 source.file, source.index
             )),
-            Event::ModelNote { model, note } => tracing::info!("{model}: {note}"),
+            Event::ModelNote { model, note } => tracing::info!("{model}: {}", Plain(note)),
             Event::DeviceNote { note } => tracing::warn!("{}", Plain(note)),
             Event::ModelFetching { model, what } => match what {
                 Fetching::Hub { endpoint, repository } => {
@@ -144,7 +144,8 @@ fn gpus(device_ids: &[u32]) -> String {
 }
 
 /// Foreign text without control characters, which could rewrite the reader's screen.
-struct Plain<'a>(&'a str);
+#[derive(Debug, Clone, Copy)]
+pub struct Plain<'a>(pub &'a str);
 
 impl std::fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -6,7 +6,7 @@ mod progress;
 mod recorder;
 mod summary;
 
-pub use log::Log;
+pub use log::{Log, Plain};
 pub use progress::{Progress, Shown};
 pub use recorder::Recorder;
 pub use summary::{

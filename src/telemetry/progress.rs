@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::epoch_seconds;
 use super::event::{Event, Fetching, Observer};
+use super::log::Plain;
 
 /// Between two lines where there is no bar: often enough to see that work goes on, seldom enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -86,7 +87,7 @@ impl ArrivalReading<'_> {
             self.eta_seconds.map_or_else(|| "time left unknown".to_owned(), |it| format!("about {} left", span(it)));
         let [bytes, total, rate] =
             [self.bytes as f64, self.total_bytes as f64, self.bytes_per_second].map(|it| it / 1e6);
-        format!("fetching {}: {bytes:.1} of {total:.1} MB, {rate:.1} MB/s, {left}", self.file)
+        format!("fetching {}: {bytes:.1} of {total:.1} MB, {rate:.1} MB/s, {left}", Plain(self.file))
     }
 }
 
@@ -181,7 +182,9 @@ impl Reading<'_> {
         let (tokens, total) = (count(self.tokens), count(self.estimated_tokens));
         format!(
             "{}: {} rows, {tokens} of about {total} tokens, {:.0} tokens/s, {left}",
-            self.collection, self.rows, self.tokens_per_second
+            Plain(self.collection),
+            self.rows,
+            self.tokens_per_second
         )
     }
 }

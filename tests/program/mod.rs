@@ -62,6 +62,20 @@ impl Program {
         self
     }
 
+    /// After these commands of a shell, such as `ulimit -n 9`.
+    pub fn limited(self, commands: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{commands}; exec \"$0\" \"$@\"")]);
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self { command }
+    }
+
     pub fn run(mut self) -> Finished {
         let output = self.command.stdin(Stdio::null()).output().unwrap();
         Finished {
