@@ -92,8 +92,8 @@ impl Moments {
     }
 
     fn shuffled(&mut self) -> Vec<u32> {
-        let mut shares: Vec<(u64, u32)> = (0..SHARES).map(|share| ((self.next() * 1e9) as u64, share)).collect();
-        shares.sort_unstable();
+        let mut shares: Vec<(f64, u32)> = (0..SHARES).map(|share| (self.next(), share)).collect();
+        shares.sort_by(|one, other| one.0.total_cmp(&other.0));
         shares.into_iter().map(|(_, share)| share).collect()
     }
 }
@@ -229,7 +229,8 @@ fn what_is_missing_damaged_or_in_the_way_is_said_with_the_way_out() {
     assert!(verify.stdout.contains("part-00001.parquet"), "{}", verify.stdout);
     let (_, report) = json("verify", &output);
     check_schema("status.schema.json", &report);
-    let shares = report["collections"].as_array().unwrap().iter().flat_map(|it| it["outputs"][0]["shares"].as_array());
+    let shares =
+        report["collections"].as_array().unwrap().iter().filter_map(|it| it["outputs"][0]["shares"].as_array());
     let damaged: Vec<&Value> = shares.flatten().filter(|share| share["state"] == "damaged").collect();
     let [one] = damaged.as_slice() else { panic!("{damaged:?}") };
     succeed(&tiny(&output).arguments(&["--shard", one["share"].as_str().unwrap()]).run());
