@@ -104,7 +104,7 @@ fn read_as_chunks(name: &str, bytes: &[u8]) {
     let (_directory, path) = file(name, bytes);
     let Ok(found) = discover(&Request { root: &path, only: &[] }) else { return };
     let mut rows = 0;
-    for entry in found.collections.iter().flat_map(|collection| collection.read()) {
+    for entry in found.collections.iter().flat_map(embed_collections::collection::Collection::read) {
         if let Entry::Chunk(chunk) = entry {
             assert_eq!(chunk.row.0, rows);
             rows += 1;
