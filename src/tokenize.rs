@@ -4,6 +4,7 @@
 //! and padding stored in the file are ignored, as sentence-transformers does. What the limit cuts off is counted.
 
 use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::{AddedToken, PostProcessor, TruncationParams};
@@ -53,6 +54,9 @@ pub enum TokenizerError {
     Encode(tokenizers::Error),
 }
 
+/// What is said where the library says nothing.
+const CONTRADICTION: &str = "its parts contradict each other, so that the tokenizer library gives up";
+
 impl Tokenizer {
     /// Loads `tokenizer.json`. Every text gets `prompt` before it and at most `max_length` tokens, special tokens and
     /// prompt included.
@@ -83,7 +87,10 @@ impl Tokenizer {
         markers: &[String],
     ) -> Result<Self, TokenizerError> {
         let load_error = |source| TokenizerError::Load { path: path.into(), source };
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load_error)?;
+        // Of some broken files the library makes a panic.
+        let mut inner = catch_unwind(|| tokenizers::Tokenizer::from_file(path))
+            .unwrap_or_else(|_| Err("it cannot be understood".into()))
+            .map_err(load_error)?;
         markers.iter().try_for_each(|marker| make_one_token(&mut inner, marker)).map_err(load_error)?;
         let template = inner.get_post_processor().filter(|_| add_special);
         let special = template.map_or(0, |template| template.added_tokens(false));
@@ -95,7 +102,11 @@ impl Tokenizer {
         let mut cut = inner.clone();
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         cut.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { whole: inner, cut, special, add_special, prompt, expansion: None })
+        let tokenizer = Self { whole: inner, cut, special, add_special, prompt, expansion: None };
+        match tokenizer.encode_whole("") {
+            Err(TokenizerError::Encode(source)) => Err(load_error(source)),
+            _ => Ok(tokenizer),
+        }
     }
 
     /// Token ids of the prompt and the text together.
@@ -135,7 +146,13 @@ impl Tokenizer {
         Ok(ids.len() - usize::from(ends_specially))
     }
 
+    /// The library panics where parts of a file contradict each other, such as a template and its special tokens.
     fn encode_whole(&self, text: &str) -> Result<TokenSeq, TokenizerError> {
+        let work = AssertUnwindSafe(|| self.encode_by_library(text));
+        catch_unwind(work).unwrap_or_else(|_| Err(TokenizerError::Encode(CONTRADICTION.into())))
+    }
+
+    fn encode_by_library(&self, text: &str) -> Result<TokenSeq, TokenizerError> {
         let whole = self.whole.encode_fast(text, false).map_err(TokenizerError::Encode)?;
         let tokens = whole.len() + self.special;
         let cut = self.cut.post_process(whole, None, self.add_special).map_err(TokenizerError::Encode)?;
@@ -164,6 +181,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_file_whose_parts_contradict_each_other_is_refused() {
+        let text = std::fs::read_to_string("tests/fixtures/models/bert-minilm/tokenizer.json").unwrap();
+        let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let special = file["post_processor"]["special_tokens"].as_object_mut().unwrap();
+        let first = special.remove("[SEP]").unwrap();
+        special.insert("[SEQ]".to_owned(), first);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokenizer.json");
+        std::fs::write(&path, file.to_string()).unwrap();
+        let Err(error) = Tokenizer::load(&path, 16, String::new()) else { panic!("it was taken") };
+        assert!(error.to_string().contains("tokenizer.json") && error.to_string().contains("fetch"), "{error}");
+    }
 
     proptest! {
         #[test]
