@@ -38,11 +38,18 @@ pub fn set_aside(output_dir: &Path, collection: &CollectionName, model: &str) ->
         Disk.sync_directory(directory).at("sync", directory)?;
     }
     Disk.create_directories(&place.model).at("create", &place.model)?;
-    for entry in fs::read_dir(&target).at("list", &target)? {
-        let name = entry.at("list", &target)?.file_name();
+    give_back(&target, &place.model)
+}
+
+/// Moves what others have put into an output that was set aside to where it was.
+fn give_back(previous: &Path, model: &Path) -> Result<(), StorageError> {
+    for entry in fs::read_dir(previous).at("list", previous)? {
+        let name = entry.at("list", previous)?.file_name();
         if !name.to_str().is_some_and(is_ours) {
-            let (from, to) = (target.join(&name), place.model.join(&name));
-            fs::rename(&from, &to).at("move back", &from)?;
+            let (from, to) = (previous.join(&name), model.join(&name));
+            // Over a file of that name it would be lost.
+            let free = if to.exists() { Err(io::ErrorKind::AlreadyExists.into()) } else { Ok(()) };
+            free.and_then(|()| fs::rename(&from, &to)).at("move back", &from)?;
         }
     }
     Ok(())
@@ -75,6 +82,10 @@ pub fn previous(
 pub fn forget_previous(output_dir: &Path, collection: &CollectionName, model: &str) -> Result<(), StorageError> {
     let place = Place::new(output_dir, collection, model);
     let previous = place.previous();
+    // A run that was interrupted while it set the output aside may have left what others put there.
+    for number in numbers(&previous)? {
+        give_back(&previous.join(number.to_string()), &place.model)?;
+    }
     match fs::remove_dir_all(&previous) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.at("remove", &previous)?,
@@ -127,7 +138,10 @@ mod tests {
         assert_eq!(rows(), [3, 6]);
         assert_eq!(fs::read_to_string(root.path().join("Docling/m/notes.txt")).unwrap(), "mine");
         assert!(found()[0].0.join("part-00000.jsonl").is_file());
+        // As if the run had been killed before it moved this back.
+        fs::write(root.path().join("Docling/.previous/m/0/more.txt"), "mine too").unwrap();
         forget_previous(root.path(), &collection, "m").unwrap();
+        assert_eq!(fs::read_to_string(root.path().join("Docling/m/more.txt")).unwrap(), "mine too");
         forget_previous(root.path(), &collection, "m").unwrap();
         assert_eq!(rows(), [0_u64; 0]);
         assert!(!root.path().join("Docling/.previous").exists());
