@@ -217,7 +217,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
                     let ended = catch_unwind(AssertUnwindSafe(work));
                     drop(seat);
                     match ended {
-                        // What the last worker gives back will never be done.
+                        // What the last worker gives back will never be done; what others took before they left is.
                         Ok(gave_up) if gave_up && queue.is_abandoned() => drop(results.send(Message::WorkersLost)),
                         Ok(_) => {}
                         // Its batch is gone, and the collector would wait for it for ever.

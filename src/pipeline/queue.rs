@@ -49,9 +49,10 @@ impl BatchQueue {
         Seat { queue: self, has_batch: AtomicBool::new(false) }
     }
 
-    /// Whether no worker is left.
+    /// Whether batches wait that no worker is left to take.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.lock().workers == 0
+        let state = self.lock();
+        state.workers == 0 && !state.waiting.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -176,7 +177,25 @@ mod tests {
             assert!(panicked.join().is_err());
             assert!(scope.spawn(move || second.take().is_none()).join().unwrap());
         });
-        assert!(queue.is_abandoned());
+        assert!(!queue.is_abandoned(), "the batch is gone, and nothing waits");
+    }
+
+    #[test]
+    fn nothing_is_abandoned_that_another_did_before_it_left() {
+        let queue = BatchQueue::new(2, 4);
+        let (first, second) = (queue.seat(), queue.seat());
+        let inlet = Inlet(&queue);
+        assert!(inlet.push(batch(0)).is_ok());
+        drop(inlet);
+        let (taken, _) = first.take().unwrap();
+        first.give_back(taken);
+        assert!(second.take().is_some());
+        second.done();
+        assert!(second.take().is_none());
+        drop(second);
+        // Only now does the one who gave up leave.
+        drop(first);
+        assert!(!queue.is_abandoned());
     }
 
     #[test]
@@ -190,7 +209,7 @@ mod tests {
             drop(seat);
             assert!(blocked.join().unwrap());
         });
-        assert!(queue.is_abandoned());
+        assert!(queue.is_abandoned(), "a batch waits for ever");
     }
 
     #[test]
