@@ -75,7 +75,7 @@ struct Thread {
 
 std::mutex one_at_a_time;
 Kernel *running;
-void **parameters;
+const Work *work_of_thread;
 void *host;
 Thread threads[MOST_THREADS];
 Exchange exchanges[WARPS];
@@ -180,7 +180,7 @@ void wait() {
 /* Runs a thread to its end, and then others that have not begun; ends by continuing one that has. */
 void work() {
     for (;;) {
-        running->call(running->function, parameters);
+        (*work_of_thread)();
         unsigned from = current;
         void *to;
         if (++ended == count) {
@@ -237,7 +237,7 @@ void run_block() {
 void wrong(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    fprintf(stderr, "CUDA stand-in: %s: ", running ? running->name : "no kernel");
+    fprintf(stderr, "CUDA stand-in: %s%s", running ? running->name : "", running ? ": " : "");
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);
@@ -284,12 +284,12 @@ Brought exchange(int line, unsigned mask, const void *bytes, size_t size) {
     return {exchange.slots[turn], lanes};
 }
 
-void launch(Kernel &kernel, dim3 grid, dim3 threads_of_block, size_t shared_bytes, void **values) {
+void launch(Kernel &kernel, dim3 grid, dim3 threads_of_block, size_t shared_bytes, const Work &work_of_all) {
     std::lock_guard<std::mutex> guard(one_at_a_time);
     running = &kernel;
     prepare();
     if (shared_bytes > MOST_SHARED) wrong("%zu bytes of shared memory", shared_bytes);
-    parameters = values;
+    work_of_thread = &work_of_all;
     grid_size = grid;
     block_size = threads_of_block;
     count = block_size.x * block_size.y * block_size.z;

@@ -12,8 +12,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <math.h>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -127,36 +129,28 @@ inline unsigned ballot(int line, unsigned mask, int predicate) {
 inline int all(int line, unsigned mask, int predicate) { return !ballot(line, mask, !predicate); }
 inline void warp_barrier(int line, unsigned mask = ~0u) { exchange(line, mask, nullptr, 0); }
 
-/* A kernel and how its parameters are unpacked. */
-using Call = void (*)(void (*kernel)(), void **parameters);
-template <typename... A, size_t... I>
-void unpack(void (*kernel)(A...), void **parameters, std::index_sequence<I...>) {
-    kernel(*static_cast<std::remove_reference_t<A> *>(parameters[I])...);
-}
-template <typename... A> Call call_of(void (*)(A...)) {
-    return [](void (*kernel)(), void **parameters) {
-        unpack(reinterpret_cast<void (*)(A...)>(kernel), parameters, std::index_sequence_for<A...>{});
-    };
+/* What a thread of a launch does: a kernel with its parameters, which are copied when it is launched. */
+using Work = std::function<void()>;
+template <typename... A, size_t... I> Work bound(void (*kernel)(A...), void **parameters, std::index_sequence<I...>) {
+    return [kernel, values = std::tuple<A...>(*static_cast<A *>(parameters[I])...)] { std::apply(kernel, values); };
 }
 
 struct Kernel {
     const char *module, *name;
-    void (*function)();
-    Call call;
+    std::function<Work(void **)> bind;
     Kernel *next;
     /* What it was seen to write of the static shared memory of all kernels, after so many blocks. */
     unsigned char *first = nullptr, *end = nullptr;
     unsigned blocks_seen = 0;
     static Kernel *all;
-    template <typename... A>
-    Kernel(const char *module, const char *name, void (*kernel)(A...))
-        : module(module), name(name), function(reinterpret_cast<void (*)()>(kernel)), call(call_of(kernel)), next(all) {
+    template <typename... A> Kernel(const char *module, const char *name, void (*kernel)(A...)) : module(module), name(name), next(all) {
+        bind = [kernel](void **parameters) { return bound(kernel, parameters, std::index_sequence_for<A...>{}); };
         all = this;
     }
 };
 
 /* Runs every block of a launch, one after the other. */
-void launch(Kernel &kernel, dim3 grid, dim3 block, size_t shared_bytes, void **parameters);
+void launch(Kernel &kernel, dim3 grid, dim3 block, size_t shared_bytes, const Work &work);
 } // namespace stand_in
 
 /* Behind the sources of a module: what of it can be launched. Nothing of it lies with the shared memory of kernels. */
