@@ -40,7 +40,7 @@ pub(super) fn encode(
 ) -> bool {
     while let Some((batch, idle)) = shop.clock.time(Stage::Wait, || seat.take()) {
         if shop.stop.cause().is_some() {
-            seat.done();
+            seat.end_all();
             return false;
         }
         if shop.lanes.has_failed(batch.lane) {
@@ -66,7 +66,7 @@ pub(super) fn encode(
         match attempt.run(batch) {
             Ended::Done => seat.done(),
             Ended::Over => {
-                seat.done();
+                seat.end_all();
                 return false;
             }
             Ended::Lost(rest) => {
