@@ -221,8 +221,8 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
             .map(|((number, worker), seat)| {
                 let (queue, results) = (&queue, message_sender.clone());
                 scope.spawn(move || {
-                    let work = || encode::encode(number, worker, &seat, &results, shop);
-                    let ended = catch_unwind(AssertUnwindSafe(work));
+                    let bench = encode::Bench { number, worker, seat: &seat, results: &results, shop };
+                    let ended = catch_unwind(AssertUnwindSafe(|| bench.encode()));
                     drop(seat);
                     match ended {
                         // What the last worker gives back will never be done; what others took before they left is.

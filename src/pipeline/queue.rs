@@ -7,7 +7,7 @@
 //! have to be done again if the process were killed. The batches of later shards are ready meanwhile.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::assemble::Batch;
@@ -38,10 +38,11 @@ struct State {
 /// No worker is left.
 pub(super) struct Abandoned;
 
-/// A worker's place at the queue; given up when it is dropped, also by a panic with a batch in hand.
+/// A worker's place at the queue; given up when it is dropped, also by a panic with batches in hand.
 pub(super) struct Seat<'queue> {
     queue: &'queue BatchQueue,
-    has_batch: AtomicBool,
+    /// Batches that are under way here.
+    in_hand: AtomicUsize,
 }
 
 /// Closes the queue when it is dropped: nothing will be put in any more.
@@ -80,7 +81,7 @@ impl BatchQueue {
 
     /// The place of one of the workers.
     pub(super) fn seat(&self) -> Seat<'_> {
-        Seat { queue: self, has_batch: AtomicBool::new(false) }
+        Seat { queue: self, in_hand: AtomicUsize::new(0) }
     }
 
     /// Whether batches wait that no worker is left to take.
@@ -185,11 +186,8 @@ impl Seat<'_> {
             if state.is_at_end() {
                 return None;
             }
-            if let Some(batch) = state.take() {
-                self.has_batch.store(true, Ordering::Relaxed);
-                self.queue.changed.notify_all();
-                let others_have_work = state.waiting.iter().any(|batch| state.may_begin(batch));
-                return Some((batch, if others_have_work { 0 } else { state.idle }));
+            if let Some(taken) = self.take_from(&mut state) {
+                return Some(taken);
             }
             state.idle += 1;
             state = self.queue.wait(state);
@@ -197,12 +195,25 @@ impl Seat<'_> {
         }
     }
 
+    /// The same, if there is a batch that may be taken at once.
+    pub(super) fn take_at_once(&self) -> Option<(Batch, usize)> {
+        let mut state = self.queue.lock();
+        if state.over { None } else { self.take_from(&mut state) }
+    }
+
+    fn take_from(&self, state: &mut State) -> Option<(Batch, usize)> {
+        let batch = state.take()?;
+        self.in_hand.fetch_add(1, Ordering::Relaxed);
+        self.queue.changed.notify_all();
+        let others_have_work = state.waiting.iter().any(|batch| state.may_begin(batch));
+        Some((batch, if others_have_work { 0 } else { state.idle }))
+    }
+
     /// A batch that was taken needs nobody any more.
     pub(super) fn done(&self) {
-        if self.has_batch.swap(false, Ordering::Relaxed) {
-            self.queue.lock().under_way -= 1;
-            self.queue.changed.notify_all();
-        }
+        self.in_hand.fetch_sub(1, Ordering::Relaxed);
+        self.queue.lock().under_way -= 1;
+        self.queue.changed.notify_all();
     }
 
     /// Nobody is to take anything any more.
@@ -219,8 +230,10 @@ impl Seat<'_> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.done();
-        self.queue.lock().workers -= 1;
+        let mut state = self.queue.lock();
+        state.under_way -= *self.in_hand.get_mut();
+        state.workers -= 1;
+        drop(state);
         self.queue.changed.notify_all();
     }
 }
