@@ -25,7 +25,7 @@ use candle_nn::ops;
 use self::layout::{Layout, vector};
 use super::splade::rows_of_a_block;
 use super::{
-    Activation, Attention, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
+    Activation, Attention, Awaited, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
     SpladePooling,
 };
 use crate::domain::{PackedBatch, SparseVector};
@@ -106,6 +106,15 @@ impl Candle {
 
     fn weight(&self, values: &Tensor) -> Result<Tensor, NnError> {
         Ok(values.to_dtype(self.numbers.dtype())?.to_device(&self.device)?)
+    }
+
+    /// Numbers of the device that come to the host when they are asked for.
+    fn copied_later(&self, tensor: &Tensor) -> Result<Awaited, NnError> {
+        let tensor = tensor.flatten_all()?;
+        match &self.gpu {
+            Some(gpu) => gpu.copied_later(tensor),
+            None => Ok(Awaited::ready(tensor.to_vec1()?)),
+        }
     }
 
     fn layout(&self, batch: &PackedBatch) -> Result<Arc<Layout>, NnError> {
@@ -289,11 +298,15 @@ impl Backend for Candle {
         left_out: usize,
         hidden: &Tensor,
         batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError> {
+    ) -> Result<Awaited, NnError> {
         if batch.sequences() == 0 || poolings.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Awaited::ready(Vec::new()));
         }
-        pool::pool(poolings, left_out, hidden, batch, self.grouping)
+        pool::pool(poolings, left_out, hidden, batch, self.grouping, |pooled| self.copied_later(pooled))
+    }
+
+    fn computes_apart(&self) -> bool {
+        self.gpu.as_ref().is_some_and(Gpu::computes_apart)
     }
 
     fn take_peak(&self) -> Option<u64> {
