@@ -127,11 +127,21 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
         Tokenizer::of(self.spec, role, max_length, prompt.text.clone()).unwrap()
     }
 
+    /// The results of two texts that have no token.
+    pub(crate) fn of_no_tokens(&self) -> Embeddings {
+        let kinds: Vec<VectorKind> = self.spec.widths().kinds().collect();
+        self.encode_batch(&PackedBatch::new([&[][..], &[]]), Finish { kinds: Some(Kinds::of(&kinds)), ..Finish::default() })
+    }
+
     fn encode(&self, sequences: &[&TokenSeq], finish: Finish) -> Embeddings {
+        self.encode_batch(&PackedBatch::of(sequences.iter().copied()), finish)
+    }
+
+    fn encode_batch(&self, batch: &PackedBatch, finish: Finish) -> Embeddings {
         let lease = Lease::shared([DeviceKey::of_slot(0)]);
         let workers = vec![(lease.devices().next().unwrap(), (self.backend)())];
         let mut encoders = encoder::load_on(self.spec, &self.weights, finish, workers).unwrap();
-        encoders[0].encode(&PackedBatch::of(sequences.iter().copied())).unwrap()
+        encoders[0].encode(batch).unwrap()
     }
 
     /// The scores of queries and documents: for each vector of the query the best of the document's, added up.

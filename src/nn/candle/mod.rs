@@ -225,6 +225,10 @@ impl Backend for Candle {
             if let Some(&index) = indices.iter().find(|index| **index as usize >= entries) {
                 return Err(NnError::IndexOutOfRange { index, entries });
             }
+            // The driver has no memory of no bytes: what is of no tokens stays on the host, here and in what follows.
+            if indices.is_empty() {
+                return Ok(Tensor::zeros((0, table.dim(1)?), table.dtype(), &Device::Cpu)?);
+            }
             let found = table.index_select(&Tensor::new(*indices, &self.device)?, 0)?;
             sum = Some(match sum {
                 Some(sum) => (sum + found)?,
@@ -235,6 +239,9 @@ impl Backend for Candle {
     }
 
     fn apply_linear(&self, layer: &Linear, input: &Tensor, epilogue: Epilogue<'_, Tensor>) -> Result<Tensor, NnError> {
+        if is_of_no_tokens(input) {
+            return Ok(Tensor::zeros((0, layer.weight.dim(1)?), input.dtype(), input.device())?);
+        }
         let mut sum = input.matmul(&layer.weight)?;
         if let Some(bias) = &layer.bias {
             sum = sum.broadcast_add(bias)?;
@@ -264,6 +271,7 @@ impl Backend for Candle {
 
     fn apply_norm(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
         Ok(match norm {
+            _ if is_of_no_tokens(input) => input.clone(),
             Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
             Norm::Rms { weight, epsilon } => ops::rms_norm(input, weight, *epsilon)?,
         })
@@ -346,6 +354,11 @@ fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
     let values = tensor.flatten_all()?.to_vec1()?;
     gpu::finish(tensor.device())?;
     Ok(values)
+}
+
+/// Whether it belongs to a batch of texts that all have no token, and lies on the host.
+fn is_of_no_tokens(activations: &Tensor) -> bool {
+    activations.elem_count() == 0
 }
 
 fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
