@@ -130,7 +130,10 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
     /// The results of two texts that have no token.
     pub(crate) fn of_no_tokens(&self) -> Embeddings {
         let kinds: Vec<VectorKind> = self.spec.widths().kinds().collect();
-        self.encode_batch(&PackedBatch::new([&[][..], &[]]), Finish { kinds: Some(Kinds::of(&kinds)), ..Finish::default() })
+        self.encode_batch(
+            &PackedBatch::new([&[][..], &[]]),
+            Finish { kinds: Some(Kinds::of(&kinds)), ..Finish::default() },
+        )
     }
 
     fn encode(&self, sequences: &[&TokenSeq], finish: Finish) -> Embeddings {
