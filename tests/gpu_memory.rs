@@ -40,7 +40,7 @@ fn memory_that_ran_out_can_be_used_again_and_is_given_back() {
     let peak = backend.take_peak().unwrap();
     assert!(peak < 1 << 30, "a peak of {peak} bytes is that of another time");
     let hidden = backend.embed(&[(&table, &[0, 1])]).unwrap();
-    let pooled = backend.pool(&[Pooling::Mean], 0, &hidden, &PackedBatch::new([&[0, 1][..]])).unwrap();
+    let pooled = backend.pool(&[Pooling::Mean], 0, &hidden, &PackedBatch::new([&[0, 1][..]])).unwrap().get().unwrap();
     assert!(pooled.iter().all(|component| (component - 0.5).abs() < 1e-6));
     drop((table, hidden));
     backend.settle().unwrap();

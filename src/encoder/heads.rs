@@ -9,7 +9,7 @@ use crate::arch::{LoadError, MaskedLm};
 use crate::domain::{Embeddings, MultiVectors, PackedBatch, SparseVector, VectorKind};
 use crate::model::spec::{ModelSpec, MultiHead, SparseHead, TextRole};
 use crate::model::weights::Weights;
-use crate::nn::{Backend, Matrix, NnError, Pooling, Wanted};
+use crate::nn::{Awaited, Backend, Matrix, NnError, Pooling, Wanted};
 
 /// The heads of a model that a run asks for.
 pub(super) struct Heads<B: Backend> {
@@ -73,6 +73,28 @@ impl<B: Backend> Heads<B> {
         })
     }
 
+    /// Whether there is nothing but pooled vectors, for which nobody need wait before the next batch is begun.
+    pub(super) fn are_pooled_alone(&self) -> bool {
+        self.dense.is_some() && self.sparse.is_none() && self.multi.is_none()
+    }
+
+    /// What [`Self::pooled`] makes vectors of, where they [are pooled alone](Self::are_pooled_alone).
+    pub(super) fn pool(
+        &self,
+        backend: &B,
+        finish: &Finish,
+        hidden: &B::Activations,
+        batch: &PackedBatch,
+    ) -> Result<Awaited, NnError> {
+        let poolings = self.dense.as_ref().map_or(&[][..], |head| &head.poolings);
+        backend.pool(poolings, finish.left_out, hidden, batch)
+    }
+
+    /// The vectors of a batch whose pooled hidden states are here.
+    pub(super) fn pooled(&self, finish: &Finish, pooled: Vec<f32>, width: usize) -> Embeddings {
+        self.dense.as_ref().map_or_else(Embeddings::default, |head| head.apply(finish, pooled, width))
+    }
+
     /// The vectors of a batch from its hidden states, [tokens, hidden], of so many numbers each.
     pub(super) fn apply(
         &self,
@@ -95,15 +117,19 @@ impl<B: Backend> Heads<B> {
             Some(Sparse::MaskedLm(head)) => Some(head.forward(backend, hidden, batch)?),
             _ => None,
         };
-        // The first wait is for all of it.
-        let mut embeddings = match &self.dense {
-            Some(head) => head.apply(finish, backend.pool(&head.poolings, finish.left_out, hidden, batch)?, width),
+        let pooled = match &self.dense {
+            Some(_) => Some(self.pool(backend, finish, hidden, batch)?),
+            None => None,
+        };
+        // All is begun: the first wait is for all of it.
+        let mut embeddings = match pooled {
+            Some(pooled) => self.pooled(finish, pooled.get()?, width),
             None => Embeddings::default(),
         };
-        let mut copies = copies.wait()?.into_iter();
+        let mut copies = copies.get()?.into_iter();
         embeddings.sparse = match (&self.sparse, weights) {
             (Some(Sparse::Tokens(head)), _) => Some(head.apply(&copies.next().unwrap_or_default(), batch)),
-            (_, Some(weights)) => Some(weights.wait()?),
+            (_, Some(weights)) => Some(weights.get()?),
             _ => None,
         };
         embeddings.multi = match (&self.multi, kept) {

@@ -54,7 +54,7 @@ impl<B: Backend> Named<B> {
     }
 
     fn down(&self, activations: &B::Activations, rows: usize) -> Vec<f32> {
-        self.1.pool(&[Pooling::Cls], 0, activations, &batch_of(&vec![1; rows])).unwrap()
+        self.1.pool(&[Pooling::Cls], 0, activations, &batch_of(&vec![1; rows])).unwrap().get().unwrap()
     }
 }
 
@@ -102,12 +102,12 @@ impl<B: Backend + Clone> OnHost for Named<B> {
     }
 
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
-        self.1.pool(poolings, left_out, &self.up(input), batch).unwrap()
+        self.1.pool(poolings, left_out, &self.up(input), batch).unwrap().get().unwrap()
     }
 
     fn weights(&self, pooling: SpladePooling, layer: &TestDecoder, batch: &PackedBatch) -> Vec<SparseVector> {
         let decoder = self.1.linear(layer.weight.clone(), Some(layer.bias.clone())).unwrap();
-        self.1.weigh_vocabulary(&decoder, &self.up(&layer.input), pooling, batch).unwrap().wait().unwrap()
+        self.1.weigh_vocabulary(&decoder, &self.up(&layer.input), pooling, batch).unwrap().get().unwrap()
     }
 }
 
@@ -662,7 +662,7 @@ fn what_is_copied_is_what_was_wanted() {
             Wanted { tokens: Some(&some[..]), projection: Some(&layer) },
             Wanted { tokens: Some(&some[..]), projection: None },
         ];
-        let found = backend.1.copies(&hidden, &wanted).unwrap().wait().unwrap();
+        let found = backend.1.copies(&hidden, &wanted).unwrap().get().unwrap();
         let row = |token: u32| &input.values[3 * token as usize..][..3];
         let product = |token| [row(token)[0] + 0.5, 2.0 * row(token)[1] - row(token)[2]];
         let expected = [input.values.clone(), vec![], some.map(product).concat(), some.map(row).concat()];
@@ -670,7 +670,7 @@ fn what_is_copied_is_what_was_wanted() {
         for (found, expected) in found.iter().zip(&expected) {
             assert_close(&backend.name(), found, expected, 1e-6);
         }
-        assert!(backend.1.copies(&hidden, &[]).unwrap().wait().unwrap().is_empty());
+        assert!(backend.1.copies(&hidden, &[]).unwrap().get().unwrap().is_empty());
     }
     check(&Named("cpu".to_owned(), Cpu::new()));
     check(&Named("candle".to_owned(), Candle::cpu()));

@@ -26,7 +26,7 @@ use candle_nn::ops;
 
 use self::layout::{Layout, vector};
 use super::{
-    Activation, Attention, Backend, Begun, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
+    Activation, Attention, Awaited, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
     SpladePooling, Wanted,
 };
 use crate::domain::{PackedBatch, SparseVector};
@@ -121,6 +121,15 @@ impl Candle {
         match wanted.projection {
             Some(Projection(layer)) => self.apply_linear(layer, &hidden, Epilogue::Bias),
             None => Ok(hidden),
+        }
+    }
+
+    /// Numbers of the device that come to the host when they are asked for.
+    fn copied_later(&self, tensor: &Tensor) -> Result<Awaited, NnError> {
+        let tensor = tensor.flatten_all()?;
+        match &self.gpu {
+            Some(gpu) => gpu.copied_later(tensor),
+            None => Ok(Awaited::ready(tensor.to_vec1()?)),
         }
     }
 
@@ -316,11 +325,15 @@ impl Backend for Candle {
         left_out: usize,
         hidden: &Tensor,
         batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError> {
+    ) -> Result<Awaited, NnError> {
         if batch.sequences() == 0 || poolings.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Awaited::ready(Vec::new()));
         }
-        pool::pool(poolings, left_out, hidden, batch, self.grouping)
+        pool::pool(poolings, left_out, hidden, batch, self.grouping, |pooled| self.copied_later(pooled))
+    }
+
+    fn computes_apart(&self) -> bool {
+        self.gpu.as_ref().is_some_and(Gpu::computes_apart)
     }
 
     fn take_peak(&self) -> Option<u64> {
@@ -333,18 +346,20 @@ impl Backend for Candle {
         input: &Tensor,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Begun<Vec<SparseVector>>, NnError> {
-        vocabulary::weigh(decoder, input, pooling, batch, self.grouping)
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+        vocabulary::weigh((decoder, input), pooling, batch, self.grouping, &|weights| self.copied_later(weights))
     }
 
-    fn copies(&self, hidden: &Tensor, wanted: &[Wanted<'_, Projection>]) -> Result<Begun<Vec<Vec<f32>>>, NnError> {
+    fn copies(&self, hidden: &Tensor, wanted: &[Wanted<'_, Projection>]) -> Result<Awaited<Vec<Vec<f32>>>, NnError> {
         let parts = wanted.iter().map(|wanted| self.wanted(hidden, wanted)).collect::<Result<Vec<_>, _>>()?;
         let lengths: Vec<usize> = parts.iter().map(Tensor::elem_count).collect();
-        let joined = joined(&parts)?;
-        Ok(Begun::when(move || {
-            let values = joined.as_ref().map(copied).transpose()?;
-            let mut values = values.unwrap_or_default().into_iter();
-            Ok(lengths.into_iter().map(|length| values.by_ref().take(length).collect()).collect())
+        let values = match joined(&parts)? {
+            Some(joined) => self.copied_later(&joined)?,
+            None => Awaited::ready(Vec::new()),
+        };
+        Ok(values.map(|values| {
+            let mut values = values.into_iter();
+            lengths.into_iter().map(|length| values.by_ref().take(length).collect()).collect()
         }))
     }
 }
@@ -354,13 +369,6 @@ fn joined(parts: &[Tensor]) -> Result<Option<Tensor>, NnError> {
     let parts = parts.iter().filter(|part| part.elem_count() > 0).map(Tensor::flatten_all);
     let mut parts = parts.collect::<Result<Vec<_>, _>>()?;
     Ok(if parts.len() > 1 { Some(Tensor::cat(&parts, 0)?) } else { parts.pop() })
-}
-
-/// All numbers of a tensor on the host, once they are what was to be computed.
-fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
-    let values = tensor.flatten_all()?.to_vec1()?;
-    gpu::finish(tensor.device())?;
-    Ok(values)
 }
 
 fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {

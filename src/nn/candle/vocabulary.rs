@@ -9,10 +9,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Linear;
 use super::buckets::{Bucket, Cost, Grouping, buckets};
-use super::copied;
 use super::layout::{index, vector};
 use crate::domain::{PackedBatch, SparseVector};
-use crate::nn::{Begun, NnError, SpladeActivation, SpladePooling, SpladeStrategy};
+use crate::nn::{Awaited, NnError, SpladeActivation, SpladePooling, SpladeStrategy};
 
 /// How many logits exist at once: 128 MiB in f32. The layer's weights are read once for as many tokens as that is.
 const MOST_LOGITS: usize = 1 << 25;
@@ -29,12 +28,12 @@ pub const VOCABULARY_BYTES: u64 = 4 * (MOST_LOGITS + MOST_LOGITS / 2 + MOST_RESU
 
 /// One sparse vector a sequence, see [`Backend::weigh_vocabulary`](crate::nn::Backend::weigh_vocabulary).
 pub(super) fn weigh(
-    decoder: &Linear,
-    input: &Tensor,
+    (decoder, input): (&Linear, &Tensor),
     pooling: SpladePooling,
     batch: &PackedBatch,
     grouping: Grouping,
-) -> Result<Begun<Vec<SparseVector>>, NnError> {
+    copied_later: &dyn Fn(&Tensor) -> Result<Awaited, NnError>,
+) -> Result<Awaited<Vec<SparseVector>>, NnError> {
     let vocabulary = decoder.weight.dim(1)?;
     let buckets = buckets(batch, grouping, Cost::Tokens);
     let sequences = buckets.iter().map(|bucket| bucket.sequences.len()).sum();
@@ -43,14 +42,15 @@ pub(super) fn weigh(
     for bucket in &buckets {
         let at_once = head.sequences_at_once(bucket.length).min(results.rows());
         for first in (0..bucket.sequences.len()).step_by(at_once) {
-            results.take(&head.weights(&bucket.some(first, at_once))?)?;
+            let weights = head.weights(&bucket.some(first, at_once))?;
+            results.take(&weights, copied_later)?;
         }
     }
     let empty: Vec<bool> = batch.cu_seqlens().windows(2).map(|bounds| bounds[0] == bounds[1]).collect();
-    Ok(Begun::when(move || {
-        let mut vectors = results.finish()?.into_iter();
+    Ok(results.finish(copied_later)?.map(|vectors| {
+        let mut vectors = vectors.into_iter();
         let of_sequence = |empty| if empty { None } else { vectors.next() }.unwrap_or_default();
-        Ok(empty.into_iter().map(of_sequence).collect())
+        empty.into_iter().map(of_sequence).collect()
     }))
 }
 
@@ -233,27 +233,42 @@ impl Results {
         self.weights.dims()[0]
     }
 
-    /// Takes the [sequences, vocabulary] of some more.
-    fn take(&mut self, weights: &Tensor) -> Result<(), NnError> {
+    /// Takes the [sequences, vocabulary] of some more. Where there is no room for them, those that wait are copied first.
+    fn take(
+        &mut self,
+        weights: &Tensor,
+        copied_later: &dyn Fn(&Tensor) -> Result<Awaited, NnError>,
+    ) -> Result<(), NnError> {
         let sequences = weights.dim(0)?;
         if self.filled + sequences > self.rows() {
-            self.copy()?;
+            let copied = copied_later(&self.weights.narrow(0, 0, self.filled)?)?.get()?;
+            self.vectors.extend(sparse(&copied, self.weights.dim(1)?));
+            self.filled = 0;
         }
         self.weights.slice_set(weights, 0, self.filled)?;
         self.filled += sequences;
         Ok(())
     }
 
-    fn copy(&mut self) -> Result<(), NnError> {
-        let vocabulary = self.weights.dim(1)?;
-        let weights = copied(&self.weights.narrow(0, 0, self.filled)?)?;
-        self.vectors.extend(weights.chunks_exact(vocabulary.max(1)).map(SparseVector::of));
-        self.filled = 0;
-        Ok(())
+    /// Those of all sequences.
+    fn finish(
+        self,
+        copied_later: &dyn Fn(&Tensor) -> Result<Awaited, NnError>,
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+        let Self { weights, filled, mut vectors } = self;
+        // Devices refuse to do nothing.
+        if filled == 0 {
+            return Ok(Awaited::ready(vectors));
+        }
+        let vocabulary = weights.dim(1)?;
+        Ok(copied_later(&weights.narrow(0, 0, filled)?)?.map(move |copied| {
+            vectors.extend(sparse(&copied, vocabulary));
+            vectors
+        }))
     }
+}
 
-    fn finish(mut self) -> Result<Vec<SparseVector>, NnError> {
-        self.copy()?;
-        Ok(self.vectors)
-    }
+/// What is not zero of [sequences, vocabulary].
+fn sparse(weights: &[f32], vocabulary: usize) -> impl Iterator<Item = SparseVector> {
+    weights.chunks_exact(vocabulary.max(1)).map(SparseVector::of)
 }

@@ -30,7 +30,7 @@ use self::gemm::{Finish, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
 use super::{
-    Attention, Backend, Begun, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
+    Attention, Awaited, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
     Wanted,
 };
 use crate::domain::{PackedBatch, SparseVector};
@@ -263,7 +263,7 @@ impl Backend for Cpu {
         left_out: usize,
         hidden: &Activations,
         batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError> {
+    ) -> Result<Awaited, NnError> {
         let width = hidden.width;
         let mut pooled = Vec::with_capacity(batch.sequences() * poolings.len() * width);
         for bounds in batch.cu_seqlens().windows(2) {
@@ -272,7 +272,7 @@ impl Backend for Cpu {
                 pooled.extend(pool::pool(pooling, tokens, width, left_out));
             }
         }
-        Ok(pooled)
+        Ok(Awaited::ready(pooled))
     }
 
     fn weigh_vocabulary(
@@ -281,11 +281,11 @@ impl Backend for Cpu {
         input: &Activations,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Begun<Vec<SparseVector>>, NnError> {
-        Ok(Begun::done(self.weigh_vocabulary(decoder, input, pooling, batch)))
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+        Ok(Awaited::ready(self.weigh_vocabulary(decoder, input, pooling, batch)))
     }
 
-    fn copies(&self, hidden: &Activations, wanted: &[Wanted<'_, Linear>]) -> Result<Begun<Vec<Vec<f32>>>, NnError> {
+    fn copies(&self, hidden: &Activations, wanted: &[Wanted<'_, Linear>]) -> Result<Awaited<Vec<Vec<f32>>>, NnError> {
         let width = hidden.width;
         let of_one = |wanted: &Wanted<'_, Linear>| {
             let some: Option<Vec<f32>> = wanted.tokens.map(|tokens| {
@@ -302,7 +302,7 @@ impl Backend for Cpu {
                 None => some.unwrap_or_else(|| hidden.values.to_vec()),
             }
         };
-        Ok(Begun::done(wanted.iter().map(of_one).collect()))
+        Ok(Awaited::ready(wanted.iter().map(of_one).collect()))
     }
 }
 
