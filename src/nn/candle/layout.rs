@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::buckets::{Bucket, Grouping, buckets};
+use super::buckets::{Bucket, Cost, Grouping, buckets};
 use crate::domain::PackedBatch;
 use crate::nn::attention::{Mask, PositionBias, Rotary};
 use crate::nn::{Distances, NnError};
@@ -73,7 +73,7 @@ pub(super) struct Queries {
 impl Layout {
     pub(super) fn new(batch: &PackedBatch, grouping: Grouping, device: &Device) -> Result<Self, NnError> {
         let place = |bucket| PlacedBucket::new(bucket, device);
-        let buckets = buckets(batch, grouping).into_iter().map(place).collect::<Result<_, _>>()?;
+        let buckets = buckets(batch, grouping, Cost::Pairs).into_iter().map(place).collect::<Result<_, _>>()?;
         let (cu_seqlens, seen) = (batch.cu_seqlens().to_vec(), seen(batch).collect());
         Ok(Self { cu_seqlens, seen, buckets, device: device.clone(), kept: Mutex::default() })
     }
