@@ -8,6 +8,8 @@ mod attention;
 mod buckets;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "flash-attn", test))]
+mod flash;
 mod gpu;
 mod layout;
 mod pool;
@@ -298,6 +300,10 @@ impl Backend for Candle {
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
         let layout = self.layout(batch)?;
+        #[cfg(feature = "flash-attn")]
+        if self.device.is_cuda() && flash::takes(&layer.description, batch, qkv.dtype()) {
+            return flash::attend(layer, qkv, &layout);
+        }
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 
