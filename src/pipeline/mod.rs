@@ -203,7 +203,8 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     };
     let shop = encode::Shop { lanes, stop, clock, observer };
     // All of them before any thread: should one not start, its seat and those of the others are given up, and nobody waits
-    // for a worker that never comes.
+    // for a worker that never comes, nor for commits.
+    let outlet = Outlet(&queue);
     let seats: Vec<_> = workers.iter().map(|_| queue.seat()).collect();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || source::read(collection, &group_sender, stop, clock, observer));
@@ -236,7 +237,6 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
             .collect();
         drop(message_sender);
         // This thread collects; the channels that it owns close when it returns, and the others follow.
-        let outlet = Outlet(&queue);
         let collector = collect::Collector { lanes, shards_in_flight, collection: collection.name(), observer, outlet };
         let collected = collector.run(messages, permit_sender, commits);
         let panicked = |stage| move |_| PassError::Panicked { stage };
