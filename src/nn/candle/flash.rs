@@ -1,4 +1,4 @@
-//! Attention over a packed batch by the kernels of FlashAttention 2, which candle-flash-attn compiles.
+//! Attention over a packed batch by the kernels of `FlashAttention` 2, which candle-flash-attn compiles.
 //!
 //! Dao 2023, <https://arxiv.org/abs/2307.08691>. Queries and keys are normalised and turned in f32 before, as in plain
 //! tensors, and are rounded to the backend's numbers after that; scores and softmax are in f32 inside of the kernels.

@@ -81,7 +81,7 @@ pub enum GpuError {
         /// What the device has.
         found: (u32, u32),
     },
-    /// It is older than what the kernels of FlashAttention run on.
+    /// It is older than what the kernels of `FlashAttention` run on.
     #[error(
         "this program was built with flash-attn, whose kernels need compute capability 8.0, and {device} has {}; use a \
          build without it (--features cuda), or --devices cpu", shown(*.found)
@@ -115,7 +115,7 @@ fn artefact((major, minor): (u32, u32)) -> &'static str {
     if (major, minor) >= (8, 0) { "CUDA_COMPUTE_CAP=80" } else { "CUDA_COMPUTE_CAP=75" }
 }
 
-/// From here on GPUs compute in bf16, and run the kernels of FlashAttention 2.
+/// From here on GPUs compute in bf16, and run the kernels of `FlashAttention` 2.
 const AMPERE: (u32, u32) = (8, 0);
 
 /// What the kernels of this build are compiled for, as `CUDA_COMPUTE_CAP` has it, where that was said.
@@ -245,6 +245,7 @@ impl Gpu {
     }
 
     /// Whether it computes while this thread goes on.
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "with CUDA it depends on the device"))]
     pub(super) fn computes_apart(&self) -> bool {
         #[cfg(feature = "cuda")]
         let apart = self.copies.is_some();
@@ -254,6 +255,10 @@ impl Gpu {
     }
 
     /// Numbers in f32 that come to the host when they are asked for.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unused_self, clippy::needless_pass_by_value, reason = "with CUDA the tensor is kept for later")
+    )]
     pub(super) fn copied_later(&self, tensor: Tensor) -> Result<Awaited, NnError> {
         #[cfg(feature = "cuda")]
         if let Some(copies) = &self.copies {

@@ -16,7 +16,7 @@ use crate::config::{Mode, Resolved};
 use crate::domain::{CollectionName, LoadingError, RowStatus};
 use crate::exit;
 use crate::telemetry::epoch_seconds;
-use crate::telemetry::event::{Event, LeaseSample, Observer, PassInfo, Prediction, StageSeconds, VramSample};
+use crate::telemetry::event::{Event, LeaseSample, Observer, Prediction};
 
 /// Faults listed one by one for each collection; all of them are in `events.jsonl`.
 const MOST_LOADING_ERRORS: usize = 1000;

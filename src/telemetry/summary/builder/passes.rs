@@ -1,6 +1,14 @@
 //! What a summary says of each pass, from the events of its turn.
 
-use super::*;
+use std::collections::BTreeMap;
+
+use super::{
+    BatchStep, Bottleneck, LeaseSpan, MOST_MITIGATIONS, MOST_RATES, PassSummary, RawLeaseEvent, RunStatus, State,
+    VramSpan,
+};
+use crate::domain::RowStatus;
+use crate::telemetry::epoch_seconds;
+use crate::telemetry::event::{Event, LeaseSample, PassInfo, StageSeconds, VramSample};
 
 impl State {
     pub(super) fn start(&mut self, info: &PassInfo) {
