@@ -223,12 +223,20 @@ fn static_models_of_both_layouts_are_true_to_their_references() {
 /// Models without special tokens have such texts, and a batch may have no others.
 #[test]
 fn texts_without_a_token_are_the_same_on_every_backend() {
-    for model in
-        ["static-st", "bert-minilm", "qwen2-bias", "gemma3-bidirectional", "t5-dense", "deberta-v2", "xlmr-bin-heads"]
-    {
+    for model in [
+        "static-st",
+        "bert-minilm",
+        "qwen2-bias",
+        "gemma3-bidirectional",
+        "t5-dense",
+        "deberta-v2",
+        "xlmr-bin-heads",
+        "splade-mlm",
+    ] {
         let spec = ModelSpec::read(&Path::new("tests/fixtures/models").join(model)).unwrap();
         let expected = Subject::new(&spec, ON_PROCESSOR, &Cpu::new).of_no_tokens();
-        assert_eq!(expected.rows().len(), 2, "{model}");
+        let weights = expected.sparse.as_ref().map_or(0, Vec::len);
+        assert!(expected.rows().len() == 2 || weights == 2, "{model}");
         if let Some(gpu) = &*GPU {
             let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
             let found = Subject::new(&spec, ON_GPU, &|| Candle::on(&gpu, Numbers::F32).unwrap()).of_no_tokens();

@@ -73,36 +73,14 @@ impl<B: Backend> Heads<B> {
         })
     }
 
-    /// Whether there is nothing but pooled vectors, for which nobody need wait before the next batch is begun.
-    pub(super) fn are_pooled_alone(&self) -> bool {
-        self.dense.is_some() && self.sparse.is_none() && self.multi.is_none()
-    }
-
-    /// What [`Self::pooled`] makes vectors of, where they [are pooled alone](Self::are_pooled_alone).
-    pub(super) fn pool(
+    /// Begins all that the heads want of a batch's hidden states, [tokens, hidden].
+    pub(super) fn begin(
         &self,
         backend: &B,
         finish: &Finish,
         hidden: &B::Activations,
         batch: &PackedBatch,
-    ) -> Result<Awaited, NnError> {
-        let poolings = self.dense.as_ref().map_or(&[][..], |head| &head.poolings);
-        backend.pool(poolings, finish.left_out, hidden, batch)
-    }
-
-    /// The vectors of a batch whose pooled hidden states are here.
-    pub(super) fn pooled(&self, finish: &Finish, pooled: Vec<f32>, width: usize) -> Embeddings {
-        self.dense.as_ref().map_or_else(Embeddings::default, |head| head.apply(finish, pooled, width))
-    }
-
-    /// The vectors of a batch from its hidden states, [tokens, hidden], of so many numbers each.
-    pub(super) fn apply(
-        &self,
-        backend: &B,
-        finish: &Finish,
-        (hidden, width): (&B::Activations, usize),
-        batch: &PackedBatch,
-    ) -> Result<Embeddings, NnError> {
+    ) -> Result<Begun, NnError> {
         let kept = self.multi.as_ref().map(|head| head.kept(batch));
         let of_tokens = match &self.sparse {
             Some(Sparse::Tokens(head)) => Some(Wanted { tokens: None, projection: Some(&head.layer) }),
@@ -112,21 +90,36 @@ impl<B: Backend> Heads<B> {
             tokens: Some(&kept.tokens),
             projection: head.first.as_ref().map(|first| &first.layer),
         });
-        let copies = backend.copies(hidden, &of_tokens.into_iter().chain(of_kept).collect::<Vec<_>>())?;
-        let weights = match &self.sparse {
-            Some(Sparse::MaskedLm(head)) => Some(head.forward(backend, hidden, batch)?),
-            _ => None,
+        let wanted: Vec<_> = of_tokens.into_iter().chain(of_kept).collect();
+        Ok(Begun {
+            copies: if wanted.is_empty() { None } else { Some(backend.copies(hidden, &wanted)?) },
+            weights: match &self.sparse {
+                Some(Sparse::MaskedLm(head)) => Some(head.forward(backend, hidden, batch)?),
+                _ => None,
+            },
+            pooled: match &self.dense {
+                Some(head) => Some(backend.pool(&head.poolings, finish.left_out, hidden, batch)?),
+                None => None,
+            },
+            kept,
+        })
+    }
+
+    /// Waits for what was begun of the same batch, whose hidden states are of so many numbers each, and makes vectors of
+    /// it.
+    pub(super) fn finish(
+        &self,
+        finish: &Finish,
+        begun: Begun,
+        width: usize,
+        batch: &PackedBatch,
+    ) -> Result<Embeddings, NnError> {
+        let Begun { pooled, copies, weights, kept } = begun;
+        let mut embeddings = match (&self.dense, pooled) {
+            (Some(head), Some(pooled)) => head.apply(finish, pooled.get()?, width),
+            _ => Embeddings::default(),
         };
-        let pooled = match &self.dense {
-            Some(_) => Some(self.pool(backend, finish, hidden, batch)?),
-            None => None,
-        };
-        // All is begun: the first wait is for all of it.
-        let mut embeddings = match pooled {
-            Some(pooled) => self.pooled(finish, pooled.get()?, width),
-            None => Embeddings::default(),
-        };
-        let mut copies = copies.get()?.into_iter();
+        let mut copies = copies.map(Awaited::get).transpose()?.unwrap_or_default().into_iter();
         embeddings.sparse = match (&self.sparse, weights) {
             (Some(Sparse::Tokens(head)), _) => Some(head.apply(&copies.next().unwrap_or_default(), batch)),
             (_, Some(weights)) => Some(weights.get()?),
@@ -138,6 +131,15 @@ impl<B: Backend> Heads<B> {
         };
         Ok(embeddings)
     }
+}
+
+/// What the heads have begun with a batch.
+pub(super) struct Begun {
+    pooled: Option<Awaited>,
+    /// For the heads that want numbers of tokens, in the order of the fields of [`Heads`].
+    copies: Option<Awaited<Vec<Vec<f32>>>>,
+    weights: Option<Awaited<Vec<SparseVector>>>,
+    kept: Option<Kept>,
 }
 
 impl Pooled {

@@ -60,6 +60,15 @@ pub(super) enum Table {
     Offsets(Queries),
     /// [length, length]: the row for a query and a key.
     Rows(Distances, usize),
+    /// [sequences + 1]: where sequences begin and the last one ends.
+    #[cfg(any(feature = "flash-attn", test))]
+    Bounds,
+    /// `[heads]`: how fast far keys lose weight.
+    #[cfg(any(feature = "flash-attn", test))]
+    Slopes(Vec<f32>),
+    /// [2, tokens, pairs]: cosines and sines of each token's place in its sequence.
+    #[cfg(any(feature = "flash-attn", test))]
+    Turns(Rotary),
 }
 
 /// Some queries of sequences of one length.
@@ -76,6 +85,18 @@ impl Layout {
         let buckets = buckets(batch, grouping, Cost::Pairs).into_iter().map(place).collect::<Result<_, _>>()?;
         let (cu_seqlens, seen) = (batch.cu_seqlens().to_vec(), seen(batch).collect());
         Ok(Self { cu_seqlens, seen, buckets, device: device.clone(), kept: Mutex::default() })
+    }
+
+    /// Where sequences begin and the last one ends.
+    #[cfg(any(feature = "flash-attn", test))]
+    pub(super) fn cu_seqlens(&self) -> &[usize] {
+        &self.cu_seqlens
+    }
+
+    /// Length of the longest sequence.
+    #[cfg(any(feature = "flash-attn", test))]
+    pub(super) fn longest(&self) -> usize {
+        self.cu_seqlens.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0)
     }
 
     /// Whether it is that of a batch.

@@ -8,6 +8,8 @@ mod attention;
 mod buckets;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "flash-attn", test))]
+mod flash;
 mod gpu;
 mod layout;
 mod pool;
@@ -112,8 +114,8 @@ impl Candle {
     /// In f32.
     fn wanted(&self, hidden: &Tensor, wanted: &Wanted<'_, Projection>) -> Result<Tensor, NnError> {
         let hidden = match wanted.tokens {
-            // Devices refuse to do nothing.
-            Some([]) => return Ok(Tensor::zeros((0, 1), DType::F32, &self.device)?),
+            // Devices refuse to do nothing, and to have memory of no bytes.
+            Some([]) => return Ok(Tensor::zeros((0, 1), DType::F32, &Device::Cpu)?),
             Some(tokens) => hidden.index_select(&vector(tokens.to_vec(), &self.device)?, 0)?,
             None => hidden.clone(),
         };
@@ -306,6 +308,10 @@ impl Backend for Candle {
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
         let layout = self.layout(batch)?;
+        #[cfg(feature = "flash-attn")]
+        if self.device.is_cuda() && flash::takes(&layer.description, batch, qkv.dtype()) {
+            return flash::attend(layer, qkv, &layout);
+        }
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 

@@ -23,8 +23,9 @@ const MOST_WEIGHTS: usize = MOST_LOGITS / 4;
 /// that, and one as a rule.
 const MOST_RESULTS: usize = 1 << 25;
 
-/// Most bytes that are taken at a time, whatever the batch: the logits and half as many again, and the results.
-pub const VOCABULARY_BYTES: u64 = 4 * (MOST_LOGITS + MOST_LOGITS / 2 + MOST_RESULTS) as u64;
+/// Most bytes that are taken at a time, whatever the batch: the logits and half as many again, and the results, beside
+/// which those of the batch before may still wait.
+pub const VOCABULARY_BYTES: u64 = 4 * (MOST_LOGITS + MOST_LOGITS / 2 + 2 * MOST_RESULTS) as u64;
 
 /// One sparse vector a sequence, see [`Backend::weigh_vocabulary`](crate::nn::Backend::weigh_vocabulary).
 pub(super) fn weigh(
