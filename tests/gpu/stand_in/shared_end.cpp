@@ -1,0 +1,1 @@
+unsigned char stand_in_shared_end;
