@@ -17,7 +17,7 @@ const MOST_SCORES: usize = 1 << 26;
 pub struct Layer {
     pub(super) description: Attention,
     /// Of queries and of keys, in f32.
-    head_norm: Option<(Tensor, Tensor)>,
+    pub(super) head_norm: Option<(Tensor, Tensor)>,
 }
 
 impl Layer {
@@ -111,15 +111,21 @@ fn queries_at_once(heads: usize, length: usize) -> usize {
     (MOST_SCORES / (heads * length).max(1)).clamp(1, length.max(1))
 }
 
+/// [2, length, pairs]: cosines and sines of the positions of a sequence of so many tokens.
+pub(super) fn rotation(rotary: &Rotary, length: usize, layout: &Layout) -> Result<Tensor, NnError> {
+    let pairs = rotary.inverse_frequencies.len();
+    layout.table(Table::Rotation(rotary.clone(), length), |device| {
+        let (mut table, sines) = rotary.table(length);
+        table.extend(sines);
+        Ok(Tensor::from_vec(table, (2, length, pairs), device)?)
+    })
+}
+
 /// [.., length, size] turned by position.
 fn rotated(rotary: &Rotary, heads: &Tensor, layout: &Layout) -> Result<Tensor, NnError> {
     let (sequences, count, length, size) = heads.dims4()?;
     let pairs = rotary.inverse_frequencies.len();
-    let table = layout.table(Table::Rotation(rotary.clone(), length), |device| {
-        let (mut table, sines) = rotary.table(length);
-        table.extend(sines);
-        Ok(Tensor::from_vec(table, (2, length, pairs), device)?)
-    })?;
+    let table = rotation(rotary, length, layout)?;
     let (cosines, sines) = (table.get(0)?, table.get(1)?);
     let (turned, rest) = (heads.narrow(3, 0, 2 * pairs)?, heads.narrow(3, 2 * pairs, size - 2 * pairs)?);
     let (first, second) = match rotary.pairing {
@@ -143,7 +149,7 @@ fn rotated(rotary: &Rotary, heads: &Tensor, layout: &Layout) -> Result<Tensor, N
 
 /// [heads, 2 · length - 1], or with one row for all heads: what is added where the key is `column - (length - 1)` tokens
 /// after the query.
-fn bias_by_offset(
+pub(super) fn bias_by_offset(
     mask: Mask,
     bias: Option<&PositionBias>,
     heads: usize,

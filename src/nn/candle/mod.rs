@@ -3,12 +3,17 @@
 //!
 //! Weights and activations are in f32, f16 or bf16; attention between its products, norms, rotary positions and pooling
 //! are computed in f32 in any case. How sequences of different lengths are brought together is said by [`Grouping`].
+//!
+//! On GPUs of NVIDIA most of it is done by kernels of the project's own (`fused`, `kernels`); plain tensors are what all
+//! other devices compute with, and what the kernels are held against: [`Kernels`].
 
 mod attention;
 mod buckets;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod fused;
 mod gpu;
+mod kernels;
 mod layout;
 mod pool;
 mod relative_attention;
@@ -22,10 +27,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
 
+use self::fused::norm::{Into, Sum};
+use self::fused::pointwise::{Finish, finish, gated};
 use self::layout::{Layout, vector};
 use super::splade::rows_of_a_block;
 use super::{
-    Activation, Attention, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
+    Activation, Attention, Backend, Branch, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
     SpladePooling,
 };
 use crate::domain::{PackedBatch, SparseVector};
@@ -51,6 +58,15 @@ impl fmt::Display for Numbers {
     }
 }
 
+/// Which kernels compute where there is a choice: on GPUs of NVIDIA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// The project's own, wherever they take what is to be computed.
+    Fused,
+    /// Those of candle alone, for tests that hold the others against them.
+    Plain,
+}
+
 /// Operations on one candle device.
 #[derive(Debug)]
 pub struct Candle {
@@ -59,6 +75,7 @@ pub struct Candle {
     gpu: Option<Gpu>,
     numbers: Numbers,
     grouping: Grouping,
+    kernels: Kernels,
     /// That of the last batch, which every layer asks for.
     layout: Mutex<Option<Arc<Layout>>>,
 }
@@ -66,7 +83,8 @@ pub struct Candle {
 /// Another worker's, with batches of its own.
 impl Clone for Candle {
     fn clone(&self) -> Self {
-        Self { gpu: self.gpu.clone(), ..Self::new(self.device.clone(), self.numbers, self.grouping) }
+        let new = Self::new(self.device.clone(), self.numbers, self.grouping);
+        Self { gpu: self.gpu.clone(), kernels: self.kernels, ..new }
     }
 }
 
@@ -90,8 +108,53 @@ impl Candle {
         Ok(Self { gpu: Some(gpu.clone()), ..Self::new(gpu.device().clone(), numbers, Grouping::Padded) })
     }
 
+    /// The same with other kernels.
+    #[must_use]
+    pub fn with(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
+    }
+
     fn new(device: Device, numbers: Numbers, grouping: Grouping) -> Self {
-        Self { device, gpu: None, numbers, grouping, layout: Mutex::default() }
+        Self { device, gpu: None, numbers, grouping, kernels: Kernels::Fused, layout: Mutex::default() }
+    }
+
+    /// Whether the project's own kernels compute here. There is nothing to launch for a batch without tokens.
+    fn fuses(&self, input: &Tensor) -> bool {
+        cfg!(feature = "cuda") && self.device.is_cuda() && self.kernels == Kernels::Fused && input.elem_count() > 0
+    }
+
+    /// What comes into the last layer of a feed-forward half: activated, and multiplied where there is a gate.
+    fn inner(&self, inner: &Inner<Linear>, input: &Tensor) -> Result<Tensor, NnError> {
+        match inner {
+            Inner::Plain { up, activation } => self.apply_linear(up, input, Epilogue::Activation(*activation)),
+            Inner::Gated { gate, up, activation } if self.fuses(input) => {
+                let (product, other) = (input.matmul(&gate.weight)?, input.matmul(&up.weight)?);
+                gated(product, &other, [gate.bias.as_ref(), up.bias.as_ref()], *activation)
+            }
+            Inner::Gated { gate, up, activation } => {
+                let gate = self.apply_linear(gate, input, Epilogue::Activation(*activation))?;
+                Ok((gate * self.apply_linear(up, input, Epilogue::Bias)?)?)
+            }
+        }
+    }
+
+    /// A norm of residual + branch(input), and the sum where it is kept.
+    fn fused_sum(
+        &self,
+        branch: Branch<'_, Linear>,
+        input: &Tensor,
+        residual: &Tensor,
+        norm: &Norm,
+        into: Into,
+    ) -> Result<(Tensor, Tensor), NnError> {
+        let (layer, input) = match branch {
+            Branch::Linear(layer) => (layer, input.clone()),
+            Branch::FeedForward(layer) => (&layer.down, self.inner(&layer.inner, input)?),
+        };
+        let product = input.matmul(&layer.weight)?;
+        let sum = Sum { input: &product, bias: layer.bias.as_ref(), residual: Some(residual) };
+        let normed = fused::norm::norm(norm, sum, into)?;
+        Ok((product, normed))
     }
 
     /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
@@ -115,7 +178,7 @@ impl Candle {
         }
         // What was there makes room first.
         *last = None;
-        let layout = Arc::new(Layout::new(batch, self.grouping, &self.device)?);
+        let layout = Arc::new(Layout::new(batch, self.grouping, &self.device));
         *last = Some(Arc::clone(&layout));
         Ok(layout)
     }
@@ -149,6 +212,14 @@ pub enum Norm {
     },
 }
 
+impl Norm {
+    /// Whether the project's own kernel takes it.
+    fn is_fused(&self) -> bool {
+        let (Self::Layer { weight, .. } | Self::Rms { weight, .. }) = self;
+        fused::norm::takes(weight.elem_count())
+    }
+}
+
 /// The results of all buckets of a batch, one after the other.
 fn by_buckets(
     qkv: &Tensor,
@@ -157,7 +228,7 @@ fn by_buckets(
     apply: impl Fn(&Tensor, &layout::PlacedBucket) -> Result<Tensor, NnError>,
 ) -> Result<Tensor, NnError> {
     let mut contexts = Vec::new();
-    for place in &layout.buckets {
+    for place in layout.buckets()? {
         contexts.push(place.scattered(apply(&place.gathered(qkv)?, place)?)?);
     }
     Ok(match contexts.len() {
@@ -227,6 +298,14 @@ impl Backend for Candle {
 
     fn apply_linear(&self, layer: &Linear, input: &Tensor, epilogue: Epilogue<'_, Tensor>) -> Result<Tensor, NnError> {
         let mut sum = input.matmul(&layer.weight)?;
+        if self.fuses(&sum) {
+            let (activation, residual) = match epilogue {
+                Epilogue::Bias => (None, None),
+                Epilogue::Activation(activation) => (Some(activation), None),
+                Epilogue::Residual(residual) => (None, Some(residual)),
+            };
+            return finish(sum, Finish { bias: layer.bias.as_ref(), activation, residual });
+        }
         if let Some(bias) = &layer.bias {
             sum = sum.broadcast_add(bias)?;
         }
@@ -243,17 +322,41 @@ impl Backend for Candle {
         input: &Tensor,
         epilogue: Epilogue<'_, Tensor>,
     ) -> Result<Tensor, NnError> {
-        let inner = match &layer.inner {
-            Inner::Plain { up, activation } => self.apply_linear(up, input, Epilogue::Activation(*activation))?,
-            Inner::Gated { gate, up, activation } => {
-                let gate = self.apply_linear(gate, input, Epilogue::Activation(*activation))?;
-                (gate * self.apply_linear(up, input, Epilogue::Bias)?)?
-            }
-        };
-        self.apply_linear(&layer.down, &inner, epilogue)
+        self.apply_linear(&layer.down, &self.inner(&layer.inner, input)?, epilogue)
+    }
+
+    fn add_branch_then_norm(
+        &self,
+        branch: Branch<'_, Linear>,
+        input: &Tensor,
+        residual: &Tensor,
+        norm: &Norm,
+    ) -> Result<Tensor, NnError> {
+        if self.fuses(residual) && norm.is_fused() {
+            return Ok(self.fused_sum(branch, input, residual, norm, Into::Input)?.1);
+        }
+        self.apply_norm(norm, &self.add_branch(branch, input, residual)?)
+    }
+
+    fn add_branch_and_norm(
+        &self,
+        branch: Branch<'_, Linear>,
+        input: &Tensor,
+        residual: &Tensor,
+        norm: &Norm,
+    ) -> Result<(Tensor, Tensor), NnError> {
+        if self.fuses(residual) && norm.is_fused() {
+            return self.fused_sum(branch, input, residual, norm, Into::InputAndNew);
+        }
+        let sum = self.add_branch(branch, input, residual)?;
+        let normed = self.apply_norm(norm, &sum)?;
+        Ok((sum, normed))
     }
 
     fn apply_norm(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
+        if self.fuses(input) && norm.is_fused() {
+            return fused::norm::norm(norm, Sum { input, bias: None, residual: None }, Into::New);
+        }
         Ok(match norm {
             Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
             Norm::Rms { weight, epsilon } => ops::rms_norm(input, weight, *epsilon)?,
@@ -262,6 +365,9 @@ impl Backend for Candle {
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
         let layout = self.layout(batch)?;
+        if self.fuses(qkv) && fused::attention::takes(&layer.description, batch, qkv.dtype()) {
+            return fused::attention::attend(layer, qkv, &layout);
+        }
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 
