@@ -297,8 +297,8 @@ void launch(Kernel &kernel, dim3 grid, dim3 threads_of_block, size_t shared_byte
         unsigned row = number / block_size.x;
         threads[number].place = {number % block_size.x, row % block_size.y, row / block_size.y};
     }
-    /* It ends where it may not be touched any more. */
-    shared_size = (shared_bytes + 15) / 16 * 16;
+    /* It ends where it may not be touched any more, and begins as a GPU's does. */
+    shared_size = (shared_bytes + 127) / 128 * 128;
     shared = shared_area + MOST_SHARED - shared_size;
     for (block.z = 0; block.z < grid.z; block.z++)
         for (block.y = 0; block.y < grid.y; block.y++)

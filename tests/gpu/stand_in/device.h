@@ -33,6 +33,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
+/* How this project's sources declare shared memory whose size the launch decides. */
+#define DYNAMIC_SHARED(name) unsigned char *name = static_cast<unsigned char *>(::stand_in::dynamic_shared())
 
 struct alignas(8) float2 { float x, y; };
 struct float3 { float x, y, z; };

@@ -10,9 +10,10 @@
  *     CUDA_STAND_IN_CAPABILITY  what they compute (80)
  *     CUDA_STAND_IN_MIB         memory of each (1024)
  *     CUDA_STAND_IN_FAIL        calls that fail, as PLACE:NUMBER:CODE,…: a place of launch, allocation, free, wait, copy,
- *                               product; which call on a device it is, 7, 7-9 or 7- for all that follow; the code of the
- *                               driver or of cuBLAS. From 700 on a code is that of a kernel: the call itself succeeds, and
- *                               whoever waits is told, as is everybody after that
+ *                               product, on one device where its number follows as in launch@1; which call on a device
+ *                               it is, 7, 7-9 or 7- for all that follow; the code of the driver or of cuBLAS. From 700 on
+ *                               a code is that of a kernel: the call itself succeeds, and whoever waits is told, as is
+ *                               everybody after that
  *     CUDA_STAND_IN_ORDER       last: threads of a block take their turns from the last one to the first
  *     CUDA_STAND_IN_REPORT      a file for what was done: one line for each device when the process ends
  *
@@ -45,6 +46,8 @@ struct Function {
 
 struct Failure {
     Place place;
+    /* All of them if it is less than 0. */
+    int device;
     long first, last;
     Result code;
 };
@@ -60,7 +63,10 @@ const std::vector<Failure> &failures() {
             rest = one.size() == rest.size() ? "" : rest.substr(one.size() + 1);
             Failure failure = {};
             size_t place = 0, name_end = one.find(':'), code = one.rfind(':');
-            while (place < PLACES && one.substr(0, name_end) != names[place]) place++;
+            std::string name = one.substr(0, name_end);
+            size_t at = name.find('@');
+            failure.device = at == std::string::npos ? -1 : atoi(name.c_str() + at + 1);
+            while (place < PLACES && name.substr(0, at) != names[place]) place++;
             if (place == PLACES || code == name_end) wrong("CUDA_STAND_IN_FAIL has %s", one.c_str());
             std::string which = one.substr(name_end + 1, code - name_end - 1);
             size_t dash = which.find('-');
@@ -94,7 +100,7 @@ Result counted(Device &device, Place place) {
     long number = ++device.calls[place];
     if (device.failure) return device.failure;
     for (const Failure &failure : failures())
-        if (failure.place == place && number >= failure.first && number <= failure.last) return failure.code;
+        if (failure.place == place && (failure.device < 0 || failure.device == device.number) && number >= failure.first && number <= failure.last) return failure.code;
     return SUCCESS;
 }
 
