@@ -112,8 +112,11 @@ pub(super) fn rules(settings: &Settings, gpu: bool) -> Rules {
 
 /// What a model takes, in the numbers that it will have on the device: on a GPU two bytes each, unless f32 is asked for.
 pub(super) fn footprint(staged: &Staged, settings: &Settings, gpu: bool) -> Footprint {
-    let half = gpu && !settings.rehearse && settings.dtype != Dtype::F32;
-    if half { staged.footprint.in_numbers_of(2) } else { staged.footprint }
+    let on_gpu = gpu && !settings.rehearse;
+    let footprint = staged.footprint;
+    let footprint = if on_gpu && settings.dtype != Dtype::F32 { footprint.in_numbers_of(2) } else { footprint };
+    // A build has kernels for one kind of GPUs, and finds no other.
+    if on_gpu && cfg!(feature = "cuda") { footprint.with_fused_attention(&staged.spec) } else { footprint }
 }
 
 fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers: usize) -> Vec<Fit> {

@@ -16,7 +16,7 @@ mod splade;
 mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
-pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, Numbers};
+pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, LARGEST_FUSED_HEAD, Numbers};
 pub use cpu::{Cpu, Instructions};
 pub use error::NnError;
 pub use relative_attention::{Distances, RelativeAttention};

@@ -19,6 +19,7 @@ mod pool;
 mod relative_attention;
 
 pub use buckets::Grouping;
+pub use fused::LARGEST_FUSED_HEAD;
 pub use gpu::{Gpu, GpuError};
 
 use std::fmt;

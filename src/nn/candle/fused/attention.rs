@@ -208,16 +208,17 @@ fn positions(sequences: impl Iterator<Item = Sequence>, device: &Device) -> Resu
 mod tests {
     use super::*;
     use crate::domain::TokenSeq;
+    use crate::nn::LARGEST_FUSED_HEAD;
     use crate::nn::candle::kernels::MOST_SHARED;
 
     #[test]
     fn every_size_of_heads_up_to_256_has_a_kernel_that_fits_into_a_block() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            for size in 1..=256 {
+            for size in 1..=LARGEST_FUSED_HEAD {
                 let kernel = Kernel::of(size, dtype).unwrap();
                 assert!(kernel.size >= size && kernel.shared_bytes(dtype) <= MOST_SHARED, "{size} in {dtype:?}");
             }
-            assert_eq!(Kernel::of(257, dtype), None);
+            assert_eq!(Kernel::of(LARGEST_FUSED_HEAD + 1, dtype), None);
         }
     }
 
