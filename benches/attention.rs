@@ -59,7 +59,7 @@ fn line(model: &str, heads: usize, head_size: usize, length: usize, cpus: &[Cpu]
     let layers: Vec<_> = cpus.iter().map(|cpu| Ours::new(cpu, heads, head_size, &qkv, &batch)).collect();
 
     for (ours, cpu) in layers.iter().zip(cpus) {
-        let found = cpu.pool(&[Pooling::Mean], 0, &ours.run(&batch), &batch).unwrap();
+        let found = cpu.pool(&[Pooling::Mean], 0, &ours.run(&batch), &batch).unwrap().get().unwrap();
         before.run(&qkv, &batch);
         let expected = mean(&before.out[..length * heads * head_size], heads * head_size);
         let error = found.iter().zip(&expected).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);

@@ -1,7 +1,8 @@
 //! Tiny checkpoints against what the reference library computes for them: token ids, counts and vectors.
 //!
 //! Each directory of `tests/fixtures/models` holds a random model in the layout of a real one and a `reference.json`
-//! with the outputs of sentence-transformers for it.
+//! with the outputs of sentence-transformers for it. Every backend of the processor must give them; where `EMBED_TEST_GPU`
+//! names the UUID of a GPU, that GPU must.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends at the first surprise")]
 
 #[path = "reference_models/subject.rs"]
@@ -12,14 +13,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use embed_collections::model::spec::ModelSpec;
 use embed_collections::nn::cpu::Instructions;
-use embed_collections::nn::{Backend, Candle, Cpu};
+use embed_collections::nn::{Backend, Candle, Cpu, Gpu, Numbers};
 use serde::Deserialize;
 use serde_json::Value;
 
-use self::subject::{Subject, Worst};
+use self::subject::{ON_GPU, ON_PROCESSOR, Subject, Worst};
 
 #[derive(Deserialize)]
 struct Reference {
@@ -56,20 +58,28 @@ struct Case {
 
 #[track_caller]
 fn check(model: &str) {
-    for set in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
-        check_on(model, || Cpu::with_instructions(set));
-    }
-    check_on(model, Candle::cpu);
+    check_directory(&Path::new("tests/fixtures/models").join(model));
 }
+
+#[track_caller]
+fn check_directory(directory: &Path) {
+    if let Some(gpu) = &*GPU {
+        // One thread at a time uses it; after one that failed, others may.
+        let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        return check_on(directory, ON_GPU, || Candle::on(&gpu, Numbers::F32).unwrap());
+    }
+    for set in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
+        check_on(directory, ON_PROCESSOR, || Cpu::with_instructions(set));
+    }
+    check_on(directory, ON_PROCESSOR, Candle::cpu);
+}
+
+static GPU: LazyLock<Option<Mutex<Gpu>>> =
+    LazyLock::new(|| std::env::var("EMBED_TEST_GPU").ok().map(|uuid| Mutex::new(Gpu::cuda(&uuid).unwrap())));
 
 /// What a directory beside the fixtures differs by, or why it cannot be checked.
 fn fault(directory: &Path) -> Option<String> {
-    let checked = catch_unwind(|| {
-        for set in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
-            check_directory(directory, || Cpu::with_instructions(set));
-        }
-        check_directory(directory, Candle::cpu);
-    });
+    let checked = catch_unwind(|| check_directory(directory));
     let message = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
         Ok(message) => *message,
         Err(panic) => panic.downcast::<&str>().map_or_else(|_| "it panicked".to_owned(), |text| (*text).to_owned()),
@@ -104,18 +114,13 @@ fn every_model_of_another_directory_is_true_to_its_reference() {
 }
 
 #[track_caller]
-fn check_on<B: Backend>(model: &str, backend: impl Fn() -> B) {
-    check_directory(&Path::new("tests/fixtures/models").join(model), backend);
-}
-
-#[track_caller]
-fn check_directory<B: Backend>(directory: &Path, backend: impl Fn() -> B) {
+fn check_on<B: Backend>(directory: &Path, tolerance: f64, backend: impl Fn() -> B) {
     let model = directory.file_name().unwrap().to_string_lossy();
     let path = directory.join("reference.json");
     let reference: Reference = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert!(!reference.cases.is_empty());
     let spec = ModelSpec::read(directory).unwrap();
-    let subject = Subject::new(&spec, &backend);
+    let subject = Subject::new(&spec, tolerance, &backend);
     let mut worst = Worst::default();
     for case in &reference.cases {
         subject.check(case, &format!("{model}, {}", case.name), &mut worst);
@@ -213,4 +218,22 @@ fn colberts_of_both_layouts_are_true_to_their_references() {
 fn static_models_of_both_layouts_are_true_to_their_references() {
     check("static-model2vec");
     check("static-st");
+}
+
+/// Models without special tokens have such texts, and a batch may have no others.
+#[test]
+fn texts_without_a_token_are_the_same_on_every_backend() {
+    for model in
+        ["static-st", "bert-minilm", "qwen2-bias", "gemma3-bidirectional", "t5-dense", "deberta-v2", "xlmr-bin-heads"]
+    {
+        let spec = ModelSpec::read(&Path::new("tests/fixtures/models").join(model)).unwrap();
+        let expected = Subject::new(&spec, ON_PROCESSOR, &Cpu::new).of_no_tokens();
+        assert_eq!(expected.rows().len(), 2, "{model}");
+        if let Some(gpu) = &*GPU {
+            let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = Subject::new(&spec, ON_GPU, &|| Candle::on(&gpu, Numbers::F32).unwrap()).of_no_tokens();
+            assert_eq!(found, expected, "{model}");
+        }
+        assert_eq!(Subject::new(&spec, ON_PROCESSOR, &Candle::cpu).of_no_tokens(), expected, "{model}");
+    }
 }

@@ -186,7 +186,7 @@ fn projected<B: Backend>(
     let projected = parts.backend.apply_linear(&parts.linear(name, shape)?, vectors, Epilogue::Bias)?;
     // As many sequences of one token each.
     let each = PackedBatch::new((0..rows).map(|_| &[0][..]));
-    let values = parts.backend.pool(&[Pooling::Cls], 0, &projected, &each)?;
+    let values = parts.backend.pool(&[Pooling::Cls], 0, &projected, &each)?.get()?;
     Ok(Matrix { rows, columns: shape.outputs, values })
 }
 

@@ -158,6 +158,11 @@ pub enum EmbedError {
     /// The system gives no thread.
     #[error("cannot start a thread: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),
+    /// The thread of the run panicked; its message is on standard error.
+    #[error(
+        "internal error: the run panicked, see above; what was committed is kept, and the same command goes on from there"
+    )]
+    Panicked,
 }
 
 /// Why one model could not be embedded with, while others may.
@@ -259,7 +264,7 @@ impl EmbedError {
             Self::Open(_) | Self::FusedOtherwise { .. } => exit::RESUME_MISMATCH,
             Self::Lease(_) => exit::LEASE,
             Self::Pass(error) => pass_exit_code(error),
-            Self::Thread(_) => exit::INTERNAL,
+            Self::Thread(_) | Self::Panicked => exit::INTERNAL,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -89,15 +90,19 @@ impl Session<'_> {
         for note in &resolved.notes {
             report.observe(&Event::RunNote { note: note.clone() });
         }
-        let outcome = std::thread::scope(|scope| {
-            let limit = settings.max_duration.map(|limit| limit.0);
-            let _timer = Timer::start(scope, stop, limit, &report);
-            let outcome = self.embed(embedder, resolved, &discovery, stop, &report);
-            if is_last {
-                self.cool_down(&report);
-            }
-            outcome
-        });
+        let work = || {
+            std::thread::scope(|scope| {
+                let limit = settings.max_duration.map(|limit| limit.0);
+                let _timer = Timer::start(scope, stop, limit, &report);
+                let outcome = self.embed(embedder, resolved, &discovery, stop, &report);
+                if is_last {
+                    self.cool_down(&report);
+                }
+                outcome
+            })
+        };
+        // Whoever reads the summary afterwards is to learn of this as of any other failure.
+        let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(EmbedError::Panicked));
         report.end(stop, outcome)
     }
 

@@ -213,7 +213,7 @@ impl<'lease> Stage<'_, 'lease> {
             observer.observe(&Event::WarmUp { model, tokens, seconds });
         }
         #[cfg(test)]
-        let encoders = super::tests::short_of_memory(encoders, self.turns.job.settings);
+        let encoders = super::tests::troubled(encoders, self.turns.job.settings);
         Ok(encoders)
     }
 

@@ -8,7 +8,7 @@ use crate::arch::{LoadError, MaskedLm};
 use crate::domain::{Embeddings, MultiVectors, PackedBatch, SparseVector, VectorKind};
 use crate::model::spec::{ModelSpec, MultiHead, SparseHead, TextRole};
 use crate::model::weights::Weights;
-use crate::nn::{Backend, NnError, Pooling};
+use crate::nn::{Awaited, Backend, NnError, Pooling};
 
 /// The heads of a model that a run asks for.
 pub(super) struct Heads<B: Backend> {
@@ -63,6 +63,28 @@ impl<B: Backend> Heads<B> {
         })
     }
 
+    /// Whether there is nothing but pooled vectors, for which nobody need wait before the next batch is begun.
+    pub(super) fn are_pooled_alone(&self) -> bool {
+        self.dense.is_some() && self.sparse.is_none() && self.multi.is_none()
+    }
+
+    /// What [`Self::pooled`] makes vectors of, where they [are pooled alone](Self::are_pooled_alone).
+    pub(super) fn pool(
+        &self,
+        backend: &B,
+        finish: &Finish,
+        hidden: &B::Activations,
+        batch: &PackedBatch,
+    ) -> Result<Awaited, NnError> {
+        let poolings = self.dense.as_ref().map_or(&[][..], |head| &head.poolings);
+        backend.pool(poolings, finish.left_out, hidden, batch)
+    }
+
+    /// The vectors of a batch whose pooled hidden states are here.
+    pub(super) fn pooled(&self, finish: &Finish, pooled: Vec<f32>, width: usize) -> Embeddings {
+        self.dense.as_ref().map_or_else(Embeddings::default, |head| head.apply(finish, pooled, width))
+    }
+
     /// The vectors of a batch from its hidden states, [tokens, hidden], of so many numbers each.
     pub(super) fn apply(
         &self,
@@ -72,7 +94,7 @@ impl<B: Backend> Heads<B> {
         batch: &PackedBatch,
     ) -> Result<Embeddings, NnError> {
         let mut embeddings = match &self.dense {
-            Some(head) => head.apply(finish, backend.pool(&head.poolings, finish.left_out, hidden, batch)?, width),
+            Some(_) => self.pooled(finish, self.pool(backend, finish, hidden, batch)?.get()?, width),
             None => Embeddings::default(),
         };
         let on_host = matches!(self.sparse, Some(Sparse::Tokens(_))) || self.multi.is_some();

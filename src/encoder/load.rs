@@ -1,5 +1,6 @@
 //! Puts a model on a device and gives each worker its hold on it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::heads::Heads;
@@ -66,7 +67,8 @@ pub fn load_on<'lease, B: Backend>(
     let heads = Arc::new(Heads::load(spec, &finish, weights, first)?);
     let worker = |(device, backend)| -> Box<dyn Encoder + 'lease> {
         let architecture = Arc::clone(&architecture);
-        Box::new(ModelEncoder { backend, architecture, heads: Arc::clone(&heads), finish, _device: device })
+        let (heads, begun) = (Arc::clone(&heads), VecDeque::new());
+        Box::new(ModelEncoder { backend, architecture, heads, finish, begun, number: 0, _device: device })
     };
     Ok(workers.into_iter().map(worker).collect())
 }

@@ -28,13 +28,14 @@ mod load;
 pub use finish::{Finish, Kinds, VectorFault, fault, vector_fault};
 pub use load::{load, load_on, load_on_gpu};
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::heads::Heads;
 use crate::arch::{Architecture, LoadError};
 use crate::domain::{Embeddings, PackedBatch};
 use crate::lease::LeasedDevice;
-use crate::nn::{Backend, NnError};
+use crate::nn::{Awaited, Backend, NnError};
 
 /// Turns batches into vectors; one thread owns it.
 pub trait Encoder: Send {
@@ -45,6 +46,29 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EncodeError`]; the batch has no result then.
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError>;
+
+    /// Whether batches can be begun before the vectors of the one before are asked for: where the device computes while
+    /// this thread goes on. Elsewhere only [`encode`](Self::encode) is of use.
+    fn computes_apart(&self) -> bool {
+        false
+    }
+
+    /// Begins with a batch, whose vectors [`finish`](Self::finish) gives. At most one more is begun before they are asked
+    /// for; of those before it nothing is known any more.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; nothing is begun then.
+    fn begin(&mut self, _batch: &PackedBatch) -> Result<Begun, EncodeError> {
+        Err(EncodeError::NotBegun)
+    }
+
+    /// Waits for a batch that was begun, and gives what [`encode`](Self::encode) would have given.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; the batch has no result then.
+    fn finish(&mut self, _begun: Begun) -> Result<Embeddings, EncodeError> {
+        Err(EncodeError::NotBegun)
+    }
 
     /// How many cores the following batches may use: more than one while other workers have nothing to do.
     fn use_cores(&mut self, _cores: usize) {}
@@ -63,6 +87,10 @@ pub trait Encoder: Send {
         Ok(())
     }
 }
+
+/// The number of a batch that an encoder has begun.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Begun(pub(crate) u64);
 
 /// An encoder that several threads share, one batch at a time.
 pub trait SharedEncoder: Sync {
@@ -88,6 +116,9 @@ pub enum EncodeError {
     /// An encoder that is loaded when it is needed could not be.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The vectors of a batch are asked for that was not begun, or too long ago.
+    #[error("internal error: the vectors of a batch were asked for that is not under way")]
+    NotBegun,
 }
 
 /// What an error says about what to do next.
@@ -111,7 +142,7 @@ impl EncodeError {
             Self::Operation(NnError::DeviceLost(_)) | Self::Load(LoadError::Operation(NnError::DeviceLost(_))) => {
                 FailureKind::DeviceLost
             }
-            Self::Operation(_) | Self::Load(_) => FailureKind::Other,
+            Self::Operation(_) | Self::Load(_) | Self::NotBegun => FailureKind::Other,
         }
     }
 }
@@ -122,6 +153,9 @@ struct ModelEncoder<'lease, B: Backend> {
     architecture: Arc<dyn Architecture<B>>,
     heads: Arc<Heads<B>>,
     finish: Finish,
+    /// The last two that were begun, the older one first.
+    begun: VecDeque<(u64, Awaited)>,
+    number: u64,
     /// Where the layers are.
     _device: LeasedDevice<'lease>,
 }
@@ -133,6 +167,29 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
             let hidden = architecture.forward(backend, batch)?;
             heads.apply(backend, finish, (&hidden, architecture.hidden_size()), batch)
         })?)
+    }
+
+    fn computes_apart(&self) -> bool {
+        self.backend.computes_apart() && self.heads.are_pooled_alone()
+    }
+
+    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, EncodeError> {
+        let Self { backend, architecture, heads, finish, .. } = self;
+        let pooled = backend.run(|| heads.pool(backend, finish, &architecture.forward(backend, batch)?, batch))?;
+        self.number += 1;
+        while self.begun.len() > 1 {
+            self.begun.pop_front();
+        }
+        self.begun.push_back((self.number, pooled));
+        Ok(Begun(self.number))
+    }
+
+    fn finish(&mut self, Begun(number): Begun) -> Result<Embeddings, EncodeError> {
+        let place = self.begun.iter().position(|(begun, _)| *begun == number);
+        let Some((_, pooled)) = place.and_then(|place| self.begun.remove(place)) else {
+            return Err(EncodeError::NotBegun);
+        };
+        Ok(self.heads.pooled(&self.finish, pooled.get()?, self.architecture.hidden_size()))
     }
 
     fn use_cores(&mut self, cores: usize) {

@@ -54,7 +54,7 @@ impl<B: Backend> Named<B> {
     }
 
     fn down(&self, activations: &B::Activations, rows: usize) -> Vec<f32> {
-        self.1.pool(&[Pooling::Cls], 0, activations, &batch_of(&vec![1; rows])).unwrap()
+        self.1.pool(&[Pooling::Cls], 0, activations, &batch_of(&vec![1; rows])).unwrap().get().unwrap()
     }
 }
 
@@ -102,7 +102,7 @@ impl<B: Backend + Clone> OnHost for Named<B> {
     }
 
     fn pooled(&self, poolings: &[Pooling], left_out: usize, input: &Matrix, batch: &PackedBatch) -> Vec<f32> {
-        self.1.pool(poolings, left_out, &self.up(input), batch).unwrap()
+        self.1.pool(poolings, left_out, &self.up(input), batch).unwrap().get().unwrap()
     }
 
     fn weights(&self, pooling: SpladePooling, layer: &TestDecoder, batch: &PackedBatch) -> Vec<SparseVector> {

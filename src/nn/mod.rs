@@ -6,6 +6,7 @@
 //! of different lengths are brought together, and in what precision layers compute. Pooling is in f32 in any case.
 
 mod attention;
+mod awaited;
 mod candle;
 pub mod cpu;
 mod error;
@@ -16,6 +17,7 @@ mod splade;
 mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
+pub use awaited::Awaited;
 pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, LARGEST_FUSED_HEAD, Numbers};
 pub use cpu::{Cpu, Instructions};
 pub use error::NnError;
@@ -200,6 +202,12 @@ pub trait Backend: Send + Sync + 'static {
         work()
     }
 
+    /// Whether the device computes while the host goes on, so that the next batch may be begun before the results of this
+    /// one are asked for.
+    fn computes_apart(&self) -> bool {
+        false
+    }
+
     /// Waits for the device, forgets what failed there while nobody could be told of it, and gives back memory that is
     /// kept for later use. After an error of memory the device can be used again; before memory is looked at, none is
     /// counted that nobody has. An error of another kind remains one.
@@ -321,13 +329,15 @@ pub trait Backend: Send + Sync + 'static {
     /// So many leading tokens of every sequence take no part. Where none remains, the result is what
     /// sentence-transformers gives: the first token's for [`Pooling::Cls`], -∞ for [`Pooling::Max`], else zeros. For a
     /// sequence without tokens it is zeros.
+    ///
+    /// Where the device computes apart, this says what is to be computed; the result is [`Awaited`].
     fn pool(
         &self,
         poolings: &[Pooling],
         left_out: usize,
         hidden: &Self::Activations,
         batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError>;
+    ) -> Result<Awaited, NnError>;
 
     /// One sparse vector a sequence on the host: what a pooling makes of a layer's outputs for all its tokens. `input` is
     /// [tokens, inputs]; [tokens, outputs] never exists as a whole, for vocabularies are large.

@@ -22,7 +22,7 @@ use super::lane::Lane;
 use super::stages::Stage;
 use crate::batch::{self, BatchLimits, Change, Controller, Finished, Recovery, Step};
 use crate::domain::{Embeddings, PackedBatch};
-use crate::encoder::{EncodeError, Encoder, FailureKind, SharedEncoder, fault};
+use crate::encoder::{Begun, EncodeError, Encoder, FailureKind, SharedEncoder, fault};
 use crate::telemetry::event::{Event, Mitigation};
 
 /// How a batch ended.
@@ -49,23 +49,60 @@ pub(super) struct Attempt<'a, 'device> {
 /// What one try gave.
 type Outcome = Result<Embeddings, LaneError>;
 
+/// A whole batch that was begun.
+pub(super) struct UnderWay {
+    begun: Begun,
+    /// Since when the device has had nothing else to do.
+    pub start: Instant,
+    peak_bytes: Option<u64>,
+}
+
 impl Attempt<'_, '_> {
-    pub(super) fn run(mut self, batch: Batch) -> Ended {
+    /// Begins with a whole batch; `None` if it is too large at this moment, so that it has to be done in parts.
+    pub(super) fn begin(&mut self, batch: &Batch) -> Option<Result<UnderWay, LaneError>> {
+        let longest = batch.packed.longest();
+        let limits = self.controller(|controller| controller.limits(longest));
+        let sequences = batch.packed.sequences();
+        let fitting = limits.map_or(sequences, |limits| batch::fitting(batch.packed.lengths(0..sequences), limits));
+        (fitting == sequences).then(|| self.begin_whole(&batch.packed))
+    }
+
+    fn begin_whole(&mut self, packed: &PackedBatch) -> Result<UnderWay, LaneError> {
+        self.prepare(packed)?;
+        let start = Instant::now();
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.begin(packed)));
+        let begun = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;
+        // Memory is given out and taken back in the order in which work is begun: this is all that it takes.
+        Ok(UnderWay { begun, start, peak_bytes: self.encoder.take_peak() })
+    }
+
+    /// Waits for the vectors of a batch.
+    pub(super) fn wait(&mut self, batch: &Batch, under_way: UnderWay) -> Outcome {
+        let UnderWay { begun, start, peak_bytes } = under_way;
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.finish(begun)));
+        let embeddings = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;
+        self.succeeded(&batch.packed, start.elapsed().as_secs_f64(), peak_bytes);
+        Ok(embeddings)
+    }
+
+    /// Does what is to be done for a batch, of which `first` is what came of trying all of it at once, if that was tried.
+    pub(super) fn run(mut self, batch: Batch, mut first: Option<Outcome>) -> Ended {
         let mut recovery = Recovery::new(batch.packed.sequences(), self.lane.fallback.is_some());
         while let Some(part) = recovery.next_part() {
             if self.shop.stop.cause().is_some() {
                 return Ended::Over;
             }
+            let tried = first.take();
             let longest = batch.packed.lengths(part.clone()).max().unwrap_or(0);
             let limits = self.controller(|controller| controller.limits(longest));
             let fitting =
                 limits.map_or(part.len(), |limits| batch::fitting(batch.packed.lengths(part.clone()), limits));
-            if fitting < part.len() {
+            if fitting < part.len() && tried.is_none() {
                 recovery.cut(fitting);
                 continue;
             }
             let packed = packed(&batch.packed, &part);
-            let encoded = self.encode(&packed);
+            let encoded = tried.unwrap_or_else(|| self.encode(&packed));
             if self.lost.load(Ordering::SeqCst) {
                 return Ended::Lost(rest(batch, &recovery));
             }
@@ -99,20 +136,33 @@ impl Attempt<'_, '_> {
 
     /// Tries once.
     fn encode(&mut self, packed: &PackedBatch) -> Outcome {
+        self.prepare(packed)?;
+        let start = Instant::now();
+        // A panic must reach the collector as a failure: it would wait for this batch for ever.
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.encode(packed)));
+        let encoded = self.lane.clock.time(Stage::Forward, work);
+        let embeddings = encoded.map_err(|_| LaneError::Panicked)??;
+        let (seconds, peak_bytes) = (start.elapsed().as_secs_f64(), self.encoder.take_peak());
+        self.succeeded(packed, seconds, peak_bytes);
+        Ok(embeddings)
+    }
+
+    /// Makes the device ready for a try.
+    fn prepare(&mut self, packed: &PackedBatch) -> Result<(), EncodeError> {
         let (tokens, longest) = (packed.tokens(), packed.longest());
         if self.controller(|controller| controller.begin(tokens, longest)).unwrap_or(false) {
             self.encoder.settle()?;
         }
         // What came before, a failed try above all, was not for this batch.
         self.encoder.take_peak();
-        let start = Instant::now();
-        // A panic must reach the collector as a failure: it would wait for this batch for ever.
-        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.encode(packed)));
-        let encoded = self.lane.clock.time(Stage::Forward, work);
-        let embeddings = encoded.map_err(|_| LaneError::Panicked)??;
-        let seconds = start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Tells of a try that went well, and the controller as well.
+    fn succeeded(&self, packed: &PackedBatch, seconds: f64, peak_bytes: Option<u64>) {
+        let (tokens, longest) = (packed.tokens(), packed.longest());
         self.tell_encoded(self.device, packed, seconds);
-        let finished = Finished { tokens, longest, seconds, peak_bytes: self.encoder.take_peak() };
+        let finished = Finished { tokens, longest, seconds, peak_bytes };
         if let Some(Change { limits, gain }) = self.controller(|controller| controller.encoded(finished)).flatten() {
             let reason = match gain {
                 Some(gain) => {
@@ -123,7 +173,6 @@ impl Attempt<'_, '_> {
             let action = if limits.tokens > tokens { "grow_batch" } else { "shrink_batch" };
             self.tell(action, reason, limits);
         }
-        Ok(embeddings)
     }
 
     /// Hands on what the encoder gave; useless vectors are tried once more in f32. `false` if nobody takes it.

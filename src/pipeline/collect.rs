@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::assemble::{Draft, Origin};
 use super::encode::Encoded;
 use super::lane::Lanes;
+use super::queue::Outlet;
 use super::stages::Stage;
 use super::{Commit, LaneError, PassError};
 use crate::domain::{CollectionName, MultiVectors, Row, RowStatus, Shard, SparseVector};
@@ -36,6 +37,8 @@ pub(super) struct Collector<'a> {
     pub shards_in_flight: usize,
     pub collection: &'a CollectionName,
     pub observer: &'a dyn Observer,
+    /// Told of what is committed.
+    pub outlet: Outlet<'a>,
 }
 
 /// What became of a lane.
@@ -84,7 +87,7 @@ impl Collector<'_> {
     /// of a failure.
     #[expect(clippy::needless_pass_by_value, reason = "dropping the channels ends the other threads")]
     pub(super) fn run(
-        &self,
+        self,
         messages: Receiver<Message>,
         permits: Sender<()>,
         commits: &mut [&mut dyn Commit],
@@ -125,6 +128,7 @@ impl Collector<'_> {
                 }
                 Message::Failed { lane, error } => {
                     self.lanes.fail(lane);
+                    self.outlet.failed(lane);
                     give_permits(std::mem::take(&mut open[lane]).len());
                     collected[lane].failure.get_or_insert(error);
                     if collected.iter().all(|lane| lane.failure.is_some()) {
@@ -138,6 +142,7 @@ impl Collector<'_> {
             while let Some(first) = open[lane].first_entry().filter(|first| first.get().awaited == 0) {
                 let shard = self.complete(lane, first.remove(), &recent[lane]);
                 self.lanes.of(lane).clock.time(Stage::Write, || commits[lane].commit(&shard))?;
+                self.outlet.committed(lane, shard.number);
                 collected[lane].committed_rows += shard.records.len() as u64;
                 recent[lane].push_back(shard);
                 while recent[lane].len() > self.lanes.of(lane).remembered_shards(self.shards_in_flight) {

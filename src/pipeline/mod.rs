@@ -7,7 +7,8 @@
 //!
 //! Every arrow is bounded, and a permit bounds the shards between `assemble` and `commit`, so that host memory is that
 //! of a few shards, whatever the size of the collection. A shard is the window in which sequences are sorted by length;
-//! its vectors find their way back by index, and shards are committed in order.
+//! its vectors find their way back by index, and shards are committed in order. Of each model as many are begun and not
+//! committed as there are devices, so that no more than these are lost with the process.
 //!
 //! Each model has a lane: tokens, shards and commits of its own, over one reading of the input. A batch of each lane in
 //! turn goes into the one queue from which the workers on all devices take. What a worker has when its device is lost
@@ -31,6 +32,7 @@ mod tests;
 pub use lane::Lane;
 pub use stages::{Stage, StageClock};
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -39,7 +41,7 @@ use crossbeam_channel::bounded;
 
 use self::collect::{Collected, Message};
 use self::lane::Lanes;
-use self::queue::{BatchQueue, Inlet};
+use self::queue::{BatchQueue, Inlet, Outlet, Room};
 use crate::collection::Collection;
 use crate::domain::Shard;
 use crate::encoder::{EncodeError, Encoder};
@@ -181,7 +183,13 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     for _ in 0..shards_in_flight {
         let _ = permit_sender.send(());
     }
-    let queue = BatchQueue::new(workers.len(), workers.len() * 2);
+    let queue = BatchQueue::new(Room {
+        workers: workers.len(),
+        batches: workers.len() * 2,
+        lanes: pass.lanes.len(),
+        // What is begun and not committed has to be done again after a kill.
+        begun_shards: workers.iter().map(|worker| worker.device.as_str()).collect::<BTreeSet<_>>().len(),
+    });
     let assembler = assemble::Assembler {
         workers: workers.len(),
         shards_in_flight,
@@ -195,7 +203,8 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
     };
     let shop = encode::Shop { lanes, stop, clock, observer };
     // All of them before any thread: should one not start, its seat and those of the others are given up, and nobody waits
-    // for a worker that never comes.
+    // for a worker that never comes, nor for commits.
+    let outlet = Outlet(&queue);
     let seats: Vec<_> = workers.iter().map(|_| queue.seat()).collect();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || source::read(collection, &group_sender, stop, clock, observer));
@@ -213,8 +222,8 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
             .map(|((number, worker), seat)| {
                 let (queue, results) = (&queue, message_sender.clone());
                 scope.spawn(move || {
-                    let work = || encode::encode(number, worker, &seat, &results, shop);
-                    let ended = catch_unwind(AssertUnwindSafe(work));
+                    let bench = encode::Bench { number, worker, seat: &seat, results: &results, shop };
+                    let ended = catch_unwind(AssertUnwindSafe(|| bench.encode()));
                     drop(seat);
                     match ended {
                         // What the last worker gives back will never be done; what others took before they left is.
@@ -228,7 +237,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
             .collect();
         drop(message_sender);
         // This thread collects; the channels that it owns close when it returns, and the others follow.
-        let collector = collect::Collector { lanes, shards_in_flight, collection: collection.name(), observer };
+        let collector = collect::Collector { lanes, shards_in_flight, collection: collection.name(), observer, outlet };
         let collected = collector.run(messages, permit_sender, commits);
         let panicked = |stage| move |_| PassError::Panicked { stage };
         let read = reader.join().map_err(panicked("reading"));

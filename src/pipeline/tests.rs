@@ -1,6 +1,7 @@
 //! The pipeline with encoders that misbehave and a commit that remembers.
 
 mod memory;
+mod window;
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks on a machine without a GPU what configs/cuda/build.sh builds: that the program starts without any library of
 # CUDA and embeds on the processor, that a GPU which is not there is an error with its reason, and, with stand-ins for the
-# driver (stand_in/cuda.c, ../stand_in/nvml.c), that every architecture gets through each call of the driver in f32, f16
-# and bf16. The stand-ins compute nothing: numbers are what only a GPU can show (check.sh).
+# driver (stand_in/driver.cpp, ../stand_in/nvml.c), that every architecture gets through each call of the driver in f32, f16
+# and bf16. The stand-ins compute, but the vectors are looked at elsewhere (numbers.sh); what nvcc made of the kernels is
+# loaded and not run.
 #
 #   tests/gpu/anywhere.sh [PROGRAM]       without PROGRAM one is built for compute capability 8.0, which takes long
 set -euo pipefail
@@ -50,11 +51,9 @@ embed refused --model tests/fixtures/models/bert-minilm --devices cuda:0
 grep "there is no device cuda:0" "$work/refused.log" || fail "no reason is given: $(cat "$work/refused.log")"
 
 echo "== with stand-ins for the driver"
-mkdir "$work/libraries"
-cc -shared -fPIC -Wall -Wextra -O1 -o "$work/libraries/libcuda.so.1" tests/gpu/stand_in/cuda.c -lpthread
-ln -s libcuda.so.1 "$work/libraries/libcublas.so.13"
-ln -s libcuda.so.1 "$work/libraries/libcurand.so.10"
-cc -shared -fPIC -O1 -o "$work/libraries/libnvidia-ml.so.1" tests/stand_in/nvml.c -ldl
+folder=${CARGO_TARGET_DIR:-target}/cuda-stand-in
+tests/gpu/stand_in/build.sh "$folder"
+cp -r "$folder/libraries" "$work/libraries"
 cat >"$work/libraries/libnvidia-ml.so.1.state" <<'STATE'
 driver 580.65.06
 cuda 13000

@@ -2,16 +2,18 @@
 //!
 //! Written against the sources of candle-core 0.11 and cudarc 0.19.
 
+use std::sync::Arc;
+
 use candle_core::cuda::CudaDevice;
-use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
+use candle_core::cuda::cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use candle_core::cuda_backend::WrapErr;
-use candle_core::{Device, Error};
+use candle_core::{Device, Error, Storage, Tensor};
 
 use super::gpu::{GpuError, Pool};
-use crate::nn::NnError;
+use crate::nn::{Awaited, NnError};
 
 /// Opens the device with this UUID; also gives its compute capability.
-pub(super) fn open(uuid: &str) -> Result<(Device, (u32, u32)), GpuError> {
+pub(super) fn open(uuid: &str) -> Result<(Device, Copies, (u32, u32)), GpuError> {
     let fault = |fault: NnError| GpuError::Open { device: uuid.to_owned(), fault: Box::new(fault) };
     let driver = |error: DriverError| fault(NnError::from(Error::from(candle_core::cuda::CudaError::Cuda(error))));
     let count = CudaContext::device_count().map_err(driver)?;
@@ -28,18 +30,45 @@ pub(super) fn open(uuid: &str) -> Result<(Device, (u32, u32)), GpuError> {
     Err(GpuError::Unknown { uuid: uuid.to_owned(), known })
 }
 
-fn open_number(number: usize) -> Result<(Device, (u32, u32)), NnError> {
+fn open_number(number: usize) -> Result<(Device, Copies, (u32, u32)), NnError> {
     let device = Device::new_cuda_with_stream(number)?;
     let cuda = device.as_cuda_device()?;
     // SAFETY: events order the uses of memory between streams. Everything on this device is done on the one stream that
-    // was just made, which orders it, and no memory of the device exists yet.
+    // was just made, which orders it, but for copies that wait for an event of their own (`Copies`); and no memory of the
+    // device exists yet.
     unsafe { cuda.disable_event_tracking() };
     // Unless it is told otherwise, the pool gives everything back whenever somebody waits for the device: after each
     // batch, and the next one would ask the driver for all of it again.
     set(cuda, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
     let (major, minor) = cuda.cuda_stream().context().compute_capability().w()?;
     let number = |part: i32| u32::try_from(part).unwrap_or_default();
-    Ok((device, (number(major), number(minor))))
+    let copies = Copies(cuda.cuda_stream().context().new_stream().w()?);
+    Ok((device, copies, (number(major), number(minor))))
+}
+
+/// A stream for copies of results to the host. On that of the work they would wait for everything that was begun since.
+#[derive(Debug, Clone)]
+pub(super) struct Copies(Arc<CudaStream>);
+
+impl Copies {
+    /// The numbers of a contiguous tensor in f32, once they are computed. What failed until then is an error.
+    pub(super) fn later(&self, tensor: Tensor) -> Result<Awaited, NnError> {
+        let computed = tensor.device().as_cuda_device()?.cuda_stream().record_event(None).w()?;
+        let copies = Arc::clone(&self.0);
+        Ok(Awaited::new(move || {
+            // Before this the memory is not what it will be; after it nothing writes there while the tensor lives.
+            computed.synchronize().w()?;
+            let (storage, layout) = tensor.storage_and_layout();
+            let Storage::Cuda(storage) = &*storage else {
+                return Err(Error::Msg("a tensor of a GPU is elsewhere".into()).into());
+            };
+            let (first, end) = layout.contiguous_offsets().unwrap_or_default();
+            let values = copies.clone_dtoh(&storage.as_cuda_slice::<f32>()?.slice(first..end)).w()?;
+            // As in `finish`.
+            copies.synchronize().w()?;
+            Ok(values)
+        }))
+    }
 }
 
 /// See [`Gpu::settle`](super::Gpu::settle).

@@ -2,15 +2,16 @@
 //!
 //! It is opened once in a process and cloned, for each opening would be another device to candle; and it is opened by
 //! its UUID, for indices depend on who counts. All its work is on one stream of its own, so that what one thread has
-//! begun is finished before what another asks for next, whichever threads load, warm up, encode and drop a model.
+//! begun is finished before what another asks for next, whichever threads load, warm up, encode and drop a model. Only
+//! results are copied on another, while the first goes on with the next batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 
 use super::Numbers;
-use crate::nn::NnError;
+use crate::nn::{Awaited, NnError};
 
 /// A GPU on which models can be loaded.
 #[derive(Debug, Clone)]
@@ -21,6 +22,9 @@ pub struct Gpu {
     capability: Option<(u32, u32)>,
     /// What this process holds of its memory beside the pool, in bytes.
     beside: Arc<AtomicU64>,
+    /// Where results are copied while the next batch is computed.
+    #[cfg(feature = "cuda")]
+    copies: Option<super::cuda::Copies>,
 }
 
 /// A context of CUDA with the workspaces of its libraries, until somebody has looked: 300 to 500 MiB on the cards in use.
@@ -137,13 +141,13 @@ impl Gpu {
     /// [`GpuError`].
     #[cfg(feature = "cuda")]
     pub fn cuda(uuid: &str) -> Result<Self, GpuError> {
-        let (device, capability) = super::cuda::open(uuid)?;
+        let (device, copies, capability) = super::cuda::open(uuid)?;
         let found = capability;
         match BUILT_FOR {
             Some(built) if !runs(built, found) => {
                 Err(GpuError::Capability { device: uuid.to_owned(), built: built.to_owned(), found })
             }
-            _ => Ok(Self::new(device, uuid.to_owned(), Some(capability))),
+            _ => Ok(Self { copies: Some(copies), ..Self::new(device, uuid.to_owned(), Some(capability)) }),
         }
     }
 
@@ -216,7 +220,32 @@ impl Gpu {
 
     #[cfg(any(feature = "cuda", feature = "metal"))]
     fn new(device: Device, name: String, capability: Option<(u32, u32)>) -> Self {
-        Self { device, name, capability, beside: Arc::new(AtomicU64::new(USUAL_CONTEXT)) }
+        Self {
+            device,
+            name,
+            capability,
+            beside: Arc::new(AtomicU64::new(USUAL_CONTEXT)),
+            #[cfg(feature = "cuda")]
+            copies: None,
+        }
+    }
+
+    /// Whether it computes while this thread goes on.
+    pub(super) fn computes_apart(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        let apart = self.copies.is_some();
+        #[cfg(not(feature = "cuda"))]
+        let apart = false;
+        apart
+    }
+
+    /// Numbers in f32 that come to the host when they are asked for.
+    pub(super) fn copied_later(&self, tensor: Tensor) -> Result<Awaited, NnError> {
+        #[cfg(feature = "cuda")]
+        if let Some(copies) = &self.copies {
+            return copies.later(tensor);
+        }
+        Ok(Awaited::ready(tensor.to_vec1()?))
     }
 
     pub(super) fn device(&self) -> &Device {

@@ -33,8 +33,8 @@ use self::fused::pointwise::{Finish, finish, gated};
 use self::layout::{Layout, vector};
 use super::splade::rows_of_a_block;
 use super::{
-    Activation, Attention, Backend, Branch, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
-    SpladePooling,
+    Activation, Attention, Awaited, Backend, Branch, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling,
+    RelativeAttention, SpladePooling,
 };
 use crate::domain::{PackedBatch, SparseVector};
 
@@ -172,6 +172,15 @@ impl Candle {
         Ok(values.to_dtype(self.numbers.dtype())?.to_device(&self.device)?)
     }
 
+    /// Numbers of the device that come to the host when they are asked for.
+    fn copied_later(&self, tensor: &Tensor) -> Result<Awaited, NnError> {
+        let tensor = tensor.flatten_all()?;
+        match &self.gpu {
+            Some(gpu) => gpu.copied_later(tensor),
+            None => Ok(Awaited::ready(tensor.to_vec1()?)),
+        }
+    }
+
     fn layout(&self, batch: &PackedBatch) -> Result<Arc<Layout>, NnError> {
         let mut last = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(layout) = last.as_ref().filter(|layout| layout.is_of(batch)) {
@@ -288,6 +297,10 @@ impl Backend for Candle {
             if let Some(&index) = indices.iter().find(|index| **index as usize >= entries) {
                 return Err(NnError::IndexOutOfRange { index, entries });
             }
+            // The driver has no memory of no bytes: what is of no tokens stays on the host, here and in what follows.
+            if indices.is_empty() {
+                return Ok(Tensor::zeros((0, table.dim(1)?), table.dtype(), &Device::Cpu)?);
+            }
             let found = table.index_select(&Tensor::new(*indices, &self.device)?, 0)?;
             sum = Some(match sum {
                 Some(sum) => (sum + found)?,
@@ -298,6 +311,9 @@ impl Backend for Candle {
     }
 
     fn apply_linear(&self, layer: &Linear, input: &Tensor, epilogue: Epilogue<'_, Tensor>) -> Result<Tensor, NnError> {
+        if is_of_no_tokens(input) {
+            return Ok(Tensor::zeros((0, layer.weight.dim(1)?), input.dtype(), input.device())?);
+        }
         let mut sum = input.matmul(&layer.weight)?;
         if self.fuses(&sum) {
             let (activation, residual) = match epilogue {
@@ -359,6 +375,7 @@ impl Backend for Candle {
             return fused::norm::norm(norm, Sum { input, bias: None, residual: None }, Into::New);
         }
         Ok(match norm {
+            _ if is_of_no_tokens(input) => input.clone(),
             Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
             Norm::Rms { weight, epsilon } => ops::rms_norm(input, weight, *epsilon)?,
         })
@@ -396,11 +413,15 @@ impl Backend for Candle {
         left_out: usize,
         hidden: &Tensor,
         batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError> {
+    ) -> Result<Awaited, NnError> {
         if batch.sequences() == 0 || poolings.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Awaited::ready(Vec::new()));
         }
-        pool::pool(poolings, left_out, hidden, batch, self.grouping)
+        pool::pool(poolings, left_out, hidden, batch, self.grouping, |pooled| self.copied_later(pooled))
+    }
+
+    fn computes_apart(&self) -> bool {
+        self.gpu.as_ref().is_some_and(Gpu::computes_apart)
     }
 
     fn take_peak(&self) -> Option<u64> {
@@ -440,6 +461,11 @@ fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
     let values = tensor.flatten_all()?.to_vec1()?;
     gpu::finish(tensor.device())?;
     Ok(values)
+}
+
+/// Whether it belongs to a batch of texts that all have no token, and lies on the host.
+fn is_of_no_tokens(activations: &Tensor) -> bool {
+    activations.elem_count() == 0
 }
 
 fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {

@@ -1,12 +1,12 @@
-//! Pooling of a whole batch in a few operations and with one copy to the host, in f32.
+//! Pooling of a whole batch in a few operations and with one copy to the host, in f32; the copy is made when somebody
+//! wants it, so that the device may be given the next batch before.
 
 use candle_core::{D, DType, Device, Tensor};
 
 use super::buckets::{Bucket, Grouping, buckets};
-use super::copied;
 use super::layout::{index, vector};
 use crate::domain::PackedBatch;
-use crate::nn::{NnError, Pooling};
+use crate::nn::{Awaited, NnError, Pooling};
 
 /// [sequences, poolings · width] on the host, as [`Backend::pool`](crate::nn::Backend::pool) says.
 pub(super) fn pool(
@@ -15,28 +15,32 @@ pub(super) fn pool(
     hidden: &Tensor,
     batch: &PackedBatch,
     grouping: Grouping,
-) -> Result<Vec<f32>, NnError> {
+    copied_later: impl FnOnce(&Tensor) -> Result<Awaited, NnError>,
+) -> Result<Awaited, NnError> {
     let width = poolings.len() * hidden.dim(D::Minus1)?;
     let mut vectors = Vec::new();
     for bucket in buckets(batch, grouping) {
         vectors.push(pool_bucket(poolings, left_out, hidden, &bucket)?);
     }
-    let pooled: Vec<f32> = match vectors.as_slice() {
-        [] => Vec::new(),
-        vectors => copied(&Tensor::cat(vectors, 0)?)?,
+    let pooled = match vectors.as_slice() {
+        [] => Awaited::ready(Vec::new()),
+        vectors => copied_later(&Tensor::cat(vectors, 0)?)?,
     };
-    let mut pooled = pooled.chunks_exact(width.max(1));
-    let mut values = Vec::with_capacity(batch.sequences() * width);
-    for bounds in batch.cu_seqlens().windows(2) {
-        let length = bounds[1] - bounds[0];
-        let vector = if length == 0 { None } else { pooled.next() };
-        match vector {
-            Some(vector) if length > left_out => values.extend_from_slice(vector),
-            Some(vector) => values.extend(of_nothing(poolings, vector)),
-            None => values.extend(std::iter::repeat_n(0.0, width)),
+    let lengths: Vec<usize> = batch.cu_seqlens().windows(2).map(|bounds| bounds[1] - bounds[0]).collect();
+    let poolings = poolings.to_vec();
+    Ok(pooled.map(move |pooled| {
+        let mut pooled = pooled.chunks_exact(width.max(1));
+        let mut values = Vec::with_capacity(lengths.len() * width);
+        for length in lengths {
+            let vector = if length == 0 { None } else { pooled.next() };
+            match vector {
+                Some(vector) if length > left_out => values.extend_from_slice(vector),
+                Some(vector) => values.extend(of_nothing(&poolings, vector)),
+                None => values.extend(std::iter::repeat_n(0.0, width)),
+            }
         }
-    }
-    Ok(values)
+        values
+    }))
 }
 
 /// What sentence-transformers gives where pooling leaves out every token; `vector` has the first token's for

@@ -29,7 +29,9 @@ use self::buffers::{Buffer, Buffers};
 use self::gemm::{Finish, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling};
+use super::{
+    Attention, Awaited, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
+};
 use crate::domain::{PackedBatch, SparseVector};
 
 /// Operations of one thread, which other cores may help for a while.
@@ -255,7 +257,7 @@ impl Backend for Cpu {
         left_out: usize,
         hidden: &Activations,
         batch: &PackedBatch,
-    ) -> Result<Vec<f32>, NnError> {
+    ) -> Result<Awaited, NnError> {
         let width = hidden.width;
         let mut pooled = Vec::with_capacity(batch.sequences() * poolings.len() * width);
         for bounds in batch.cu_seqlens().windows(2) {
@@ -264,7 +266,7 @@ impl Backend for Cpu {
                 pooled.extend(pool::pool(pooling, tokens, width, left_out));
             }
         }
-        Ok(pooled)
+        Ok(Awaited::ready(pooled))
     }
 
     fn weigh_vocabulary(

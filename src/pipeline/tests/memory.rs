@@ -1,7 +1,7 @@
 //! The pipeline on made-up devices whose memory does not suffice, whose arithmetic does not, or which are lost: the
 //! vectors are those of an undisturbed run, or the row says why there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{Costs, MemoryModel, Occupancy};
-use crate::encoder::SharedEncoder;
+use crate::encoder::{Begun, FailureKind, SharedEncoder};
 
 /// A device, by what goes wrong on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +38,11 @@ struct Gpu {
     tries: Arc<AtomicUsize>,
     in_pieces: usize,
     settled: usize,
+    /// What was begun and not asked for; `None` where nothing is begun before it is asked for.
+    begun: Option<VecDeque<(u64, Result<Embeddings, EncodeError>)>>,
+    number: u64,
+    /// How often two batches were under way at once.
+    overlaps: Arc<AtomicUsize>,
 }
 
 fn out_of_memory() -> EncodeError {
@@ -81,6 +86,30 @@ impl Encoder for Gpu {
         Ok(Embeddings::dense(2, values))
     }
 
+    fn computes_apart(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Memory runs out at once; what else goes wrong is known later.
+    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, EncodeError> {
+        let result = match self.encode(batch) {
+            Err(error) if error.kind() == FailureKind::OutOfMemory => return Err(error),
+            result => result,
+        };
+        self.number += 1;
+        let begun = self.begun.as_mut().unwrap();
+        begun.push_back((self.number, result));
+        assert!(begun.len() <= 2, "one more may be begun, and no third");
+        self.overlaps.fetch_add(begun.len() - 1, Ordering::SeqCst);
+        Ok(Begun(self.number))
+    }
+
+    fn finish(&mut self, Begun(number): Begun) -> Result<Embeddings, EncodeError> {
+        let (oldest, result) = self.begun.as_mut().unwrap().pop_front().unwrap();
+        assert_eq!(oldest, number);
+        result
+    }
+
     fn settle(&mut self) -> Result<(), EncodeError> {
         self.in_pieces = 0;
         self.settled += 1;
@@ -94,7 +123,21 @@ impl Encoder for Gpu {
 struct Run {
     outcome: Outcome,
     tries: usize,
+    overlaps: usize,
 }
+
+/// What devices tell of themselves, and how they work.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    /// Whether the sizes of the model and the device are known.
+    sized: bool,
+    /// Whether they compute while the worker goes on.
+    apart: bool,
+}
+
+const UNSIZED: Kind = Kind { sized: false, apart: false };
+const SIZED: Kind = Kind { sized: true, apart: false };
+const KINDS: [Kind; 4] = [UNSIZED, SIZED, Kind { apart: true, ..UNSIZED }, Kind { apart: true, ..SIZED }];
 
 const START: BatchLimits = BatchLimits { tokens: 120, sequences: 8 };
 
@@ -102,10 +145,8 @@ const START: BatchLimits = BatchLimits { tokens: 120, sequences: 8 };
 const LONGEST: usize = 36;
 
 /// 53 texts of 6 to 36 tokens, in shards of 16 and batches of up to 120 tokens.
-///
-/// `sized`: whether the sizes of the model and the device are known.
-fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>, sized: bool) -> Run {
-    embed_growing(troubles, fallback, exact, sized, START.tokens)
+fn embed(troubles: &[Trouble], fallback: Option<Trouble>, exact: Option<Trouble>, kind: Kind) -> Run {
+    embed_growing(troubles, fallback, exact, kind, START.tokens)
 }
 
 /// The same with batches that may grow up to so many tokens.
@@ -113,15 +154,23 @@ fn embed_growing(
     troubles: &[Trouble],
     fallback: Option<Trouble>,
     exact: Option<Trouble>,
-    sized: bool,
+    kind: Kind,
     most_tokens: usize,
 ) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let collection = collection(directory.path(), 53);
     let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
     let tokenizer = Tokenizer::load(path, 80, String::new()).unwrap();
-    let tries: Arc<AtomicUsize> = Arc::default();
-    let gpu = |trouble| Gpu { trouble, tries: Arc::clone(&tries), in_pieces: 0, settled: 0 };
+    let (tries, overlaps): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+    let gpu = |trouble| Gpu {
+        trouble,
+        tries: Arc::clone(&tries),
+        in_pieces: 0,
+        settled: 0,
+        begun: kind.apart.then(VecDeque::new),
+        number: 0,
+        overlaps: Arc::clone(&overlaps),
+    };
     let label = |number: usize| format!("cuda:{number}");
     let mut workers: Vec<Worker<'_>> = troubles
         .iter()
@@ -136,7 +185,7 @@ fn embed_growing(
         let controller = Controller::new(Span { start: START, most_tokens }, true);
         let model = MemoryModel::new(Costs { token_bytes: 1 << 20, pair_bytes: 0 });
         let room = Occupancy::new(1.0, u64::MAX, 1 << 30, 0, 0);
-        if sized { controller.with_memory(model, room, true) } else { controller }
+        if kind.sized { controller.with_memory(model, room, true) } else { controller }
     };
     let controllers = (0..troubles.len()).map(|number| (label(number), controller())).collect();
     let controllers = Mutex::new(Controllers::new(controllers));
@@ -167,7 +216,7 @@ fn embed_growing(
     let end =
         end.map_err(|error| error.to_string()).and_then(|mut ends| ends.remove(0).map_err(|error| error.to_string()));
     let outcome = Outcome { end, shards: memory.shards, events: events.0.into_inner().unwrap() };
-    Run { outcome, tries: tries.load(Ordering::SeqCst) }
+    Run { outcome, tries: tries.load(Ordering::SeqCst), overlaps: overlaps.load(Ordering::SeqCst) }
 }
 
 impl Run {
@@ -203,11 +252,11 @@ impl Run {
 /// All vectors are those of an undisturbed run, and these steps were taken.
 #[track_caller]
 fn check(troubles: &[Trouble], fallback: Option<Trouble>, steps: &[&str]) -> Run {
-    let undisturbed = embed(&[Trouble::None], None, None, false);
+    let undisturbed = embed(&[Trouble::None], None, None, UNSIZED);
     assert!(undisturbed.steps().is_empty());
     let mut last = None;
-    for sized in [false, true] {
-        let run = embed(troubles, fallback, None, sized);
+    for kind in KINDS {
+        let run = embed(troubles, fallback, None, kind);
         assert!(matches!(run.outcome.end, Ok(PassEnd::Complete { rows: 53 })), "{:?}", run.outcome.end);
         assert_eq!(run.rows(), undisturbed.rows());
         assert_eq!(run.steps().keys().collect::<Vec<_>>(), steps, "{:?}", run.steps());
@@ -244,7 +293,7 @@ fn what_no_device_has_room_for_is_done_by_the_processor() {
 
 /// Each row has its vector, or the reason; returns how many have none.
 fn failed_rows(run: &Run, reason: &str) -> usize {
-    let undisturbed = embed(&[Trouble::None], None, None, false).rows();
+    let undisturbed = embed(&[Trouble::None], None, None, UNSIZED).rows();
     assert!(matches!(run.outcome.end, Ok(PassEnd::Complete { rows: 53 })), "{:?}", run.outcome.end);
     assert_eq!(run.rows().len(), 53);
     let mut failed = 0;
@@ -263,34 +312,34 @@ fn failed_rows(run: &Run, reason: &str) -> usize {
 
 #[test]
 fn a_text_that_is_too_long_for_the_device_fails_alone() {
-    let run = embed(&[Trouble::Room(LONGEST - 4)], None, None, true);
+    let run = embed(&[Trouble::Room(LONGEST - 4)], None, None, SIZED);
     let failed = failed_rows(&run, "out of memory");
     assert!((1..20).contains(&failed), "{failed}");
     assert_eq!(run.steps()["fail_row"], failed);
-    let run = embed(&[Trouble::Full, Trouble::Full], None, None, true);
+    let run = embed(&[Trouble::Full, Trouble::Full], None, None, SIZED);
     assert_eq!(failed_rows(&run, "even for this text"), 53);
-    let run = embed(&[Trouble::Full], Some(Trouble::Talk), None, true);
+    let run = embed(&[Trouble::Full], Some(Trouble::Talk), None, SIZED);
     assert_eq!(failed_rows(&run, "the teacher"), 53, "what the processor says is told as well");
 }
 
 #[test]
 fn an_error_that_only_speaks_of_memory_ends_the_lane() {
-    let run = embed(&[Trouble::Talk], Some(Trouble::None), None, true);
+    let run = embed(&[Trouble::Talk], Some(Trouble::None), None, SIZED);
     assert!(run.outcome.end.unwrap_err().contains("the teacher ran out of memory"));
 }
 
 #[test]
 fn a_poisoned_device_is_left_and_others_do_its_work() {
-    let undisturbed = embed(&[Trouble::None], None, None, false);
-    for sized in [false, true] {
-        let run = embed(&[Trouble::Poisoned(2), Trouble::None], None, None, sized);
+    let undisturbed = embed(&[Trouble::None], None, None, UNSIZED);
+    for kind in KINDS {
+        let run = embed(&[Trouble::Poisoned(2), Trouble::None], None, None, kind);
         assert!(matches!(run.outcome.end, Ok(PassEnd::Complete { rows: 53 })), "{:?}", run.outcome.end);
         assert_eq!(run.rows(), undisturbed.rows());
         assert!(!run.steps().contains_key("split_batch"));
         let told = run.outcome.events.iter().filter(|event| matches!(event, Event::DeviceLost { .. })).count();
         assert!(told <= 1, "the other may have done everything before");
     }
-    let alone = embed(&[Trouble::Poisoned(2)], None, None, true).outcome;
+    let alone = embed(&[Trouble::Poisoned(2)], None, None, SIZED).outcome;
     assert!(alone.end.unwrap_err().contains("every device"));
     assert!(alone.events.iter().any(|event| matches!(event, Event::DeviceLost { .. })));
 }
@@ -298,25 +347,38 @@ fn a_poisoned_device_is_left_and_others_do_its_work() {
 #[test]
 fn a_device_that_is_lost_when_caches_are_freed_leaves_its_row_to_others() {
     for after in 0..20 {
-        let run = embed(&[Trouble::Dying(after), Trouble::None], None, None, true);
+        let run = embed(&[Trouble::Dying(after), Trouble::None], None, None, SIZED);
         let failed = failed_rows(&run, "even for this text");
         assert_eq!(failed, run.steps().get("fail_row").copied().unwrap_or(0), "{after}");
     }
 }
 
 #[test]
+fn the_next_batch_is_begun_before_the_vectors_of_the_last_are_asked_for() {
+    let one_at_a_time = embed(&[Trouble::None], None, None, UNSIZED);
+    let apart = embed(&[Trouble::None], None, None, Kind { apart: true, ..UNSIZED });
+    assert_eq!(apart.rows(), one_at_a_time.rows());
+    assert_eq!((one_at_a_time.overlaps, apart.overlaps > 0), (0, true), "{}", apart.overlaps);
+    // Whatever becomes of one of them, the other one's vectors are its own.
+    for trouble in (0..20).map(Trouble::Poisoned).chain((1..9).map(Trouble::Sometimes)) {
+        let run = embed(&[trouble, Trouble::None], None, None, Kind { apart: true, ..SIZED });
+        failed_rows(&run, "even for this text");
+    }
+}
+
+#[test]
 fn useless_vectors_are_tried_again_in_f32_and_fail_if_that_is_no_better() {
-    let undisturbed = embed(&[Trouble::None], None, None, false).rows();
+    let undisturbed = embed(&[Trouble::None], None, None, UNSIZED).rows();
     let length = undisturbed[3].2.as_ref().map(|vector| vector[0]).unwrap();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number of tokens")]
     let useless = Trouble::Useless(length as usize);
-    let run = embed(&[useless], None, Some(Trouble::None), true);
+    let run = embed(&[useless], None, Some(Trouble::None), SIZED);
     assert_eq!(run.rows(), undisturbed);
     let retried = run.steps()["retry_in_f32"];
     assert!(retried > 1);
-    let run = embed(&[useless], None, Some(useless), true);
+    let run = embed(&[useless], None, Some(useless), SIZED);
     assert_eq!((failed_rows(&run, "not finite"), run.steps()["retry_in_f32"]), (retried, retried));
-    let run = embed(&[useless], None, None, true);
+    let run = embed(&[useless], None, None, SIZED);
     assert_eq!((failed_rows(&run, "not finite"), run.steps().is_empty()), (retried, true));
 }
 
@@ -340,10 +402,10 @@ proptest! {
     fn every_row_ends_once_with_its_vector_or_a_reason(
         troubles in prop::collection::vec(trouble(), 1..4),
         fallback in prop::option::of(Just(Trouble::None)),
-        sized in any::<bool>(),
+        (sized, apart) in any::<(bool, bool)>(),
         most_tokens in START.tokens..1000,
     ) {
-        let run = embed_growing(&troubles, fallback, None, sized, most_tokens);
+        let run = embed_growing(&troubles, fallback, None, Kind { sized, apart }, most_tokens);
         match &run.outcome.end {
             Ok(_) => {
                 let failed = failed_rows(&run, "");

@@ -57,14 +57,18 @@ constexpr size_t PAGE = 4096, STACK = 16 * PAGE, MOST_THREADS = 1024, MOST_SHARE
 constexpr unsigned ENOUGH_BLOCKS = 8;
 constexpr unsigned WARPS = MOST_THREADS / 32;
 
-/* What a lane waits for, so that it can be told from what the others of its warp wait for. */
+/* What some lanes of a warp bring and wait for. It is free when all of them have looked at it; as many as there are can be
+ * under way, for lanes that go on may bring something to the next one before others have looked at this one, and
+ * lanes of different masks may be at different ones. */
 struct Exchange {
-    unsigned char slots[2][32][16];
-    unsigned mask, arrived, lanes;
-    int line, size;
-    /* The slots in use change with each exchange: a lane may bring something to the next one before all others have
-     * looked at this one, and not more, for the next one waits for them. */
-    unsigned turn, unread[2];
+    unsigned char slots[32][16];
+    unsigned mask, arrived, unread;
+    int line;
+    size_t size;
+};
+struct Warp {
+    unsigned lanes;
+    Exchange exchanges[8];
 };
 
 struct Thread {
@@ -78,12 +82,12 @@ Kernel *running;
 const Work *work_of_thread;
 void *host;
 Thread threads[MOST_THREADS];
-Exchange exchanges[WARPS];
+Warp warps[WARPS];
 std::vector<unsigned char *> free_stacks;
 /* Threads that can run: not begun, or not waiting; by warp, and which warps have some. */
 unsigned ready[WARPS], begun[WARPS], ready_warps;
 unsigned count, current, ended, at_barrier;
-int barrier_line;
+int barrier_line, waited_at;
 bool last_first;
 unsigned char *shared_area, *shared;
 size_t shared_size;
@@ -135,8 +139,7 @@ unsigned next() {
     unsigned warp = current / 32;
     if (!ready[warp]) {
         if (!ready_warps)
-            wrong("line %d: threads wait for others that do not come; %u of %u have ended",
-                  at_barrier ? barrier_line : exchanges[warp].line, ended, count);
+            wrong("line %d: threads wait for others that do not come; %u of %u have ended", waited_at, ended, count);
         warp = pick(ready_warps);
     }
     return warp * 32 + pick(ready[warp]);
@@ -170,7 +173,8 @@ void enter(unsigned number) {
 bool has_begun(unsigned number) { return begun[number / 32] >> number % 32 & 1; }
 
 /* The running thread waits. */
-void wait() {
+void wait(int line) {
+    waited_at = line;
     unsigned from = current, to = next();
     if (!has_begun(to)) begin(threads[to]);
     enter(to);
@@ -220,12 +224,12 @@ void run_block() {
         unsigned lanes = count - warp * 32;
         ready[warp] = 0;
         make_ready(warp, lanes >= 32 ? ~0u : (1u << lanes) - 1);
-        exchanges[warp].lanes = ready[warp];
-        exchanges[warp].arrived = exchanges[warp].unread[0] = exchanges[warp].unread[1] = 0;
+        warps[warp].lanes = ready[warp];
+        for (Exchange &exchange : warps[warp].exchanges) exchange.arrived = exchange.unread = 0;
     }
     memset(shared, 0xff, shared_size);
     memset(running->first, 0xff, static_cast<size_t>(running->end - running->first));
-    current = 0;
+    current = last_first ? count - 1 : 0;
     unsigned first = next();
     begin(threads[first]);
     enter(first);
@@ -252,36 +256,39 @@ void *dynamic_shared() { return shared; }
 void block_barrier(int line) {
     if (at_barrier && line != barrier_line) wrong("threads of one block wait at lines %d and %d", barrier_line, line);
     barrier_line = line;
-    if (++at_barrier < count) return wait();
+    if (++at_barrier < count) return wait(line);
     at_barrier = 0;
-    for (unsigned warp = 0; warp * 32 < count; warp++) make_ready(warp, exchanges[warp].lanes);
+    for (unsigned warp = 0; warp * 32 < count; warp++) make_ready(warp, warps[warp].lanes);
     take_ready(current);
 }
 
 Brought exchange(int line, unsigned mask, const void *bytes, size_t size) {
-    unsigned warp = current / 32, own = current % 32;
-    Exchange &exchange = exchanges[warp];
-    unsigned lanes = mask & exchange.lanes;
+    unsigned own = current % 32;
+    Warp &warp = warps[current / 32];
     if (!(mask >> own & 1)) wrong("line %d: lane %u is not in its own mask %08x", line, own, mask);
-    if (!exchange.arrived) {
-        exchange.line = line, exchange.mask = mask, exchange.size = static_cast<int>(size);
-        exchange.turn ^= 1;
-        if (exchange.unread[exchange.turn]) wrong("line %d: exchanges of several masks at the same time", line);
-        exchange.unread[exchange.turn] = lanes;
+    Exchange *found = nullptr, *free = nullptr;
+    for (Exchange &exchange : warp.exchanges) {
+        if (!exchange.arrived && !exchange.unread) free = &exchange;
+        if (!exchange.arrived || exchange.mask != mask) continue;
+        if (exchange.line != line || exchange.size != size) wrong("lanes of one warp exchange at lines %d and %d", exchange.line, line);
+        found = &exchange;
     }
-    if (exchange.line != line || exchange.mask != mask || exchange.size != static_cast<int>(size))
-        wrong("lanes of one warp exchange at lines %d and %d, with masks %08x and %08x", exchange.line, line, exchange.mask, mask);
-    unsigned turn = exchange.turn;
-    if (size) memcpy(exchange.slots[turn][own], bytes, size);
-    exchange.arrived |= 1u << own;
-    if (exchange.arrived != lanes) {
-        wait();
+    unsigned lanes = mask & warp.lanes;
+    if (!found) {
+        if (!free) wrong("line %d: exchanges of too many masks at the same time", line);
+        found = free;
+        found->line = line, found->mask = mask, found->size = size, found->unread = lanes;
+    }
+    if (size) memcpy(found->slots[own], bytes, size);
+    found->arrived |= 1u << own;
+    if (found->arrived != lanes) {
+        wait(line);
     } else {
-        exchange.arrived = 0;
-        make_ready(warp, lanes & ~(1u << own));
+        found->arrived = 0;
+        make_ready(current / 32, lanes & ~(1u << own));
     }
-    exchange.unread[turn] &= ~(1u << own);
-    return {exchange.slots[turn], lanes};
+    found->unread &= ~(1u << own);
+    return {found->slots, lanes};
 }
 
 void launch(Kernel &kernel, dim3 grid, dim3 threads_of_block, size_t shared_bytes, const Work &work_of_all) {

@@ -113,13 +113,17 @@ bool fails_later(Stream &stream, Result failed) {
 
 void Stream::add(std::function<void()> part) {
     work.push_back(std::move(part));
+    added++;
     if (work.size() > MOST_WORK || device->freed_later > MOST_FREED_LATER) finish();
 }
 
-Result Stream::finish() {
-    for (const auto &part : work)
+Result Stream::finish(size_t parts) {
+    while (!work.empty() && done < parts) {
+        auto part = std::move(work.front());
+        work.pop_front();
+        done++;
         if (!device->failure) part();
-    work.clear();
+    }
     return device->failure;
 }
 } // namespace stand_in
@@ -178,20 +182,13 @@ Result cuDevicePrimaryCtxRelease_v2(int device) {
 Result cuStreamCreate(Stream **stream, unsigned) {
     LOCKED;
     if (!current) return INVALID_CONTEXT;
-    *stream = new Stream{current, {}};
+    *stream = new Stream{current, {}, 0, 0};
     current->streams.push_back(*stream);
     return SUCCESS;
 }
 
-Result cuStreamDestroy_v2(Stream *stream) {
-    LOCKED;
-    stream->finish();
-    auto &streams = stream->device->streams;
-    for (auto place = streams.begin(); place != streams.end(); ++place)
-        if (*place == stream) { streams.erase(place); break; }
-    delete stream;
-    return SUCCESS;
-}
+/* It stays, for events may know it. */
+Result cuStreamDestroy_v2(Stream *stream) { LOCKED; stream->finish(); return SUCCESS; }
 
 Result cuStreamSynchronize(Stream *stream) {
     LOCKED;
@@ -203,16 +200,29 @@ Result cuStreamSynchronize(Stream *stream) {
 
 Result cuStreamIsCapturing(Stream *, int *capturing) { *capturing = 0; return SUCCESS; }
 
-/* An event is the stream on which it was last recorded, and whoever waits for it waits for all that is there. */
-Result cuEventCreate(Stream ***event, unsigned) { *event = new Stream *(nullptr); return SUCCESS; }
-Result cuEventDestroy_v2(Stream **event) { delete event; return SUCCESS; }
-Result cuEventRecord(Stream **event, Stream *stream) { LOCKED; on(stream, __func__); *event = stream; return SUCCESS; }
-Result cuEventSynchronize(Stream **event) { LOCKED; return *event ? (*event)->finish() : SUCCESS; }
-Result cuEventQuery(Stream **event) { LOCKED; return *event ? (*event)->finish() : SUCCESS; }
-Result cuStreamWaitEvent(Stream *stream, Stream **event, unsigned) {
+/* Nobody can wait for what another thread begins later: what is asked about is done. */
+Result cuEventCreate(Event **event, unsigned) { *event = new Event{}; return SUCCESS; }
+Result cuEventDestroy_v2(Event *event) { delete event; return SUCCESS; }
+Result cuEventRecord(Event *event, Stream *stream) {
+    LOCKED;
+    Device &device = on(stream, __func__);
+    *event = Event{stream, stream->added};
+    return device.failure;
+}
+Result cuEventSynchronize(Event *event) {
+    LOCKED;
+    if (!event->stream) return SUCCESS;
+    Device &device = *event->stream->device;
+    Result failed = counted(device, WAIT);
+    event->stream->finish(event->parts);
+    return failed ? failed : device.failure;
+}
+Result cuEventQuery(Event *event) { LOCKED; return event->stream ? event->stream->finish(event->parts) : SUCCESS; }
+Result cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
     LOCKED;
     on(stream, __func__);
-    return *event && *event != stream ? (*event)->finish() : SUCCESS;
+    if (event->stream && event->stream != stream) stream->add([event = *event] { event.stream->finish(event.parts); });
+    return SUCCESS;
 }
 
 /* An image that the stand-in for the compiler made says whose kernels it has; in any other all are looked for. */

@@ -1,6 +1,7 @@
 /* What the parts of the stand-in for the driver share, see driver.cpp. */
 #pragma once
 #include "device.h"
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -41,9 +42,18 @@ struct Device {
 /* Work is carried out when somebody waits for it, as late as a GPU could: what reads results before that reads none. */
 struct Stream {
     Device *device;
-    std::vector<std::function<void()>> work;
+    std::deque<std::function<void()>> work;
+    /* How many parts there have been, and how many of them are done. */
+    size_t added, done;
     void add(std::function<void()> part);
-    Result finish();
+    /* Carries out the first parts that there have been, or all. */
+    Result finish(size_t parts = SIZE_MAX);
+};
+
+/* Where a stream was when it was recorded. */
+struct Event {
+    Stream *stream;
+    size_t parts;
 };
 
 extern std::recursive_mutex lock;

@@ -9,6 +9,8 @@ namespace {
 /* Ends of blocks are at the next page; a tile is loaded from multiples of 32. */
 constexpr size_t PAGE = 4096, ALIGNMENT = 32;
 constexpr int NOTHING = 0xff;
+/* As much is copied from memory that is not pinned before a call is over and the copy is made; of more the copy is made. */
+constexpr size_t MOST_KEPT = 1 << 20;
 enum Attribute { THRESHOLD = 4, RESERVED = 5, RESERVED_HIGH = 6, USED = 7, USED_HIGH = 8 };
 
 size_t up(size_t size, size_t to) { return (size + to - 1) / to * to; }
@@ -129,6 +131,9 @@ Result cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t size, Stream *s
     if (Result failed = counted(device, COPY)) return failed;
     if (is_pinned(from)) {
         stream->add([=] { memcpy(reinterpret_cast<void *>(to), from, size); });
+    } else if (size > MOST_KEPT) {
+        if (Result failed = stream->finish()) return failed;
+        memcpy(reinterpret_cast<void *>(to), from, size);
     } else {
         auto bytes = static_cast<const unsigned char *>(from);
         stream->add([to, bytes = std::vector<unsigned char>(bytes, bytes + size)] {

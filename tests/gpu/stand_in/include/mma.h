@@ -1,7 +1,7 @@
 /* nvcuda::wmma for tiles of 16 x 16 x 16 of f16 or bf16, summed in f32. A lane holds half a row of the sum, the row of a
  * and the columns of b that it takes, so that 32 lanes do the work of a warp between them. Which numbers a lane holds is
- * not said by the documentation, so no kernel may depend on it. No call waits for other lanes: a tile that other
- * lanes have written needs a __syncwarp() before it is loaded, as on a GPU. */
+ * not said by the documentation, so no kernel may depend on it. Lanes wait for each other behind a load and before a
+ * store: a tile that other lanes have written needs a __syncwarp() before it is loaded, as on a GPU. */
 #pragma once
 #include "../numbers.h"
 
@@ -45,29 +45,35 @@ void fill_fragment(fragment<Use, 16, 16, 16, T, Layout> &to, V value) {
 }
 
 template <typename T, typename Layout>
-void load_matrix_sync(fragment<matrix_a, 16, 16, 16, T, Layout> &to, const T *from, unsigned stride) {
+void load_matrix_sync(fragment<matrix_a, 16, 16, 16, T, Layout> &to, const T *from, unsigned stride, int line = __builtin_LINE()) {
     tile::check(from, stride);
     for (unsigned k = 0, row = tile::row(); k < tile::SIZE; k++)
         to.x[k] = std::is_same_v<Layout, row_major> ? from[row * stride + k] : from[k * stride + row];
+    stand_in::warp_barrier(line);
 }
 template <typename T, typename Layout>
-void load_matrix_sync(fragment<matrix_b, 16, 16, 16, T, Layout> &to, const T *from, unsigned stride) {
+void load_matrix_sync(fragment<matrix_b, 16, 16, 16, T, Layout> &to, const T *from, unsigned stride, int line = __builtin_LINE()) {
     tile::check(from, stride);
     for (unsigned k = 0; k < tile::SIZE; k++)
         for (unsigned at = 0; at < tile::HALF; at++) {
             unsigned column = tile::first_column() + at;
             to.x[k * tile::HALF + at] = std::is_same_v<Layout, row_major> ? from[k * stride + column] : from[column * stride + k];
         }
+    stand_in::warp_barrier(line);
 }
-inline void load_matrix_sync(fragment<accumulator, 16, 16, 16, float> &to, const float *from, unsigned stride, layout_t layout) {
+inline void load_matrix_sync(fragment<accumulator, 16, 16, 16, float> &to, const float *from, unsigned stride, layout_t layout,
+                             int line = __builtin_LINE()) {
     tile::check(from, stride);
     for (unsigned at = 0, row = tile::row(); at < tile::HALF; at++) {
         unsigned column = tile::first_column() + at;
         to.x[at] = layout == mem_row_major ? from[row * stride + column] : from[column * stride + row];
     }
+    stand_in::warp_barrier(line);
 }
-inline void store_matrix_sync(float *to, const fragment<accumulator, 16, 16, 16, float> &from, unsigned stride, layout_t layout) {
+inline void store_matrix_sync(float *to, const fragment<accumulator, 16, 16, 16, float> &from, unsigned stride, layout_t layout,
+                              int line = __builtin_LINE()) {
     tile::check(to, stride);
+    stand_in::warp_barrier(line);
     for (unsigned at = 0, row = tile::row(); at < tile::HALF; at++) {
         unsigned column = tile::first_column() + at;
         (layout == mem_row_major ? to[row * stride + column] : to[column * stride + row]) = from.x[at];
