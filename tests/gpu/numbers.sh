@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks the numbers of everything that is done on a GPU on a machine without one: candle's kernels and those of this project
 # are compiled for the processor (stand_in/device.h) and run by a stand-in for the driver and cuBLAS (stand_in/driver.cpp).
-# Every model of tests/fixtures/models is held against its reference in f32, f16 and bf16; memory that runs out and
-# devices that are lost must cost no row.
+# Each kernel of this project is held against plain tensors, and every model of tests/fixtures/models against its
+# reference, in f32, f16 and bf16; memory that runs out and devices that are lost must cost no row.
 #
 #   tests/gpu/numbers.sh
 #
@@ -15,7 +15,8 @@ work=$CARGO_TARGET_DIR/cuda-stand-in
 tests/gpu/stand_in/build.sh "$work"
 . tests/gpu/stand_in/toolkit.sh "$work"
 
-tests=(--locked --quiet --features cuda --test reference_models --test half_precision --test gpu_memory --test gpu_recovery)
+tests=(--locked --quiet --features cuda --test reference_models --test half_precision --test gpu_memory --test gpu_recovery
+    --test gpu_kernels)
 cargo test --no-run "${tests[@]}"
 
 export LD_LIBRARY_PATH=$work/libraries EMBED_TEST_STAND_IN=$work/libraries
@@ -24,4 +25,4 @@ export EMBED_TEST_GPU=GPU-00000000-0000-0000-0000-000000000000
 export CUDA_STAND_IN_MIB=2500
 cargo test "${tests[@]}"
 # What does not wait for other threads of its block where it must gives other numbers in another order.
-CUDA_STAND_IN_ORDER=last cargo test --locked --quiet --features cuda --test half_precision
+CUDA_STAND_IN_ORDER=last cargo test --locked --quiet --features cuda --test half_precision --test gpu_kernels

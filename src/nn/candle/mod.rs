@@ -14,6 +14,7 @@ mod cuda;
 mod fused;
 mod gpu;
 mod kernels;
+mod layers;
 mod layout;
 mod pool;
 mod relative_attention;
@@ -26,15 +27,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::ops;
 
-use self::fused::norm::{Into, Sum};
-use self::fused::pointwise::{Finish, finish, gated};
+use self::fused::norm::Destination;
+use self::layers::{Linear, Norm};
 use self::layout::{Layout, vector};
 use super::splade::rows_of_a_block;
 use super::{
-    Activation, Attention, Awaited, Backend, Branch, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling,
-    RelativeAttention, SpladePooling,
+    Attention, Awaited, Backend, Branch, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention,
+    SpladePooling,
 };
 use crate::domain::{PackedBatch, SparseVector};
 
@@ -124,40 +124,6 @@ impl Candle {
         cfg!(feature = "cuda") && self.device.is_cuda() && self.kernels == Kernels::Fused && input.elem_count() > 0
     }
 
-    /// What comes into the last layer of a feed-forward half: activated, and multiplied where there is a gate.
-    fn inner(&self, inner: &Inner<Linear>, input: &Tensor) -> Result<Tensor, NnError> {
-        match inner {
-            Inner::Plain { up, activation } => self.apply_linear(up, input, Epilogue::Activation(*activation)),
-            Inner::Gated { gate, up, activation } if self.fuses(input) => {
-                let (product, other) = (input.matmul(&gate.weight)?, input.matmul(&up.weight)?);
-                gated(product, &other, [gate.bias.as_ref(), up.bias.as_ref()], *activation)
-            }
-            Inner::Gated { gate, up, activation } => {
-                let gate = self.apply_linear(gate, input, Epilogue::Activation(*activation))?;
-                Ok((gate * self.apply_linear(up, input, Epilogue::Bias)?)?)
-            }
-        }
-    }
-
-    /// A norm of residual + branch(input), and the sum where it is kept.
-    fn fused_sum(
-        &self,
-        branch: Branch<'_, Linear>,
-        input: &Tensor,
-        residual: &Tensor,
-        norm: &Norm,
-        into: Into,
-    ) -> Result<(Tensor, Tensor), NnError> {
-        let (layer, input) = match branch {
-            Branch::Linear(layer) => (layer, input.clone()),
-            Branch::FeedForward(layer) => (&layer.down, self.inner(&layer.inner, input)?),
-        };
-        let product = input.matmul(&layer.weight)?;
-        let sum = Sum { input: &product, bias: layer.bias.as_ref(), residual: Some(residual) };
-        let normed = fused::norm::norm(norm, sum, into)?;
-        Ok((product, normed))
-    }
-
     /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
     /// device.
     fn matrix(&self, matrix: Matrix) -> Result<Tensor, NnError> {
@@ -191,42 +157,6 @@ impl Candle {
         let layout = Arc::new(Layout::new(batch, self.grouping, &self.device));
         *last = Some(Arc::clone(&layout));
         Ok(layout)
-    }
-}
-
-/// Weight as [inputs, outputs] and bias of a linear layer.
-#[derive(Debug)]
-pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-/// A normalisation of token vectors.
-#[derive(Debug)]
-pub enum Norm {
-    /// To mean 0 and variance 1, then weight and bias.
-    Layer {
-        /// `[width]`.
-        weight: Tensor,
-        /// `[width]`.
-        bias: Tensor,
-        /// Added to the variance.
-        epsilon: f32,
-    },
-    /// To mean square 1, then weight.
-    Rms {
-        /// `[width]`.
-        weight: Tensor,
-        /// Added to the mean square.
-        epsilon: f32,
-    },
-}
-
-impl Norm {
-    /// Whether the project's own kernel takes it.
-    fn is_fused(&self) -> bool {
-        let (Self::Layer { weight, .. } | Self::Rms { weight, .. }) = self;
-        fused::norm::takes(weight.elem_count())
     }
 }
 
@@ -314,23 +244,7 @@ impl Backend for Candle {
         if is_of_no_tokens(input) {
             return Ok(Tensor::zeros((0, layer.weight.dim(1)?), input.dtype(), input.device())?);
         }
-        let mut sum = input.matmul(&layer.weight)?;
-        if self.fuses(&sum) {
-            let (activation, residual) = match epilogue {
-                Epilogue::Bias => (None, None),
-                Epilogue::Activation(activation) => (Some(activation), None),
-                Epilogue::Residual(residual) => (None, Some(residual)),
-            };
-            return finish(sum, Finish { bias: layer.bias.as_ref(), activation, residual });
-        }
-        if let Some(bias) = &layer.bias {
-            sum = sum.broadcast_add(bias)?;
-        }
-        Ok(match epilogue {
-            Epilogue::Bias => sum,
-            Epilogue::Residual(residual) => (sum + residual)?,
-            Epilogue::Activation(activation) => activated(activation, &sum)?,
-        })
+        self.linear_then(layer, input, epilogue)
     }
 
     fn apply_feed_forward(
@@ -350,7 +264,7 @@ impl Backend for Candle {
         norm: &Norm,
     ) -> Result<Tensor, NnError> {
         if self.fuses(residual) && norm.is_fused() {
-            return Ok(self.fused_sum(branch, input, residual, norm, Into::Input)?.1);
+            return Ok(self.fused_sum(branch, input, residual, norm, Destination::Input)?.1);
         }
         self.apply_norm(norm, &self.add_branch(branch, input, residual)?)
     }
@@ -363,7 +277,7 @@ impl Backend for Candle {
         norm: &Norm,
     ) -> Result<(Tensor, Tensor), NnError> {
         if self.fuses(residual) && norm.is_fused() {
-            return self.fused_sum(branch, input, residual, norm, Into::InputAndNew);
+            return self.fused_sum(branch, input, residual, norm, Destination::InputAndNew);
         }
         let sum = self.add_branch(branch, input, residual)?;
         let normed = self.apply_norm(norm, &sum)?;
@@ -371,14 +285,7 @@ impl Backend for Candle {
     }
 
     fn apply_norm(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
-        if self.fuses(input) && norm.is_fused() {
-            return fused::norm::norm(norm, Sum { input, bias: None, residual: None }, Into::New);
-        }
-        Ok(match norm {
-            _ if is_of_no_tokens(input) => input.clone(),
-            Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
-            Norm::Rms { weight, epsilon } => ops::rms_norm(input, weight, *epsilon)?,
-        })
+        self.normed(norm, input)
     }
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
@@ -466,14 +373,4 @@ fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
 /// Whether it belongs to a batch of texts that all have no token, and lies on the host.
 fn is_of_no_tokens(activations: &Tensor) -> bool {
     activations.elem_count() == 0
-}
-
-fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
-    Ok(match activation {
-        Activation::Gelu => input.gelu_erf()?,
-        // candle rounds every step of these two to the input's numbers, and 1 + tanh leaves few digits of them.
-        Activation::GeluTanh => input.to_dtype(DType::F32)?.gelu()?.to_dtype(input.dtype())?,
-        Activation::Relu => input.relu()?,
-        Activation::Silu => input.to_dtype(DType::F32)?.silu()?.to_dtype(input.dtype())?,
-    })
 }

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use super::pointwise::{check, suffix};
 use crate::nn::NnError;
-use crate::nn::candle::Norm;
 use crate::nn::candle::kernels::{self, Argument, MOST_SHARED, Module, Shape};
+use crate::nn::candle::layers::Norm;
 
 /// What a norm is taken of: input + bias + residual, each [tokens, width] but the bias.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ pub(in crate::nn::candle) struct Sum<'a> {
 
 /// Where results go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::nn::candle) enum Into {
+pub(in crate::nn::candle) enum Destination {
     /// The norm has memory of its own; the sum is not kept.
     New,
     /// The norm takes the place of the input, which nobody else has; the sum is not kept.
@@ -41,12 +41,12 @@ fn shared_bytes(width: usize) -> usize {
     (PARTIAL_SUMS + width) * size_of::<f32>()
 }
 
-/// The norm; see [`Into`] for what becomes of the input.
-pub(in crate::nn::candle) fn norm(norm: &Norm, sum: Sum<'_>, into: Into) -> Result<Tensor, NnError> {
+/// The norm; see [`Destination`] for what becomes of the input.
+pub(in crate::nn::candle) fn norm(norm: &Norm, sum: Sum<'_>, into: Destination) -> Result<Tensor, NnError> {
     let Sum { input, bias, residual } = sum;
     let (rows, width) = input.dims2()?;
     // A copy would be another tensor than the one that is to be replaced.
-    let input = if into == Into::New { input.contiguous()? } else { input.clone() };
+    let input = if into == Destination::New { input.contiguous()? } else { input.clone() };
     let residual = residual.map(Tensor::contiguous).transpose()?;
     let (weight, shift, epsilon) = match norm {
         Norm::Layer { weight, bias, epsilon } => (weight, Some(bias), *epsilon),
@@ -56,15 +56,15 @@ pub(in crate::nn::candle) fn norm(norm: &Norm, sum: Sum<'_>, into: Into) -> Resu
     check(&input, Some(weight), None)?;
     check(&input, shift, None)?;
     let normed = match into {
-        Into::Input => input.clone(),
+        Destination::Input => input.clone(),
         // SAFETY: the kernel writes every number of every row.
-        Into::New | Into::InputAndNew => unsafe { kernels::unwritten(rows, width, &input)? },
+        Destination::New | Destination::InputAndNew => unsafe { kernels::unwritten(rows, width, &input)? },
     };
     let all = [Some(&input), bias, residual.as_ref(), Some(weight), shift];
     let aligned = kernels::is_aligned(width, &all.into_iter().flatten().collect::<Vec<_>>());
     let arguments = [
         Argument::Tensor(&normed),
-        Argument::Maybe((into == Into::InputAndNew).then_some(&input)),
+        Argument::Maybe((into == Destination::InputAndNew).then_some(&input)),
         Argument::Tensor(&input),
         Argument::Maybe(bias),
         Argument::Maybe(residual.as_ref()),
