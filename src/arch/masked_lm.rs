@@ -11,7 +11,7 @@ use super::{LoadError, bert, distilbert};
 use crate::domain::{PackedBatch, SparseVector};
 use crate::model::spec::{Architecture, ModelSpec, SpladePooling};
 use crate::model::weights::Weights;
-use crate::nn::{Activation, Backend, Epilogue, Matrix, NnError};
+use crate::nn::{Activation, Awaited, Backend, Epilogue, Matrix, NnError};
 
 /// A head.
 pub struct MaskedLm<B: Backend> {
@@ -112,7 +112,7 @@ impl<B: Backend> MaskedLm<B> {
         backend: &B,
         hidden: &B::Activations,
         batch: &PackedBatch,
-    ) -> Result<Vec<SparseVector>, NnError> {
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
         let transformed = backend.apply_linear(&self.dense, hidden, Epilogue::Activation(self.activation))?;
         let normed = backend.apply_norm(&self.norm, &transformed)?;
         backend.weigh_vocabulary(&self.decoder, &normed, self.pooling, batch)

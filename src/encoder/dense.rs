@@ -9,6 +9,7 @@ use super::finish::normalize;
 use crate::domain::VectorKind;
 use crate::model::spec::{self, AfterPooling, DenseActivation};
 use crate::model::weights::{WeightError, Weights};
+use crate::nn::Matrix;
 
 /// A step after pooling, ready to run.
 pub(super) enum Step {
@@ -37,6 +38,14 @@ enum Residual {
 }
 
 impl Step {
+    /// Weight and bias of a step that is a product and nothing else.
+    pub(super) fn product(&self) -> Option<(Matrix, Option<Vec<f32>>)> {
+        let Self::Dense(Dense { inputs, outputs, weight, bias, activation, residual }) = self else { return None };
+        let is_plain = *activation == DenseActivation::Identity && matches!(residual, Residual::Nothing);
+        let weight = || Matrix { rows: *outputs, columns: *inputs, values: weight.clone() };
+        is_plain.then(|| (weight(), bias.clone()))
+    }
+
     /// [rows, width] to [rows, another width].
     pub(super) fn apply(&self, mut vectors: Vec<f32>, width: usize) -> (Vec<f32>, usize) {
         match self {
@@ -116,7 +125,7 @@ fn times(matrix: &[f32], vector: &[f32]) -> Vec<f32> {
 }
 
 /// In sixteen sums, which the compiler puts side by side and which lose less than one.
-pub(super) fn dot(one: &[f32], other: &[f32]) -> f32 {
+fn dot(one: &[f32], other: &[f32]) -> f32 {
     let mut sums = [0.0_f32; 16];
     let (ones, one_rest) = one.as_chunks::<16>();
     let (others, other_rest) = other.as_chunks::<16>();

@@ -1,6 +1,7 @@
 //! From the hidden states of tokens to results: one head for each kind of vectors.
 //!
-//! All heads that a run asks for work on the same hidden states, so that the layers compute once.
+//! All heads that a run asks for work on the same hidden states, so that the layers compute once. What each of them wants
+//! of the device is begun before anything is waited for, and no more comes to the host than the result is made of.
 
 use super::dense::{self, Step};
 use super::finish::Finish;
@@ -8,13 +9,13 @@ use crate::arch::{LoadError, MaskedLm};
 use crate::domain::{Embeddings, MultiVectors, PackedBatch, SparseVector, VectorKind};
 use crate::model::spec::{ModelSpec, MultiHead, SparseHead, TextRole};
 use crate::model::weights::Weights;
-use crate::nn::{Awaited, Backend, NnError, Pooling};
+use crate::nn::{Awaited, Backend, Matrix, NnError, Pooling, Wanted};
 
 /// The heads of a model that a run asks for.
 pub(super) struct Heads<B: Backend> {
     dense: Option<Pooled>,
     sparse: Option<Sparse<B>>,
-    multi: Option<Multi>,
+    multi: Option<Multi<B>>,
 }
 
 /// What makes one vector of the token vectors of a text.
@@ -26,21 +27,30 @@ struct Pooled {
 /// What makes weights of a vocabulary.
 enum Sparse<B: Backend> {
     MaskedLm(MaskedLm<B>),
-    Tokens(TokenWeights),
+    Tokens(TokenWeights<B>),
 }
 
 /// A weight for each token: relu(w · x + b).
-struct TokenWeights {
-    weight: Vec<f32>,
-    bias: f32,
+struct TokenWeights<B: Backend> {
+    /// To one number.
+    layer: B::Projection,
     dropped: Vec<u32>,
 }
 
 /// What makes a vector for each token that counts.
-struct Multi {
+struct Multi<B: Backend> {
+    /// The first step, where it is a product and nothing else: vectors come narrower to the host.
+    first: Option<First<B>>,
+    /// The other steps.
     steps: Vec<Step>,
     left_out: usize,
     skipped: Vec<u32>,
+}
+
+/// A layer and the width of what it gives.
+struct First<B: Backend> {
+    layer: B::Projection,
+    outputs: usize,
 }
 
 impl<B: Backend> Heads<B> {
@@ -57,56 +67,79 @@ impl<B: Backend> Heads<B> {
                 None => None,
             },
             multi: match spec.multi.as_ref().filter(|_| asked(VectorKind::Multi)) {
-                Some(head) => Some(Multi::load(head, finish.role, weights)?),
+                Some(head) => Some(Multi::load(head, finish.role, weights, backend)?),
                 None => None,
             },
         })
     }
 
-    /// Whether there is nothing but pooled vectors, for which nobody need wait before the next batch is begun.
-    pub(super) fn are_pooled_alone(&self) -> bool {
-        self.dense.is_some() && self.sparse.is_none() && self.multi.is_none()
-    }
-
-    /// What [`Self::pooled`] makes vectors of, where they [are pooled alone](Self::are_pooled_alone).
-    pub(super) fn pool(
+    /// Begins all that the heads want of a batch's hidden states, [tokens, hidden].
+    pub(super) fn begin(
         &self,
         backend: &B,
         finish: &Finish,
         hidden: &B::Activations,
         batch: &PackedBatch,
-    ) -> Result<Awaited, NnError> {
-        let poolings = self.dense.as_ref().map_or(&[][..], |head| &head.poolings);
-        backend.pool(poolings, finish.left_out, hidden, batch)
+    ) -> Result<Begun, NnError> {
+        let kept = self.multi.as_ref().map(|head| head.kept(batch));
+        let of_tokens = match &self.sparse {
+            Some(Sparse::Tokens(head)) => Some(Wanted { tokens: None, projection: Some(&head.layer) }),
+            _ => None,
+        };
+        let of_kept = self.multi.as_ref().zip(kept.as_ref()).map(|(head, kept)| Wanted {
+            tokens: Some(&kept.tokens),
+            projection: head.first.as_ref().map(|first| &first.layer),
+        });
+        let wanted: Vec<_> = of_tokens.into_iter().chain(of_kept).collect();
+        Ok(Begun {
+            copies: if wanted.is_empty() { None } else { Some(backend.copies(hidden, &wanted)?) },
+            weights: match &self.sparse {
+                Some(Sparse::MaskedLm(head)) => Some(head.forward(backend, hidden, batch)?),
+                _ => None,
+            },
+            pooled: match &self.dense {
+                Some(head) => Some(backend.pool(&head.poolings, finish.left_out, hidden, batch)?),
+                None => None,
+            },
+            kept,
+        })
     }
 
-    /// The vectors of a batch whose pooled hidden states are here.
-    pub(super) fn pooled(&self, finish: &Finish, pooled: Vec<f32>, width: usize) -> Embeddings {
-        self.dense.as_ref().map_or_else(Embeddings::default, |head| head.apply(finish, pooled, width))
-    }
-
-    /// The vectors of a batch from its hidden states, [tokens, hidden], of so many numbers each.
-    pub(super) fn apply(
+    /// Waits for what was begun of the same batch, whose hidden states are of so many numbers each, and makes vectors of
+    /// it.
+    pub(super) fn finish(
         &self,
-        backend: &B,
         finish: &Finish,
-        (hidden, width): (&B::Activations, usize),
+        begun: Begun,
+        width: usize,
         batch: &PackedBatch,
     ) -> Result<Embeddings, NnError> {
-        let mut embeddings = match &self.dense {
-            Some(_) => self.pooled(finish, self.pool(backend, finish, hidden, batch)?.get()?, width),
-            None => Embeddings::default(),
+        let Begun { pooled, copies, weights, kept } = begun;
+        let mut embeddings = match (&self.dense, pooled) {
+            (Some(head), Some(pooled)) => head.apply(finish, pooled.get()?, width),
+            _ => Embeddings::default(),
         };
-        let on_host = matches!(self.sparse, Some(Sparse::Tokens(_))) || self.multi.is_some();
-        let states = if on_host { backend.to_host(hidden)? } else { Vec::new() };
-        embeddings.sparse = match &self.sparse {
-            Some(Sparse::MaskedLm(head)) => Some(head.forward(backend, hidden, batch)?),
-            Some(Sparse::Tokens(head)) => Some(head.apply(&states, batch)),
-            None => None,
+        let mut copies = copies.map(Awaited::get).transpose()?.unwrap_or_default().into_iter();
+        embeddings.sparse = match (&self.sparse, weights) {
+            (Some(Sparse::Tokens(head)), _) => Some(head.apply(&copies.next().unwrap_or_default(), batch)),
+            (_, Some(weights)) => Some(weights.get()?),
+            _ => None,
         };
-        embeddings.multi = self.multi.as_ref().map(|head| head.apply(states, width, batch));
+        embeddings.multi = match (&self.multi, kept) {
+            (Some(head), Some(kept)) => Some(head.apply(copies.next().unwrap_or_default(), width, &kept)),
+            _ => None,
+        };
         Ok(embeddings)
     }
+}
+
+/// What the heads have begun with a batch.
+pub(super) struct Begun {
+    pooled: Option<Awaited>,
+    /// For the heads that want numbers of tokens, in the order of the fields of [`Heads`].
+    copies: Option<Awaited<Vec<Vec<f32>>>>,
+    weights: Option<Awaited<Vec<SparseVector>>>,
+    kept: Option<Kept>,
 }
 
 impl Pooled {
@@ -128,18 +161,17 @@ impl<B: Backend> Sparse<B> {
             SparseHead::TokenWeights { weights: path, dropped, .. } => {
                 let own = weights.head(VectorKind::Sparse).next().ok_or_else(|| dense::absent("weight", path))?;
                 let weight = own.tensor("weight")?.expect_shape(&[1, spec.hidden_size])?.to_f32()?;
-                let bias = own.tensor("bias")?.expect_shape(&[1])?.to_f32()?[0];
-                Self::Tokens(TokenWeights { weight, bias, dropped: dropped.clone() })
+                let bias = own.tensor("bias")?.expect_shape(&[1])?.to_f32()?;
+                let weight = Matrix { rows: 1, columns: spec.hidden_size, values: weight };
+                Self::Tokens(TokenWeights { layer: backend.projection(weight, Some(bias))?, dropped: dropped.clone() })
             }
         })
     }
 }
 
-impl TokenWeights {
-    fn apply(&self, states: &[f32], batch: &PackedBatch) -> Vec<SparseVector> {
-        let width = self.weight.len();
-        let weights: Vec<f32> =
-            states.chunks_exact(width).map(|state| dense::dot(&self.weight, state) + self.bias).collect();
+impl<B: Backend> TokenWeights<B> {
+    /// From one number for each token.
+    fn apply(&self, weights: &[f32], batch: &PackedBatch) -> Vec<SparseVector> {
         let of_text = |bounds: &[usize]| {
             let tokens = batch.ids()[bounds[0]..bounds[1]].iter().zip(&weights[bounds[0]..bounds[1]]);
             largest_of_each(tokens.map(|(id, weight)| (*id, *weight)).filter(|(id, _)| !self.dropped.contains(id)))
@@ -158,27 +190,57 @@ fn largest_of_each(tokens: impl Iterator<Item = (u32, f32)>) -> SparseVector {
     SparseVector { indices, values }
 }
 
-impl Multi {
-    fn load(head: &MultiHead, role: TextRole, weights: &Weights) -> Result<Self, LoadError> {
+/// The tokens that count, of each text one after the other.
+struct Kept {
+    tokens: Vec<u32>,
+    /// How many of each text.
+    counts: Vec<usize>,
+}
+
+impl<B: Backend> Multi<B> {
+    fn load(head: &MultiHead, role: TextRole, weights: &Weights, backend: &B) -> Result<Self, LoadError> {
         let skipped = match role {
             TextRole::Document => head.skipped.clone(),
             TextRole::Query => Vec::new(),
         };
-        Ok(Self { steps: dense::load(&head.steps, VectorKind::Multi, weights)?, left_out: head.left_out, skipped })
+        let mut steps = dense::load(&head.steps, VectorKind::Multi, weights)?;
+        let first = match steps.first().and_then(Step::product) {
+            Some((weight, bias)) => {
+                steps.remove(0);
+                let outputs = weight.rows;
+                Some(First { layer: backend.projection(weight, bias)?, outputs })
+            }
+            None => None,
+        };
+        Ok(Self { first, steps, left_out: head.left_out, skipped })
     }
 
-    fn apply(&self, states: Vec<f32>, width: usize, batch: &PackedBatch) -> MultiVectors {
-        let (mut vectors, mut dimension) = (states, width);
+    fn kept(&self, batch: &PackedBatch) -> Kept {
+        let mut kept = Kept { tokens: Vec::new(), counts: Vec::with_capacity(batch.sequences()) };
+        for bounds in batch.cu_seqlens().windows(2) {
+            let before = kept.tokens.len();
+            let tokens = (bounds[0] + self.left_out).min(bounds[1])..bounds[1];
+            let counts = tokens.filter(|token| !self.skipped.contains(&batch.ids()[*token]));
+            // A batch is far smaller than what an index can count.
+            kept.tokens.extend(counts.filter_map(|token| u32::try_from(token).ok()));
+            kept.counts.push(kept.tokens.len() - before);
+        }
+        kept
+    }
+
+    /// From [tokens that count, hidden or what the first step gives].
+    fn apply(&self, states: Vec<f32>, hidden: usize, kept: &Kept) -> MultiVectors {
+        let (mut vectors, mut dimension) = (states, self.first.as_ref().map_or(hidden, |first| first.outputs));
         for step in &self.steps {
             (vectors, dimension) = step.apply(vectors, dimension);
         }
-        let of_text = |bounds: &[usize]| {
-            let first = (bounds[0] + self.left_out).min(bounds[1]);
-            let tokens = first..bounds[1];
-            let kept = tokens.filter(|token| !self.skipped.contains(&batch.ids()[*token]));
-            kept.flat_map(|token| &vectors[token * dimension..(token + 1) * dimension]).copied().collect()
+        let mut rest = vectors.as_slice();
+        let of_text = |&count: &usize| {
+            let (own, others) = rest.split_at(count * dimension);
+            rest = others;
+            own.to_vec()
         };
-        MultiVectors { dimension, texts: batch.cu_seqlens().windows(2).map(of_text).collect() }
+        MultiVectors { dimension, texts: kept.counts.iter().map(of_text).collect() }
     }
 }
 

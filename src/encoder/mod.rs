@@ -35,7 +35,7 @@ use self::heads::Heads;
 use crate::arch::{Architecture, LoadError};
 use crate::domain::{Embeddings, PackedBatch};
 use crate::lease::LeasedDevice;
-use crate::nn::{Awaited, Backend, NnError};
+use crate::nn::{Backend, NnError};
 
 /// Turns batches into vectors; one thread owns it.
 pub trait Encoder: Send {
@@ -62,11 +62,11 @@ pub trait Encoder: Send {
         Err(EncodeError::NotBegun)
     }
 
-    /// Waits for a batch that was begun, and gives what [`encode`](Self::encode) would have given.
+    /// Waits for a batch that was begun, which is this one, and gives what [`encode`](Self::encode) would have given.
     ///
     /// # Errors
     /// [`EncodeError`]; the batch has no result then.
-    fn finish(&mut self, _begun: Begun) -> Result<Embeddings, EncodeError> {
+    fn finish(&mut self, _begun: Begun, _batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
         Err(EncodeError::NotBegun)
     }
 
@@ -154,7 +154,7 @@ struct ModelEncoder<'lease, B: Backend> {
     heads: Arc<Heads<B>>,
     finish: Finish,
     /// The last two that were begun, the older one first.
-    begun: VecDeque<(u64, Awaited)>,
+    begun: VecDeque<(u64, heads::Begun)>,
     number: u64,
     /// Where the layers are.
     _device: LeasedDevice<'lease>,
@@ -164,32 +164,32 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
     fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
         let Self { backend, architecture, heads, finish, .. } = self;
         Ok(backend.run(|| -> Result<_, NnError> {
-            let hidden = architecture.forward(backend, batch)?;
-            heads.apply(backend, finish, (&hidden, architecture.hidden_size()), batch)
+            let begun = heads.begin(backend, finish, &architecture.forward(backend, batch)?, batch)?;
+            heads.finish(finish, begun, architecture.hidden_size(), batch)
         })?)
     }
 
     fn computes_apart(&self) -> bool {
-        self.backend.computes_apart() && self.heads.are_pooled_alone()
+        self.backend.computes_apart()
     }
 
     fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, EncodeError> {
         let Self { backend, architecture, heads, finish, .. } = self;
-        let pooled = backend.run(|| heads.pool(backend, finish, &architecture.forward(backend, batch)?, batch))?;
+        let begun = backend.run(|| heads.begin(backend, finish, &architecture.forward(backend, batch)?, batch))?;
         self.number += 1;
         while self.begun.len() > 1 {
             self.begun.pop_front();
         }
-        self.begun.push_back((self.number, pooled));
+        self.begun.push_back((self.number, begun));
         Ok(Begun(self.number))
     }
 
-    fn finish(&mut self, Begun(number): Begun) -> Result<Embeddings, EncodeError> {
+    fn finish(&mut self, Begun(number): Begun, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
         let place = self.begun.iter().position(|(begun, _)| *begun == number);
-        let Some((_, pooled)) = place.and_then(|place| self.begun.remove(place)) else {
+        let Some((_, begun)) = place.and_then(|place| self.begun.remove(place)) else {
             return Err(EncodeError::NotBegun);
         };
-        Ok(self.heads.pooled(&self.finish, pooled.get()?, self.architecture.hidden_size()))
+        Ok(self.heads.finish(&self.finish, begun, self.architecture.hidden_size(), batch)?)
     }
 
     fn use_cores(&mut self, cores: usize) {

@@ -1,32 +1,32 @@
-//! Numbers that are computed apart from this thread and come to the host when they are asked for.
+//! Results that are computed apart from this thread and come to the host when they are asked for.
 
 use super::NnError;
 
-/// Numbers on their way to the host.
+/// A result on its way to the host: numbers, or what is made of them.
 #[must_use = "what was to be computed is lost unless it is asked for"]
-pub struct Awaited(Box<dyn FnOnce() -> Result<Vec<f32>, NnError> + Send>);
+pub struct Awaited<T = Vec<f32>>(Box<dyn FnOnce() -> Result<T, NnError> + Send>);
 
-impl Awaited {
-    /// Numbers that are there already.
-    pub fn ready(values: Vec<f32>) -> Self {
-        Self::new(|| Ok(values))
+impl<T: Send + 'static> Awaited<T> {
+    /// A result that is there already.
+    pub fn ready(result: T) -> Self {
+        Self::new(|| Ok(result))
     }
 
-    /// Numbers that `wait` waits for and copies.
-    pub(super) fn new(wait: impl FnOnce() -> Result<Vec<f32>, NnError> + Send + 'static) -> Self {
+    /// A result that `wait` waits for and copies.
+    pub(super) fn new(wait: impl FnOnce() -> Result<T, NnError> + Send + 'static) -> Self {
         Self(Box::new(wait))
     }
 
-    /// The same, changed once they are there.
-    pub(super) fn map(self, change: impl FnOnce(Vec<f32>) -> Vec<f32> + Send + 'static) -> Self {
-        Self::new(|| Ok(change(self.get()?)))
+    /// What becomes of it once it is there.
+    pub(super) fn map<U: Send + 'static>(self, change: impl FnOnce(T) -> U + Send + 'static) -> Awaited<U> {
+        Awaited::new(|| Ok(change(self.get()?)))
     }
 
-    /// Waits for them.
+    /// Waits for it.
     ///
     /// # Errors
     /// [`NnError`], if what was begun has failed.
-    pub fn get(self) -> Result<Vec<f32>, NnError> {
+    pub fn get(self) -> Result<T, NnError> {
         (self.0)()
     }
 }

@@ -18,7 +18,7 @@ mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use awaited::Awaited;
-pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, LARGEST_FUSED_HEAD, Numbers};
+pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, LARGEST_FUSED_HEAD, Numbers, VOCABULARY_BYTES};
 pub use cpu::{Cpu, Instructions};
 pub use error::NnError;
 pub use relative_attention::{Distances, RelativeAttention};
@@ -172,6 +172,15 @@ impl Pooling {
     }
 }
 
+/// Some rows of [tokens, width], as they are or through a layer: [rows, width] or [rows, outputs].
+#[derive(Debug)]
+pub struct Wanted<'a, P> {
+    /// Which tokens; `None` for all. Each is one of the batch.
+    pub tokens: Option<&'a [u32]>,
+    /// Through what.
+    pub projection: Option<&'a P>,
+}
+
 /// Tensor operations over packed sequences: activations are [tokens, width], all sequences of a batch end to end.
 ///
 /// Every operation fails with [`NnError`] when an index is out of range or the tensor library refuses; shapes that do
@@ -186,6 +195,8 @@ pub trait Backend: Send + Sync + 'static {
     type Linear: Send + Sync;
     /// A normalisation of token vectors.
     type Norm: Send + Sync;
+    /// A layer whose outputs go to the host.
+    type Projection: Send + Sync;
     /// An attention layer.
     type Attention: Send + Sync;
     /// An attention layer with relative positions.
@@ -227,6 +238,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Takes y = x Wᵀ + b with W of [outputs, inputs] and b of `[outputs]`, or without b.
     fn linear(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Self::Linear, NnError>;
+
+    /// Takes a layer of a head, as [`linear`](Self::linear) does. It is in f32 whatever the others compute in: it is
+    /// small, and what it loses nothing makes good.
+    fn projection(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Self::Projection, NnError>;
 
     /// Takes y = (x - mean) / √(variance + epsilon) · weight + bias over the width.
     fn layer_norm(&self, weight: Vec<f32>, bias: Option<Vec<f32>>, epsilon: f64) -> Result<Self::Norm, NnError>;
@@ -347,8 +362,12 @@ pub trait Backend: Send + Sync + 'static {
         input: &Self::Activations,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Vec<SparseVector>, NnError>;
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError>;
 
-    /// [tokens, width] on the host, in f32.
-    fn to_host(&self, activations: &Self::Activations) -> Result<Vec<f32>, NnError>;
+    /// What is wanted of [tokens, width], each on the host in f32, with one wait for all.
+    fn copies(
+        &self,
+        hidden: &Self::Activations,
+        wanted: &[Wanted<'_, Self::Projection>],
+    ) -> Result<Awaited<Vec<Vec<f32>>>, NnError>;
 }

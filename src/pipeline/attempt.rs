@@ -79,7 +79,7 @@ impl Attempt<'_, '_> {
     /// Waits for the vectors of a batch.
     pub(super) fn wait(&mut self, batch: &Batch, under_way: UnderWay) -> Outcome {
         let UnderWay { begun, start, peak_bytes } = under_way;
-        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.finish(begun)));
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.finish(begun, &batch.packed)));
         let embeddings = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;
         self.succeeded(&batch.packed, start.elapsed().as_secs_f64(), peak_bytes);
         Ok(embeddings)

@@ -64,7 +64,8 @@ impl Copies {
             };
             let (first, end) = layout.contiguous_offsets().unwrap_or_default();
             let values = copies.clone_dtoh(&storage.as_cuda_slice::<f32>()?.slice(first..end)).w()?;
-            // As in `finish`.
+            // cudarc waits when it copies, but keeps what it is told then for the next call: without this, results of work
+            // that failed would be taken for good.
             copies.synchronize().w()?;
             Ok(values)
         }))
@@ -82,12 +83,6 @@ pub(super) fn settle(device: &CudaDevice) -> Result<(), NnError> {
         unsafe { result::mem_pool::trim_to(pool, 0).w()? };
     }
     Ok(())
-}
-
-/// Waits for what was begun, and says whether it failed. cudarc waits when it copies to the host, but keeps what it is
-/// told then for the next call: without this one, results of work that failed would be taken for good.
-pub(super) fn finish(device: &CudaDevice) -> Result<(), NnError> {
-    Ok(device.cuda_stream().synchronize().w()?)
 }
 
 /// See [`Gpu::pool`](super::Gpu::pool). `None` where the device has no pools.

@@ -253,23 +253,6 @@ impl Gpu {
     }
 }
 
-/// Waits for the device, and says whether anything failed of what was begun there.
-#[cfg(feature = "cuda")]
-pub(super) fn finish(device: &Device) -> Result<(), NnError> {
-    match device {
-        Device::Cuda(device) => super::cuda::finish(device),
-        // The others say so when they copy.
-        _ => Ok(()),
-    }
-}
-
-/// Waits for the device, and says whether anything failed of what was begun there.
-#[cfg(not(feature = "cuda"))]
-#[expect(clippy::unnecessary_wraps, reason = "with CUDA it can fail")]
-pub(super) fn finish(_device: &Device) -> Result<(), NnError> {
-    Ok(())
-}
-
 /// See [`Gpu::settle`].
 #[cfg(feature = "cuda")]
 pub(super) fn settle(device: &Device) -> Result<(), NnError> {

@@ -15,6 +15,10 @@ pub struct Linear {
     pub(super) bias: Option<Tensor>,
 }
 
+/// Weight as [inputs, outputs] and bias of a layer that is computed in f32.
+#[derive(Debug)]
+pub struct Projection(pub(super) Linear);
+
 /// A normalisation of token vectors.
 #[derive(Debug)]
 pub enum Norm {

@@ -4,7 +4,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::buckets::{Bucket, Grouping, buckets};
+use super::buckets::{Bucket, Cost, Grouping, buckets};
 use crate::domain::PackedBatch;
 use crate::nn::attention::{Mask, PositionBias, Rotary};
 use crate::nn::{Distances, NnError};
@@ -92,7 +92,7 @@ impl Layout {
         Self {
             cu_seqlens,
             seen,
-            buckets: buckets(batch, grouping),
+            buckets: buckets(batch, grouping, Cost::Pairs),
             placed: OnceLock::new(),
             device: device.clone(),
             kept: Mutex::default(),

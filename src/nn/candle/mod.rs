@@ -18,10 +18,12 @@ mod layers;
 mod layout;
 mod pool;
 mod relative_attention;
+mod vocabulary;
 
 pub use buckets::Grouping;
 pub use fused::LARGEST_FUSED_HEAD;
 pub use gpu::{Gpu, GpuError};
+pub use vocabulary::VOCABULARY_BYTES;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,12 +31,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use self::fused::norm::Destination;
-use self::layers::{Linear, Norm};
+use self::layers::{Linear, Norm, Projection};
 use self::layout::{Layout, vector};
-use super::splade::rows_of_a_block;
 use super::{
     Attention, Awaited, Backend, Branch, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention,
-    SpladePooling,
+    SpladePooling, Wanted,
 };
 use crate::domain::{PackedBatch, SparseVector};
 
@@ -138,6 +139,21 @@ impl Candle {
         Ok(values.to_dtype(self.numbers.dtype())?.to_device(&self.device)?)
     }
 
+    /// In f32.
+    fn wanted(&self, hidden: &Tensor, wanted: &Wanted<'_, Projection>) -> Result<Tensor, NnError> {
+        let hidden = match wanted.tokens {
+            // Devices refuse to do nothing.
+            Some([]) => return Ok(Tensor::zeros((0, 1), DType::F32, &self.device)?),
+            Some(tokens) => hidden.index_select(&vector(tokens.to_vec(), &self.device)?, 0)?,
+            None => hidden.clone(),
+        };
+        let hidden = hidden.to_dtype(DType::F32)?;
+        match wanted.projection {
+            Some(Projection(layer)) => self.apply_linear(layer, &hidden, Epilogue::Bias),
+            None => Ok(hidden),
+        }
+    }
+
     /// Numbers of the device that come to the host when they are asked for.
     fn copied_later(&self, tensor: &Tensor) -> Result<Awaited, NnError> {
         let tensor = tensor.flatten_all()?;
@@ -183,6 +199,7 @@ impl Backend for Candle {
     type Embedding = Tensor;
     type Linear = Linear;
     type Norm = Norm;
+    type Projection = Projection;
     type Attention = attention::Layer;
     type RelativeAttention = relative_attention::Layer;
 
@@ -198,6 +215,12 @@ impl Backend for Candle {
     fn linear(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Linear, NnError> {
         let bias = bias.map(|bias| self.vector(bias)).transpose()?;
         Ok(Linear { weight: self.matrix(weight)?.t()?, bias })
+    }
+
+    fn projection(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Projection, NnError> {
+        let bias = bias.map(|bias| vector(bias, &self.device)).transpose()?;
+        let weight = Tensor::from_vec(weight.values, (weight.rows, weight.columns), &self.device)?;
+        Ok(Projection(Linear { weight: weight.t()?, bias }))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
@@ -341,33 +364,29 @@ impl Backend for Candle {
         input: &Tensor,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Vec<SparseVector>, NnError> {
-        let vocabulary = decoder.weight.dim(1)?;
-        let rows = rows_of_a_block(vocabulary);
-        let mut vectors = Vec::with_capacity(batch.sequences());
-        for bounds in batch.cu_seqlens().windows(2) {
-            let mut weights = vec![pooling.start(); vocabulary];
-            for first in (bounds[0]..bounds[1]).step_by(rows) {
-                let block = input.narrow(0, first, rows.min(bounds[1] - first))?;
-                let logits = self.to_host(&self.apply_linear(decoder, &block, Epilogue::Bias)?)?;
-                logits.chunks_exact(vocabulary).for_each(|token| pooling.add(&mut weights, token));
-            }
-            pooling.finish(&mut weights);
-            vectors.push(SparseVector::of(&weights));
-        }
-        Ok(vectors)
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+        vocabulary::weigh((decoder, input), pooling, batch, self.grouping, &|weights| self.copied_later(weights))
     }
 
-    fn to_host(&self, activations: &Tensor) -> Result<Vec<f32>, NnError> {
-        copied(&activations.to_dtype(DType::F32)?)
+    fn copies(&self, hidden: &Tensor, wanted: &[Wanted<'_, Projection>]) -> Result<Awaited<Vec<Vec<f32>>>, NnError> {
+        let parts = wanted.iter().map(|wanted| self.wanted(hidden, wanted)).collect::<Result<Vec<_>, _>>()?;
+        let lengths: Vec<usize> = parts.iter().map(Tensor::elem_count).collect();
+        let values = match joined(&parts)? {
+            Some(joined) => self.copied_later(&joined)?,
+            None => Awaited::ready(Vec::new()),
+        };
+        Ok(values.map(|values| {
+            let mut values = values.into_iter();
+            lengths.into_iter().map(|length| values.by_ref().take(length).collect()).collect()
+        }))
     }
 }
 
-/// All numbers of a tensor on the host, once they are what was to be computed.
-fn copied(tensor: &Tensor) -> Result<Vec<f32>, NnError> {
-    let values = tensor.flatten_all()?.to_vec1()?;
-    gpu::finish(tensor.device())?;
-    Ok(values)
+/// All numbers of some tensors, one after the other; `None` if there are none.
+fn joined(parts: &[Tensor]) -> Result<Option<Tensor>, NnError> {
+    let parts = parts.iter().filter(|part| part.elem_count() > 0).map(Tensor::flatten_all);
+    let mut parts = parts.collect::<Result<Vec<_>, _>>()?;
+    Ok(if parts.len() > 1 { Some(Tensor::cat(&parts, 0)?) } else { parts.pop() })
 }
 
 /// Whether it belongs to a batch of texts that all have no token, and lies on the host.

@@ -3,7 +3,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::buckets::{Bucket, Grouping, buckets};
+use super::buckets::{Bucket, Cost, Grouping, buckets};
 use super::layout::{index, vector};
 use crate::domain::PackedBatch;
 use crate::nn::{Awaited, NnError, Pooling};
@@ -19,7 +19,7 @@ pub(super) fn pool(
 ) -> Result<Awaited, NnError> {
     let width = poolings.len() * hidden.dim(D::Minus1)?;
     let mut vectors = Vec::new();
-    for bucket in buckets(batch, grouping) {
+    for bucket in buckets(batch, grouping, Cost::Pairs) {
         vectors.push(pool_bucket(poolings, left_out, hidden, &bucket)?);
     }
     let pooled = match vectors.as_slice() {
@@ -74,7 +74,8 @@ fn pool_bucket(poolings: &[Pooling], left_out: usize, hidden: &Tensor, bucket: &
             (Pooling::LastToken, _) | (_, None) => {
                 hidden.index_select(&kept.lasts(device)?, 0)?.to_dtype(DType::F32)?
             }
-            (Pooling::Max, Some(tokens)) => tokens.max(1)?,
+            // The largest of NaN and a number is the number on some devices; a sum is no number then.
+            (Pooling::Max, Some(tokens)) => (tokens.max(1)? + (tokens.sum(1)? * 0.0)?)?,
             (_, Some(tokens)) => kept.weights(pooling, device)?.matmul(tokens)?.squeeze(1)?,
         })
     };

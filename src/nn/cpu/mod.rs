@@ -31,6 +31,7 @@ use self::instructions::Supported;
 use self::rotation::Rotations;
 use super::{
     Attention, Awaited, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
+    Wanted,
 };
 use crate::domain::{PackedBatch, SparseVector};
 
@@ -105,6 +106,7 @@ impl Backend for Cpu {
     type Embedding = Matrix;
     type Linear = Linear;
     type Norm = Norm;
+    type Projection = Linear;
     type Attention = Attention;
     type RelativeAttention = RelativeAttention;
 
@@ -122,6 +124,10 @@ impl Backend for Cpu {
 
     fn linear(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Linear, NnError> {
         Ok(Linear(PackedLinear::new(self.kernel, &weight, bias)))
+    }
+
+    fn projection(&self, weight: Matrix, bias: Option<Vec<f32>>) -> Result<Linear, NnError> {
+        Ok(Linear(PackedLinear::new(Kernel::single(self.instructions()), &weight, bias)))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the reference computes with an f32 epsilon as well")]
@@ -275,12 +281,28 @@ impl Backend for Cpu {
         input: &Activations,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Vec<SparseVector>, NnError> {
-        Ok(self.weigh_vocabulary(decoder, input, pooling, batch))
+    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+        Ok(Awaited::ready(self.weigh_vocabulary(decoder, input, pooling, batch)))
     }
 
-    fn to_host(&self, activations: &Activations) -> Result<Vec<f32>, NnError> {
-        Ok(activations.values.to_vec())
+    fn copies(&self, hidden: &Activations, wanted: &[Wanted<'_, Linear>]) -> Result<Awaited<Vec<Vec<f32>>>, NnError> {
+        let width = hidden.width;
+        let of_one = |wanted: &Wanted<'_, Linear>| {
+            let some: Option<Vec<f32>> = wanted.tokens.map(|tokens| {
+                let row = |token: &u32| &hidden.values[*token as usize * width..][..width];
+                tokens.iter().flat_map(row).copied().collect()
+            });
+            let rows = some.as_deref().unwrap_or(&hidden.values);
+            match wanted.projection {
+                Some(layer) => {
+                    let mut out = vec![0.0; rows.len() / width.max(1) * layer.0.outputs()];
+                    layer.apply(self.cores, rows, Finish::Bias, &mut out);
+                    out
+                }
+                None => some.unwrap_or_else(|| hidden.values.to_vec()),
+            }
+        };
+        Ok(Awaited::ready(wanted.iter().map(of_one).collect()))
     }
 }
 

@@ -104,7 +104,7 @@ impl Encoder for Gpu {
         Ok(Begun(self.number))
     }
 
-    fn finish(&mut self, Begun(number): Begun) -> Result<Embeddings, EncodeError> {
+    fn finish(&mut self, Begun(number): Begun, _: &PackedBatch) -> Result<Embeddings, EncodeError> {
         let (oldest, result) = self.begun.as_mut().unwrap().pop_front().unwrap();
         assert_eq!(oldest, number);
         result

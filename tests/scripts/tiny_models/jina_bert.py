@@ -67,7 +67,7 @@ class JinaBert(nn.Module):
                 attention["self"][name](x).view(len(ids), self.heads, -1).transpose(0, 1)
                 for name in ("query", "key", "value")
             )
-            scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1]) + bias
+            scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1]) + bias.to(x.dtype)
             mixed = (scores.softmax(-1) @ value).transpose(0, 1).reshape(len(ids), self.width)
             x = attention["output"]["LayerNorm"](attention["output"]["dense"](mixed) + x)
             gate, up = mlp["gated_layers"](x).split(self.inner, dim=-1)
