@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::devices::Place;
 use super::gpus::Gpus;
+use super::watch::LostFlags;
 use crate::device::{DeviceUuid, Probe, ProbeError, Snapshot};
 use crate::domain::Bytes;
 use crate::telemetry::event::{Event, LeaseSample, Observer, VramSample};
@@ -29,6 +30,7 @@ pub(super) struct Held<'a> {
     peaks: Mutex<BTreeMap<u32, VramSample>>,
     /// Models that stay on the devices are no leak.
     kept: Mutex<Bytes>,
+    lost: LostFlags,
     probe: &'a dyn Probe,
     gpus: &'a Gpus,
     observer: &'a dyn Observer,
@@ -56,8 +58,8 @@ impl<'a> Held<'a> {
             }
             answering.push(place.clone());
         }
-        let (peaks, kept) = (Mutex::default(), Mutex::default());
-        let held = Self { models, places: answering, before, peaks, kept, probe, gpus, observer };
+        let (peaks, kept, lost) = (Mutex::default(), Mutex::default(), LostFlags::new(&answering));
+        let held = Self { models, places: answering, before, peaks, kept, lost, probe, gpus, observer };
         observer.observe(&Event::Acquire(held.sample(&held.before)));
         held
     }
@@ -65,6 +67,11 @@ impl<'a> Held<'a> {
     /// The devices that answer.
     pub(super) fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// Which of them are lost.
+    pub(super) fn lost(&self) -> &LostFlags {
+        &self.lost
     }
 
     /// What was seen of a device before anything was loaded.
@@ -101,7 +108,9 @@ impl<'a> Held<'a> {
     /// over.
     fn settle(&self) -> BTreeMap<u32, Snapshot> {
         for place in &self.places {
-            if let Err(error) = self.gpus.settle(place) {
+            if let Err(error) = self.gpus.settle(place)
+                && self.lost.note(&place.uuid)
+            {
                 let (device, reason) = (place.label.clone(), error.to_string());
                 self.observer.observe(&Event::DeviceLost { device, reason });
             }

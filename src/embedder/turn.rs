@@ -77,8 +77,7 @@ impl Turns<'_> {
                 return Ok(failures.inspect(|error| self.tell_failure(error)).collect());
             }
         };
-        let lost = LostFlags::new(held.places());
-        let seats = seats(&fitting, lease, &lost, &self.devices.gpus);
+        let seats = seats(&fitting, lease, held.lost(), &self.devices.gpus);
         let batches = Batches::new(self, &held, &fitting, models);
         let watched: Vec<Watched<'_>> = (0..)
             .zip(models)
@@ -87,8 +86,8 @@ impl Turns<'_> {
         let thresholds = thresholds(self.job.settings);
         std::thread::scope(|scope| {
             let detection = &self.devices.detection;
-            let _watching = watch(scope, detection, thresholds, &held, &lost, &watched, self.job.observer)
-                .map_err(EmbedError::Thread)?;
+            let _watching =
+                watch(scope, detection, thresholds, &held, &watched, self.job.observer).map_err(EmbedError::Thread)?;
             let stage = Stage { turns: self, held: &held, fitting: &fitting, seats: &seats, batches: &batches };
             stage.run(models, warm)
         })

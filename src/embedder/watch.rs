@@ -42,6 +42,11 @@ impl LostFlags {
     pub(super) fn of(&self, place: &Place) -> Arc<AtomicBool> {
         self.0.get(&place.uuid).cloned().unwrap_or_default()
     }
+
+    /// Takes note that a device is lost. Whether nobody had noticed: whoever does so first tells of it.
+    pub(super) fn note(&self, uuid: &DeviceUuid) -> bool {
+        self.0.get(uuid).is_none_or(|lost| !lost.swap(true, Ordering::SeqCst))
+    }
 }
 
 /// Watches the GPUs among the held devices until what it returns is dropped; nothing, where there is none.
@@ -50,7 +55,6 @@ pub(super) fn watch<'scope>(
     detection: &Arc<Detection>,
     thresholds: Thresholds,
     held: &'scope Held<'_>,
-    lost: &'scope LostFlags,
     models: &'scope [Watched<'scope>],
     observer: &'scope dyn Observer,
 ) -> std::io::Result<Option<Sampler>> {
@@ -68,7 +72,7 @@ pub(super) fn watch<'scope>(
     })?;
     let known =
         held.places().iter().filter_map(|place| Some((place.uuid.clone(), pids(held.before(place)?)))).collect();
-    let watcher = Watcher { held, lost, models, observer, known };
+    let watcher = Watcher { held, models, observer, known };
     scope.spawn(move || watcher.run(&seen));
     Ok(Some(sampler))
 }
@@ -91,7 +95,6 @@ impl Probe for Part {
 
 struct Watcher<'a, 'held> {
     held: &'a Held<'held>,
-    lost: &'a LostFlags,
     models: &'a [Watched<'a>],
     observer: &'a dyn Observer,
     /// Processes that were seen on each device.
@@ -173,10 +176,9 @@ impl Watcher<'_, '_> {
     fn silent(&self, uuid: &DeviceUuid, error: &ProbeError) {
         // A driver that does not answer once may be busy; only what it says is lost has its work done by others.
         if let ProbeError::Lost { .. } = error {
-            if let Some(flag) = self.lost.0.get(uuid) {
-                flag.store(true, Ordering::SeqCst);
+            if self.held.lost().note(uuid) {
+                self.observer.observe(&Event::DeviceLost { device: self.label(uuid), reason: error.to_string() });
             }
-            self.observer.observe(&Event::DeviceLost { device: self.label(uuid), reason: error.to_string() });
         } else {
             let note = format!("{} does not answer: {error}", self.label(uuid));
             self.observer.observe(&Event::DeviceNote { note });
