@@ -36,7 +36,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], allowed: impl Fn(f3
 fn attend(backend: &Candle, attention: &Attention, qkv: &Matrix, batch: &PackedBatch) -> Vec<f32> {
     let layer = backend.attention(attention.clone()).unwrap();
     let qkv = case::up(backend, qkv);
-    backend.to_host(&backend.apply_attention(&layer, &qkv, batch).unwrap()).unwrap()
+    case::down(backend, &backend.apply_attention(&layer, &qkv, batch).unwrap())
 }
 
 #[track_caller]
@@ -181,7 +181,7 @@ fn linear_layers_end_as_those_of_plain_tensors() {
                 let epilogues = ACTIVATIONS.map(Epilogue::Activation).into_iter();
                 let epilogues = epilogues.chain([Epilogue::Bias, Epilogue::Residual(&residual)]);
                 epilogues
-                    .map(|epilogue| backend.to_host(&backend.apply_linear(&layer, &input, epilogue).unwrap()).unwrap())
+                    .map(|epilogue| case::down(backend, &backend.apply_linear(&layer, &input, epilogue).unwrap()))
                     .collect()
             });
         }
@@ -206,7 +206,7 @@ fn gates_are_those_of_plain_tensors() {
                 .into_iter()
                 .map(|inner| {
                     let layer = FeedForward { inner, down: without_bias(0) };
-                    backend.to_host(&backend.apply_feed_forward(&layer, &activations, Epilogue::Bias).unwrap()).unwrap()
+                    case::down(backend, &backend.apply_feed_forward(&layer, &activations, Epilogue::Bias).unwrap())
                 })
                 .collect()
             });
@@ -239,7 +239,7 @@ fn norms_of_sums_are_those_of_plain_tensors() {
                 }
                 // What was given is as it was.
                 found.extend([input, residual]);
-                found.iter().map(|found| backend.to_host(found).unwrap()).collect()
+                found.iter().map(|found| case::down(backend, found)).collect()
             });
         }
     }
@@ -249,7 +249,7 @@ fn norms_of_sums_are_those_of_plain_tensors() {
 fn rows_too_wide_for_a_block_are_left_to_plain_tensors() {
     check_rows("a norm", 12_225, 3.0, |backend, numbers, input| {
         let norm = backend.rms_norm(weights(4, input.columns, numbers), 1e-5).unwrap();
-        vec![backend.to_host(&backend.apply_norm(&norm, &case::up(backend, input)).unwrap()).unwrap()]
+        vec![case::down(backend, &backend.apply_norm(&norm, &case::up(backend, input)).unwrap())]
     });
 }
 
@@ -289,7 +289,7 @@ fn attention_is_timed() {
                         last = Some(backend.apply_attention(&layer, &qkv, &batch).unwrap());
                     }
                     // Waits until all of it is done.
-                    backend.pool(&[Pooling::Cls], 0, &last.unwrap(), &batch).unwrap();
+                    backend.pool(&[Pooling::Cls], 0, &last.unwrap(), &batch).unwrap().get().unwrap();
                     begin.elapsed().as_secs_f64() * 1000.0 / f64::from(times)
                 };
                 repeat(2);

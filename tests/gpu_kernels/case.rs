@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use embed_collections::domain::{PackedBatch, TokenSeq};
 use embed_collections::nn::{
-    Attention, Backend, Candle, Gpu, HeadNorm, Kernels, Mask, Matrix, Numbers, Pairing, PositionBias, Rotary,
+    Attention, Backend, Candle, Gpu, HeadNorm, Kernels, Mask, Matrix, Numbers, Pairing, Pooling, PositionBias, Rotary,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -60,6 +60,12 @@ pub(crate) fn up(backend: &Candle, matrix: &Matrix) -> <Candle as Backend>::Acti
     let indices: Vec<u32> = (0..u32::try_from(matrix.rows).unwrap()).collect();
     let table = backend.embedding(matrix.clone()).unwrap();
     backend.embed(&[(&table, &indices)]).unwrap()
+}
+
+/// [rows, width] on the host, in f32.
+pub(crate) fn down(backend: &Candle, activations: &<Candle as Backend>::Activations) -> Vec<f32> {
+    let rows = PackedBatch::new((0..activations.dim(0).unwrap()).map(|_| [0].as_slice()));
+    backend.pool(&[Pooling::Cls], 0, activations, &rows).unwrap().get().unwrap()
 }
 
 /// Numbers in [-size, size) that follow from the seed.
@@ -142,9 +148,11 @@ fn attentions() -> impl Strategy<Value = Attention> {
     (sizes, masks, rotary, any::<bool>(), 0..4_u8, any::<u64>()).prop_map(
         |((key_value_heads, group, head_size), mask, rotary, norms, bias, seed)| {
             let heads = key_value_heads * group;
-            let rotary = rotary.map(|(quarters, interleaved)| {
+            let rotary = rotary.and_then(|(quarters, interleaved)| {
                 let pairing = if interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
-                Rotary::new(10_000.0, (head_size * quarters / 4) / 2 * 2, pairing)
+                let rotated = (head_size * quarters / 4) / 2 * 2;
+                // A device has no memory for a table of nothing.
+                (rotated > 0).then(|| Rotary::new(10_000.0, rotated, pairing))
             });
             let position_bias = match bias {
                 0 => Some(PositionBias::Slopes(noise(seed, 0.5, heads).into_iter().map(f32::abs).collect())),

@@ -155,9 +155,10 @@ fn place(layer: &Layer, qkv: &Tensor, layout: &Layout) -> Result<Tensor, NnError
     let placed = unsafe { kernels::unwritten(tokens, all_heads * head_size, qkv)? };
     let positions = layout.table(Table::Positions, |device| positions(layout.sequences(), device))?;
     let longest = layout.longest();
-    let rotation = rotary.as_ref().map(|rotary| rotation(rotary, longest, layout)).transpose()?;
-    let pairs = rotary.as_ref().map_or(0, |rotary| rotary.inverse_frequencies.len());
-    let interleaved = rotary.as_ref().is_some_and(|rotary| rotary.pairing == Pairing::Interleaved);
+    let rotary = rotary.as_ref().filter(|rotary| !rotary.inverse_frequencies.is_empty());
+    let rotation = rotary.map(|rotary| rotation(rotary, longest, layout)).transpose()?;
+    let pairs = rotary.map_or(0, |rotary| rotary.inverse_frequencies.len());
+    let interleaved = rotary.is_some_and(|rotary| rotary.pairing == Pairing::Interleaved);
     let norms = layer.head_norm.as_ref();
     let units = tokens * all_heads;
     let arguments = [
