@@ -8,10 +8,12 @@ use super::staged::Staged;
 use super::turn::Turns;
 use crate::config::{Dtype, Settings};
 use crate::device::{DeviceUuid, Probe, Snapshot};
-use crate::domain::Bytes;
+use crate::domain::{Bytes, VectorKind};
 use crate::ensemble::{Fit, MEMORY_PART, Room, Rules, Wish, fit};
 use crate::lease::DeviceKey;
 use crate::model::Footprint;
+use crate::model::spec::SparseHead;
+use crate::nn::VOCABULARY_BYTES;
 use crate::telemetry::event::{Event, Prediction};
 
 /// A context of CUDA with the workspaces of its libraries: 300 to 500 MiB on the cards in use.
@@ -110,13 +112,20 @@ pub(super) fn rules(settings: &Settings, gpu: bool) -> Rules {
     }
 }
 
-/// What a model takes, in the numbers that it will have on the device: on a GPU two bytes each, unless f32 is asked for.
+/// What a model takes, in the numbers that it will have on the device: on a GPU two bytes each, unless f32 is asked for;
+/// and what the head of a masked language model has there at a time, whatever the batch.
 pub(super) fn footprint(staged: &Staged, settings: &Settings, gpu: bool) -> Footprint {
-    let on_gpu = gpu && !settings.rehearse;
-    let footprint = staged.footprint;
-    let footprint = if on_gpu && settings.dtype != Dtype::F32 { footprint.in_numbers_of(2) } else { footprint };
+    if !gpu || settings.rehearse {
+        return staged.footprint;
+    }
+    let mut footprint = if settings.dtype == Dtype::F32 { staged.footprint } else { staged.footprint.in_numbers_of(2) };
+    let weighs = matches!(staged.spec.sparse, Some(SparseHead::MaskedLm { .. }))
+        && staged.finish.kinds(staged.spec.default_kind).contains(&VectorKind::Sparse);
+    if weighs {
+        footprint.weights = Bytes(footprint.weights.0.saturating_add(VOCABULARY_BYTES));
+    }
     // A build has kernels for one kind of GPUs, and finds no other.
-    if on_gpu && cfg!(feature = "cuda") { footprint.with_fused_attention(&staged.spec) } else { footprint }
+    if cfg!(feature = "cuda") { footprint.with_fused_attention(&staged.spec) } else { footprint }
 }
 
 fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers: usize) -> Vec<Fit> {

@@ -300,9 +300,9 @@ mod tests {
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| taken(&second));
                 if by_a_worker {
-                    first.end_all()
+                    first.end_all();
                 } else {
-                    drop(outlet)
+                    drop(outlet);
                 }
                 assert_eq!(waiting.join().unwrap(), None);
             });

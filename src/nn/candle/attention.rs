@@ -41,13 +41,11 @@ impl Layer {
             let columns = qkv.narrow(1, first * head_size, heads * head_size)?;
             Ok(columns.reshape((sequences, length, heads, head_size))?.transpose(1, 2)?.contiguous()?)
         };
-        let [query_norm, key_norm] = match &self.head_norm {
-            None => [None, None],
-            Some((query, key)) => [Some(query), Some(key)],
-        };
+        let [query_norm, key_norm] = self.norms();
         let query = self.placed(&part(0, heads)?, query_norm, layout)?;
         let query = (query * f64::from(self.description.scale))?;
-        let key = self.placed(&part(heads, key_value_heads)?, key_norm, layout)?;
+        // Turned in part, they do not lie as products of matrices want them.
+        let key = self.placed(&part(heads, key_value_heads)?, key_norm, layout)?.contiguous()?;
         let value = part(heads + key_value_heads, key_value_heads)?;
         let key = key.transpose(2, 3)?;
         let rows = queries_at_once(sequences * heads, length);
@@ -70,14 +68,27 @@ impl Layer {
 
     /// In f32, normalised and turned if that is asked for.
     fn placed(&self, heads: &Tensor, norm: Option<&Tensor>, layout: &Layout) -> Result<Tensor, NnError> {
-        let mut heads = heads.to_dtype(DType::F32)?;
-        if let (Some(weight), Some(HeadNorm { epsilon, .. })) = (norm, &self.description.head_norm) {
-            heads = ops::rms_norm(&heads, weight, *epsilon)?;
-        }
+        let heads = self.normed(&heads.to_dtype(DType::F32)?, norm)?;
         match &self.description.rotary {
             None => Ok(heads),
-            Some(rotary) => rotated(rotary, &heads, layout),
+            Some(rotary) => rotated(rotary, &heads, &rotation(rotary, heads.dim(2)?, layout)?),
         }
+    }
+
+    /// The weights of the norms of queries and of keys.
+    pub(super) fn norms(&self) -> [Option<&Tensor>; 2] {
+        match &self.head_norm {
+            None => [None, None],
+            Some((query, key)) => [Some(query), Some(key)],
+        }
+    }
+
+    /// [.., size] in f32, normalised if that is asked for.
+    pub(super) fn normed(&self, heads: &Tensor, norm: Option<&Tensor>) -> Result<Tensor, NnError> {
+        Ok(match (norm, &self.description.head_norm) {
+            (Some(weight), Some(HeadNorm { epsilon, .. })) => ops::rms_norm(heads, weight, *epsilon)?,
+            _ => heads.clone(),
+        })
     }
 
     /// With what is added by the distance, and without keys that are not seen. The scores are those of the queries from
@@ -121,11 +132,10 @@ pub(super) fn rotation(rotary: &Rotary, length: usize, layout: &Layout) -> Resul
     })
 }
 
-/// [.., length, size] turned by position.
-fn rotated(rotary: &Rotary, heads: &Tensor, layout: &Layout) -> Result<Tensor, NnError> {
+/// [.., length, size] turned by the cosines and sines of each place.
+pub(super) fn rotated(rotary: &Rotary, heads: &Tensor, table: &Tensor) -> Result<Tensor, NnError> {
     let (sequences, count, length, size) = heads.dims4()?;
     let pairs = rotary.inverse_frequencies.len();
-    let table = rotation(rotary, length, layout)?;
     let (cosines, sines) = (table.get(0)?, table.get(1)?);
     let (turned, rest) = (heads.narrow(3, 0, 2 * pairs)?, heads.narrow(3, 2 * pairs, size - 2 * pairs)?);
     let (first, second) = match rotary.pairing {

@@ -81,6 +81,17 @@ pub enum GpuError {
         /// What the device has.
         found: (u32, u32),
     },
+    /// It is older than what the kernels of `FlashAttention` run on.
+    #[error(
+        "this program was built with flash-attn, whose kernels need compute capability 8.0, and {device} has {}; use a \
+         build without it (--features cuda), or --devices cpu", shown(*.found)
+    )]
+    TooOldForFlash {
+        /// Which.
+        device: String,
+        /// What it has.
+        found: (u32, u32),
+    },
     /// It cannot compute in these numbers.
     #[error(
         "{device} with compute capability {} has no {numbers} in this build; use --dtype f16, f32 or auto", shown(*.found)
@@ -104,7 +115,7 @@ fn artefact((major, minor): (u32, u32)) -> &'static str {
     if (major, minor) >= (8, 0) { "CUDA_COMPUTE_CAP=80" } else { "CUDA_COMPUTE_CAP=75" }
 }
 
-/// From here on GPUs compute in bf16.
+/// From here on GPUs compute in bf16, and run the kernels of `FlashAttention` 2.
 const AMPERE: (u32, u32) = (8, 0);
 
 /// What the kernels of this build are compiled for, as `CUDA_COMPUTE_CAP` has it, where that was said.
@@ -146,6 +157,9 @@ impl Gpu {
         match BUILT_FOR {
             Some(built) if !runs(built, found) => {
                 Err(GpuError::Capability { device: uuid.to_owned(), built: built.to_owned(), found })
+            }
+            _ if cfg!(feature = "flash-attn") && found < AMPERE => {
+                Err(GpuError::TooOldForFlash { device: uuid.to_owned(), found })
             }
             _ => Ok(Self { copies: Some(copies), ..Self::new(device, uuid.to_owned(), Some(capability)) }),
         }
@@ -231,6 +245,7 @@ impl Gpu {
     }
 
     /// Whether it computes while this thread goes on.
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "with CUDA it depends on the device"))]
     pub(super) fn computes_apart(&self) -> bool {
         #[cfg(feature = "cuda")]
         let apart = self.copies.is_some();
@@ -240,6 +255,10 @@ impl Gpu {
     }
 
     /// Numbers in f32 that come to the host when they are asked for.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unused_self, clippy::needless_pass_by_value, reason = "with CUDA the tensor is kept for later")
+    )]
     pub(super) fn copied_later(&self, tensor: Tensor) -> Result<Awaited, NnError> {
         #[cfg(feature = "cuda")]
         if let Some(copies) = &self.copies {
@@ -344,6 +363,12 @@ mod tests {
         let error = |found| GpuError::Capability { device: "GPU-1".to_owned(), built: "90".to_owned(), found };
         assert!(error((7, 5)).to_string().contains("CUDA_COMPUTE_CAP=75"), "{}", error((7, 5)));
         assert!(error((8, 9)).to_string().contains("CUDA_COMPUTE_CAP=80"), "{}", error((8, 9)));
+    }
+
+    #[test]
+    fn the_error_of_an_old_device_says_which_build_runs_there() {
+        let error = GpuError::TooOldForFlash { device: "GPU-1".to_owned(), found: (7, 5) }.to_string();
+        assert!(["GPU-1", "7.5", "--features cuda"].iter().all(|part| error.contains(part)), "{error}");
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -66,6 +66,15 @@ pub(super) enum Table {
     Positions,
     /// [tiles, 4]: blocks of so many queries, as `fused::attention` has them.
     Tiles(usize),
+    /// [sequences + 1]: where sequences begin and the last one ends.
+    #[cfg(any(feature = "flash-attn", test))]
+    Bounds,
+    /// `[heads]`: how fast far keys lose weight.
+    #[cfg(any(feature = "flash-attn", test))]
+    Slopes(Vec<f32>),
+    /// [2, tokens, pairs]: cosines and sines of each token's place in its sequence.
+    #[cfg(any(feature = "flash-attn", test))]
+    Turns(Rotary),
 }
 
 /// A sequence of a batch that is not empty.
@@ -126,6 +135,12 @@ impl Layout {
     /// Of all sequences.
     pub(super) fn tokens(&self) -> usize {
         self.cu_seqlens.last().copied().unwrap_or(0)
+    }
+
+    /// Where sequences begin and the last one ends.
+    #[cfg(any(feature = "flash-attn", test))]
+    pub(super) fn cu_seqlens(&self) -> &[usize] {
+        &self.cu_seqlens
     }
 
     /// Whether it is that of a batch.

@@ -11,6 +11,8 @@ mod attention;
 mod buckets;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "flash-attn", test))]
+mod flash;
 mod fused;
 mod gpu;
 mod kernels;
@@ -313,6 +315,10 @@ impl Backend for Candle {
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
         let layout = self.layout(batch)?;
+        #[cfg(feature = "flash-attn")]
+        if self.fuses(qkv) && flash::takes(&layer.description, batch, qkv.dtype()) {
+            return flash::attend(layer, qkv, &layout);
+        }
         if self.fuses(qkv) && fused::attention::takes(&layer.description, batch, qkv.dtype()) {
             return fused::attention::attend(layer, qkv, &layout);
         }
