@@ -6,7 +6,7 @@
 #
 #   tests/gpu/numbers.sh
 #
-# Needs Rust, Python 3, g++ 12 or newer and binutils, on x86-64 Linux. A development build; about two minutes once it is built.
+# Needs Rust, Python 3, g++ 12 or newer and binutils, on x86-64 Linux. A development build; some two minutes once it is built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,14 +15,16 @@ work=$CARGO_TARGET_DIR/cuda-stand-in
 tests/gpu/stand_in/build.sh "$work"
 . tests/gpu/stand_in/toolkit.sh "$work"
 
-tests=(--locked --quiet --features cuda --test reference_models --test half_precision --test gpu_memory --test gpu_recovery
-    --test gpu_kernels)
-cargo test --no-run "${tests[@]}"
+echo "== the stand-in itself"
+tests/gpu/stand_in/self_test/run.sh "$work" 2>/dev/null || tests/gpu/stand_in/self_test/run.sh "$work"
 
+echo "== models against their references, memory, recovery"
+on_gpu=(cargo test --quiet --features cuda)
 export LD_LIBRARY_PATH=$work/libraries EMBED_TEST_STAND_IN=$work/libraries
 export EMBED_TEST_GPU=GPU-00000000-0000-0000-0000-000000000000
-# More than two tensors of 1 GiB are not asked for, on machines that have no more themselves.
-export CUDA_STAND_IN_MIB=2500
-cargo test "${tests[@]}"
-# What does not wait for other threads of its block where it must gives other numbers in another order.
-CUDA_STAND_IN_ORDER=last cargo test --locked --quiet --features cuda --test half_precision --test gpu_kernels
+"${on_gpu[@]}" --test reference_models --test half_precision --test gpu_recovery --test gpu_kernels
+# A tensor of 1 GiB is there, and another one is too much.
+CUDA_STAND_IN_MIB=1200 "${on_gpu[@]}" --test gpu_memory
+echo "== threads of a block from the last one to the first"
+# What does not wait for other threads where it must gives other numbers.
+CUDA_STAND_IN_ORDER=last "${on_gpu[@]}" --test half_precision --test gpu_kernels
