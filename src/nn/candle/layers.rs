@@ -54,14 +54,14 @@ impl Candle {
         &self,
         layer: &Linear,
         input: &Tensor,
-        epilogue: Epilogue<'_, Tensor>,
+        epilogue: &Epilogue<'_, Tensor>,
     ) -> Result<Tensor, NnError> {
         let mut sum = input.matmul(&layer.weight)?;
         if self.fuses(&sum) {
             let (activation, residual) = match epilogue {
                 Epilogue::Bias => (None, None),
-                Epilogue::Activation(activation) => (Some(activation), None),
-                Epilogue::Residual(residual) => (None, Some(residual)),
+                Epilogue::Activation(activation) => (Some(*activation), None),
+                Epilogue::Residual(residual) => (None, Some(*residual)),
             };
             return finish(sum, Finish { bias: layer.bias.as_ref(), activation, residual });
         }
@@ -70,8 +70,8 @@ impl Candle {
         }
         Ok(match epilogue {
             Epilogue::Bias => sum,
-            Epilogue::Residual(residual) => (sum + residual)?,
-            Epilogue::Activation(activation) => activated(activation, &sum)?,
+            Epilogue::Residual(residual) => (sum + *residual)?,
+            Epilogue::Activation(activation) => activated(*activation, &sum)?,
         })
     }
 
@@ -93,7 +93,7 @@ impl Candle {
     /// A norm of residual + branch(input), and the sum where it is kept.
     pub(super) fn fused_sum(
         &self,
-        branch: Branch<'_, Linear>,
+        branch: &Branch<'_, Linear>,
         input: &Tensor,
         residual: &Tensor,
         norm: &Norm,

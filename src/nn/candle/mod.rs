@@ -165,16 +165,16 @@ impl Candle {
         }
     }
 
-    fn layout(&self, batch: &PackedBatch) -> Result<Arc<Layout>, NnError> {
+    fn layout(&self, batch: &PackedBatch) -> Arc<Layout> {
         let mut last = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(layout) = last.as_ref().filter(|layout| layout.is_of(batch)) {
-            return Ok(Arc::clone(layout));
+            return Arc::clone(layout);
         }
         // What was there makes room first.
         *last = None;
         let layout = Arc::new(Layout::new(batch, self.grouping, &self.device));
         *last = Some(Arc::clone(&layout));
-        Ok(layout)
+        layout
     }
 }
 
@@ -269,7 +269,7 @@ impl Backend for Candle {
         if is_of_no_tokens(input) {
             return Ok(Tensor::zeros((0, layer.weight.dim(1)?), input.dtype(), input.device())?);
         }
-        self.linear_then(layer, input, epilogue)
+        self.linear_then(layer, input, &epilogue)
     }
 
     fn apply_feed_forward(
@@ -289,7 +289,7 @@ impl Backend for Candle {
         norm: &Norm,
     ) -> Result<Tensor, NnError> {
         if self.fuses(residual) && norm.is_fused() {
-            return Ok(self.fused_sum(branch, input, residual, norm, Destination::Input)?.1);
+            return Ok(self.fused_sum(&branch, input, residual, norm, Destination::Input)?.1);
         }
         self.apply_norm(norm, &self.add_branch(branch, input, residual)?)
     }
@@ -302,7 +302,7 @@ impl Backend for Candle {
         norm: &Norm,
     ) -> Result<(Tensor, Tensor), NnError> {
         if self.fuses(residual) && norm.is_fused() {
-            return self.fused_sum(branch, input, residual, norm, Destination::InputAndNew);
+            return self.fused_sum(&branch, input, residual, norm, Destination::InputAndNew);
         }
         let sum = self.add_branch(branch, input, residual)?;
         let normed = self.apply_norm(norm, &sum)?;
@@ -314,7 +314,7 @@ impl Backend for Candle {
     }
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let layout = self.layout(batch)?;
+        let layout = self.layout(batch);
         #[cfg(feature = "flash-attn")]
         if self.fuses(qkv) && flash::takes(&layer.description, batch, qkv.dtype()) {
             return flash::attend(layer, qkv, &layout);
@@ -331,7 +331,7 @@ impl Backend for Candle {
         qkv: &Tensor,
         batch: &PackedBatch,
     ) -> Result<Tensor, NnError> {
-        let layout = self.layout(batch)?;
+        let layout = self.layout(batch);
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 
