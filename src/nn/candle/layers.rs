@@ -100,7 +100,7 @@ impl Candle {
         into: Destination,
     ) -> Result<(Tensor, Tensor), NnError> {
         let (layer, input) = match branch {
-            Branch::Linear(layer) => (layer, input.clone()),
+            Branch::Linear(layer) => (*layer, input.clone()),
             Branch::FeedForward(layer) => (&layer.down, self.inner(&layer.inner, input)?),
         };
         let product = input.matmul(&layer.weight)?;
