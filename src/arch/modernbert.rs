@@ -12,7 +12,7 @@ use super::rope::{self, Rope};
 use super::{Architecture, LoadError};
 use crate::domain::PackedBatch;
 use crate::model::weights::Weights;
-use crate::nn::{Attention, Backend, Epilogue, FeedForward, Mask, NnError};
+use crate::nn::{Attention, Backend, Branch, Epilogue, FeedForward, Mask, NnError};
 
 /// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
@@ -150,24 +150,29 @@ fn ropes(raw: &Value, head_size: usize) -> Result<[Rope; 2], LoadError> {
 impl<B: Backend> Architecture<B> for ModernBert<B> {
     fn forward(&self, backend: &B, batch: &PackedBatch) -> Result<B::Activations, NnError> {
         let mut hidden = backend.apply_norm(&self.norm, &backend.embed(&[(&self.words, batch.ids())])?)?;
-        for layer in &self.layers {
+        // What goes into the first layer comes from a norm already, and is its own residual.
+        let mut normed = None;
+        for (index, layer) in self.layers.iter().enumerate() {
             let attention = match layer.reach {
                 Reach::Global => &self.global,
                 Reach::Local => &self.local,
             };
-            let qkv = match &layer.attention_norm {
-                Some(norm) => {
-                    let input = backend.apply_norm(norm, &hidden)?;
-                    backend.apply_linear(&layer.query_key_value, &input, Epilogue::Bias)?
-                }
-                None => backend.apply_linear(&layer.query_key_value, &hidden, Epilogue::Bias)?,
-            };
+            let input = normed.as_ref().unwrap_or(&hidden);
+            let qkv = backend.apply_linear(&layer.query_key_value, input, Epilogue::Bias)?;
             let context = backend.apply_attention(attention, &qkv, batch)?;
-            let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
-            let input = backend.apply_norm(&layer.feed_forward_norm, &attended)?;
-            hidden = backend.apply_feed_forward(&layer.feed_forward, &input, Epilogue::Residual(&attended))?;
+            let output = Branch::Linear(&layer.attention_output);
+            let (attended, input) = backend.add_branch_and_norm(output, &context, &hidden, &layer.feed_forward_norm)?;
+            let next = self.layers.get(index + 1).and_then(|layer| layer.attention_norm.as_ref());
+            let output = Branch::FeedForward(&layer.feed_forward);
+            let (sum, next_input) =
+                backend.add_branch_and_norm(output, &input, &attended, next.unwrap_or(&self.final_norm))?;
+            hidden = sum;
+            normed = Some(next_input);
         }
-        backend.apply_norm(&self.final_norm, &hidden)
+        match normed {
+            Some(normed) => Ok(normed),
+            None => backend.apply_norm(&self.final_norm, &hidden),
+        }
     }
 
     fn hidden_size(&self) -> usize {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::parts::{Bias, Parts, Shape, Up};
 use super::{Architecture, LoadError};
 use crate::domain::PackedBatch;
-use crate::nn::{Activation, Backend, Epilogue, FeedForward, NnError};
+use crate::nn::{Activation, Backend, Branch, Epilogue, FeedForward, NnError};
 
 /// An encoder of this kind.
 pub(super) struct PostNorm<B: Backend> {
@@ -249,10 +249,10 @@ impl<B: Backend> Architecture<B> for PostNorm<B> {
                 LayerAttention::Same(attention) => backend.apply_attention(attention, &qkv, batch)?,
                 LayerAttention::Relative(layers) => backend.apply_relative_attention(&layers[index], &qkv, batch)?,
             };
-            let attended = backend.apply_linear(&layer.attention_output, &context, Epilogue::Residual(&hidden))?;
-            let attended = backend.apply_norm(&layer.attention_norm, &attended)?;
-            let output = backend.apply_feed_forward(&layer.feed_forward, &attended, Epilogue::Residual(&attended))?;
-            hidden = backend.apply_norm(&layer.output_norm, &output)?;
+            let output = Branch::Linear(&layer.attention_output);
+            let attended = backend.add_branch_then_norm(output, &context, &hidden, &layer.attention_norm)?;
+            let output = Branch::FeedForward(&layer.feed_forward);
+            hidden = backend.add_branch_then_norm(output, &attended, &attended, &layer.output_norm)?;
         }
         Ok(hidden)
     }

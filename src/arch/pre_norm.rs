@@ -4,7 +4,7 @@
 //! Files with the names and numbers of an architecture put it together; the way through it is here.
 
 use crate::domain::PackedBatch;
-use crate::nn::{Backend, Epilogue, FeedForward, NnError};
+use crate::nn::{Backend, Branch, Epilogue, FeedForward, NnError};
 
 use super::Architecture;
 
@@ -32,36 +32,63 @@ pub(super) struct Layer<B: Backend> {
     pub(super) after_feed_forward: Option<B::Norm>,
 }
 
+/// What goes from one half of a layer to the next.
+struct Stream<A> {
+    /// What outputs are added to.
+    sum: A,
+    /// Its norm, which goes into the next half.
+    normed: A,
+}
+
 impl<B: Backend> Layer<B> {
-    fn forward(&self, backend: &B, hidden: &B::Activations, batch: &PackedBatch) -> Result<B::Activations, NnError> {
-        let input = backend.apply_norm(&self.attention_norm, hidden)?;
-        let qkv = backend.apply_linear(&self.qkv, &input, Epilogue::Bias)?;
+    /// Through both halves; `next_norm` is that of what follows the layer.
+    fn forward(
+        &self,
+        backend: &B,
+        stream: &Stream<B::Activations>,
+        next_norm: &B::Norm,
+        batch: &PackedBatch,
+    ) -> Result<Stream<B::Activations>, NnError> {
+        let qkv = backend.apply_linear(&self.qkv, &stream.normed, Epilogue::Bias)?;
         let context = backend.apply_attention(&self.attention, &qkv, batch)?;
-        let attended = match &self.after_attention {
-            None => backend.apply_linear(&self.attention_output, &context, Epilogue::Residual(hidden))?,
+        let (attended, input) = match &self.after_attention {
+            None => {
+                let output = Branch::Linear(&self.attention_output);
+                backend.add_branch_and_norm(output, &context, &stream.sum, &self.feed_forward_norm)?
+            }
             Some(norm) => {
                 let output = backend.apply_linear(&self.attention_output, &context, Epilogue::Bias)?;
-                backend.add(hidden, &backend.apply_norm(norm, &output)?)?
+                let sum = backend.add(&stream.sum, &backend.apply_norm(norm, &output)?)?;
+                let normed = backend.apply_norm(&self.feed_forward_norm, &sum)?;
+                (sum, normed)
             }
         };
-        let input = backend.apply_norm(&self.feed_forward_norm, &attended)?;
-        match &self.after_feed_forward {
-            None => backend.apply_feed_forward(&self.feed_forward, &input, Epilogue::Residual(&attended)),
+        let (sum, normed) = match &self.after_feed_forward {
+            None => {
+                let output = Branch::FeedForward(&self.feed_forward);
+                backend.add_branch_and_norm(output, &input, &attended, next_norm)?
+            }
             Some(norm) => {
                 let output = backend.apply_feed_forward(&self.feed_forward, &input, Epilogue::Bias)?;
-                backend.add(&attended, &backend.apply_norm(norm, &output)?)
+                let sum = backend.add(&attended, &backend.apply_norm(norm, &output)?)?;
+                let normed = backend.apply_norm(next_norm, &sum)?;
+                (sum, normed)
             }
-        }
+        };
+        Ok(Stream { sum, normed })
     }
 }
 
 impl<B: Backend> Architecture<B> for PreNorm<B> {
     fn forward(&self, backend: &B, batch: &PackedBatch) -> Result<B::Activations, NnError> {
-        let mut hidden = backend.embed(&[(&self.words, batch.ids())])?;
-        for layer in &self.layers {
-            hidden = layer.forward(backend, &hidden, batch)?;
+        let sum = backend.embed(&[(&self.words, batch.ids())])?;
+        let norm_before = |index: usize| self.layers.get(index).map_or(&self.norm, |layer| &layer.attention_norm);
+        let normed = backend.apply_norm(norm_before(0), &sum)?;
+        let mut stream = Stream { sum, normed };
+        for (index, layer) in self.layers.iter().enumerate() {
+            stream = layer.forward(backend, &stream, norm_before(index + 1), batch)?;
         }
-        backend.apply_norm(&self.norm, &hidden)
+        Ok(stream.normed)
     }
 
     fn hidden_size(&self) -> usize {

@@ -124,7 +124,8 @@ pub(super) fn footprint(staged: &Staged, settings: &Settings, gpu: bool) -> Foot
     if weighs {
         footprint.weights = Bytes(footprint.weights.0.saturating_add(VOCABULARY_BYTES));
     }
-    footprint
+    // A build has kernels for one kind of GPUs, and finds no other.
+    if cfg!(feature = "cuda") { footprint.with_fused_attention(&staged.spec) } else { footprint }
 }
 
 fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers: usize) -> Vec<Fit> {

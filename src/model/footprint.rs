@@ -5,9 +5,14 @@
 use super::spec::{Architecture, ModelSpec, SparseHead};
 use super::weights::Weights;
 use crate::domain::{Bytes, Widths};
+use crate::nn::LARGEST_FUSED_HEAD;
 
 /// Bytes of a number in f32.
 const NUMBER: u64 = 4;
+
+/// Names of the number of heads, and of their size where the configuration has it.
+const HEADS: &[&str] = &["num_attention_heads", "n_heads", "n_head", "num_heads"];
+const HEAD_SIZE: &[&str] = &["head_dim", "d_kv"];
 
 /// Sizes that decide about memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +42,8 @@ impl Footprint {
         // Each is known by several names, one of which a configuration has.
         let intermediate = size(&["intermediate_size", "hidden_dim", "n_inner", "d_ff"]);
         let intermediate = intermediate.unwrap_or(hidden.saturating_mul(4));
-        let heads = size(&["num_attention_heads", "n_heads", "n_head", "num_heads"]).unwrap_or(1);
-        let head_size = size(&["head_dim", "d_kv"]).unwrap_or_default();
+        let heads = size(HEADS).unwrap_or(1);
+        let head_size = size(HEAD_SIZE).unwrap_or_default();
         let widths = if spec.architecture == Architecture::Static {
             hidden
         } else {
@@ -67,6 +72,18 @@ impl Footprint {
         let norm = if bytes < NUMBER { self.hidden_bytes } else { 0 };
         let token_bytes = scaled(self.token_bytes).saturating_add(norm);
         Self { weights: Bytes(scaled(self.weights.0)), token_bytes, ..self }
+    }
+
+    /// The same where attention is fused, and no score is in memory: all but that with relative positions, whose scores
+    /// are plain tensors, and such heads as no kernel takes. The few batches that are left to plain tensors all the same,
+    /// because a token sees no key, are no reason to count scores for all others.
+    #[must_use]
+    pub fn with_fused_attention(self, spec: &ModelSpec) -> Self {
+        let size = |keys: &[&str]| keys.iter().find_map(|key| spec.config.get(*key)?.as_u64());
+        let heads = size(HEADS).unwrap_or(1).max(1);
+        let head_size = size(HEAD_SIZE).unwrap_or(spec.hidden_size as u64 / heads);
+        let fused = spec.architecture != Architecture::DebertaV2 && head_size <= LARGEST_FUSED_HEAD as u64;
+        if fused { Self { pair_bytes: 0, ..self } } else { self }
     }
 
     /// Activations of a batch of so many tokens, in sequences of one length.
@@ -118,6 +135,19 @@ mod tests {
         let half = footprint.in_numbers_of(2);
         assert_eq!((half.weights, half.token_bytes, half.pair_bytes), (Bytes(stored * 2), 352 * 2 + 32 * 4, 16));
         assert_eq!(footprint.in_numbers_of(4), footprint);
+        assert_eq!(footprint.with_fused_attention(&spec), Footprint { pair_bytes: 0, ..footprint });
+    }
+
+    #[test]
+    fn scores_of_relative_positions_and_of_the_largest_heads_are_counted_in_any_case() {
+        let spec = ModelSpec::read("tests/fixtures/models/bert-minilm".as_ref()).unwrap();
+        let sizes = |pair_bytes| Footprint { weights: Bytes(1), token_bytes: 2, hidden_bytes: 3, pair_bytes };
+        let left = |spec: &ModelSpec| sizes(4).with_fused_attention(spec);
+        assert_eq!(left(&spec), sizes(0));
+        assert_eq!(left(&ModelSpec { architecture: Architecture::DebertaV2, ..spec.clone() }), sizes(4));
+        let mut wide = spec;
+        wide.config.insert("head_dim".to_owned(), 257.into());
+        assert_eq!(left(&wide), sizes(4));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use awaited::Awaited;
-pub use candle::{Candle, Gpu, GpuError, Grouping, Numbers, VOCABULARY_BYTES};
+pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, LARGEST_FUSED_HEAD, Numbers, VOCABULARY_BYTES};
 pub use cpu::{Cpu, Instructions};
 pub use error::NnError;
 pub use relative_attention::{Distances, RelativeAttention};
@@ -124,6 +124,15 @@ pub enum Inner<L> {
         /// What follows the gate.
         activation: Activation,
     },
+}
+
+/// What is added to the tokens that went into a half of a transformer layer: its last step.
+#[derive(Debug)]
+pub enum Branch<'a, L> {
+    /// A linear layer.
+    Linear(&'a L),
+    /// A feed-forward layer.
+    FeedForward(&'a FeedForward<L>),
 }
 
 /// How the token vectors of a sequence become one.
@@ -265,6 +274,43 @@ pub trait Backend: Send + Sync + 'static {
         input: &Self::Activations,
         epilogue: Epilogue<'_, Self::Activations>,
     ) -> Result<Self::Activations, NnError>;
+
+    /// residual + branch(input).
+    fn add_branch(
+        &self,
+        branch: Branch<'_, Self::Linear>,
+        input: &Self::Activations,
+        residual: &Self::Activations,
+    ) -> Result<Self::Activations, NnError> {
+        match branch {
+            Branch::Linear(layer) => self.apply_linear(layer, input, Epilogue::Residual(residual)),
+            Branch::FeedForward(layer) => self.apply_feed_forward(layer, input, Epilogue::Residual(residual)),
+        }
+    }
+
+    /// norm(residual + branch(input)): how halves of layers end whose norm follows the sum.
+    fn add_branch_then_norm(
+        &self,
+        branch: Branch<'_, Self::Linear>,
+        input: &Self::Activations,
+        residual: &Self::Activations,
+        norm: &Self::Norm,
+    ) -> Result<Self::Activations, NnError> {
+        self.apply_norm(norm, &self.add_branch(branch, input, residual)?)
+    }
+
+    /// residual + branch(input), and its norm: how halves of layers end where what follows begins with a norm.
+    fn add_branch_and_norm(
+        &self,
+        branch: Branch<'_, Self::Linear>,
+        input: &Self::Activations,
+        residual: &Self::Activations,
+        norm: &Self::Norm,
+    ) -> Result<(Self::Activations, Self::Activations), NnError> {
+        let sum = self.add_branch(branch, input, residual)?;
+        let normed = self.apply_norm(norm, &sum)?;
+        Ok((sum, normed))
+    }
 
     /// [tokens, width] to the same shape.
     fn apply_norm(&self, norm: &Self::Norm, input: &Self::Activations) -> Result<Self::Activations, NnError>;

@@ -4,7 +4,7 @@
 Checked: vectors of an exclusive ensemble of three models on both, the driver's numbers against nvidia-smi's, memory back
 at the baseline after each pass, batches that are far too large. Measured: tokens a second of a BERT-base with random
 weights, in f16 and bf16, with texts of 128, 512 and 2048 tokens; with torch also the peak of matrix products and what
-PyTorch makes of the same shapes.
+PyTorch makes of the same shapes. What check.sh has measured of attention alone is put beside it.
 """
 
 import json
@@ -246,6 +246,8 @@ def main():
         _, summary, _ = run(program, work, "too-large", *arguments, "--batch-tokens", 1 << 21, "--batch-size", 1024)
         results["mitigations_of_a_batch_too_large"] = summary["passes"][0].get("mitigation_events")
         results["pytorch"] = pytorch(dtypes)
+        times = os.environ.get("EMBED_ATTENTION_TIMES")
+        results["attention_ms"] = [json.loads(line) for line in Path(times).read_text().splitlines()] if times else None
     path = ROOT / "benches" / "results" / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks the numbers of everything that is done on a GPU on a machine without one: candle's kernels and those of this project
 # are compiled for the processor (stand_in/device.h) and run by a stand-in for the driver and cuBLAS (stand_in/driver.cpp).
-# Every model of tests/fixtures/models is held against its reference in f32, f16 and bf16; memory that runs out and
-# devices that are lost must cost no row.
+# Each kernel of this project is held against plain tensors, and every model of tests/fixtures/models against its
+# reference, in f32, f16 and bf16; memory that runs out and devices that are lost must cost no row.
 #
 #   tests/gpu/numbers.sh
 #
@@ -22,9 +22,9 @@ echo "== models against their references, memory, recovery"
 on_gpu=(cargo test --quiet --features cuda)
 export LD_LIBRARY_PATH=$work/libraries EMBED_TEST_STAND_IN=$work/libraries
 export EMBED_TEST_GPU=GPU-00000000-0000-0000-0000-000000000000
-"${on_gpu[@]}" --test reference_models --test half_precision --test gpu_recovery
+"${on_gpu[@]}" --test reference_models --test half_precision --test gpu_recovery --test gpu_kernels
 # A tensor of 1 GiB is there, and another one is too much.
 CUDA_STAND_IN_MIB=1200 "${on_gpu[@]}" --test gpu_memory
 echo "== threads of a block from the last one to the first"
 # What does not wait for other threads where it must gives other numbers.
-CUDA_STAND_IN_ORDER=last "${on_gpu[@]}" --test half_precision
+CUDA_STAND_IN_ORDER=last "${on_gpu[@]}" --test half_precision --test gpu_kernels

@@ -17,7 +17,7 @@ const MOST_SCORES: usize = 1 << 26;
 pub struct Layer {
     pub(super) description: Attention,
     /// Of queries and of keys, in f32.
-    head_norm: Option<(Tensor, Tensor)>,
+    pub(super) head_norm: Option<(Tensor, Tensor)>,
 }
 
 impl Layer {
@@ -44,7 +44,8 @@ impl Layer {
         let [query_norm, key_norm] = self.norms();
         let query = self.placed(&part(0, heads)?, query_norm, layout)?;
         let query = (query * f64::from(self.description.scale))?;
-        let key = self.placed(&part(heads, key_value_heads)?, key_norm, layout)?;
+        // Turned in part, they do not lie as products of matrices want them.
+        let key = self.placed(&part(heads, key_value_heads)?, key_norm, layout)?.contiguous()?;
         let value = part(heads + key_value_heads, key_value_heads)?;
         let key = key.transpose(2, 3)?;
         let rows = queries_at_once(sequences * heads, length);
@@ -158,7 +159,7 @@ pub(super) fn rotated(rotary: &Rotary, heads: &Tensor, table: &Tensor) -> Result
 
 /// [heads, 2 · length - 1], or with one row for all heads: what is added where the key is `column - (length - 1)` tokens
 /// after the query.
-fn bias_by_offset(
+pub(super) fn bias_by_offset(
     mask: Mask,
     bias: Option<&PositionBias>,
     heads: usize,

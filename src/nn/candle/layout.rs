@@ -1,6 +1,6 @@
 //! What follows from the lengths of a batch alone and lies on the device: made once for a batch and used by every layer.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 
@@ -21,7 +21,9 @@ const MOST_KEPT: usize = 1 << 22;
 pub(super) struct Layout {
     cu_seqlens: Vec<usize>,
     seen: Vec<usize>,
-    pub(super) buckets: Vec<PlacedBucket>,
+    buckets: Vec<Bucket>,
+    /// The same on the device, once somebody has asked for them.
+    placed: OnceLock<Vec<PlacedBucket>>,
     device: Device,
     kept: Mutex<Vec<(Table, Tensor)>>,
 }
@@ -60,6 +62,10 @@ pub(super) enum Table {
     Offsets(Queries),
     /// [length, length]: the row for a query and a key.
     Rows(Distances, usize),
+    /// `[tokens]`: the place of each token in its sequence.
+    Positions,
+    /// [tiles, 4]: blocks of so many queries, as `fused::attention` has them.
+    Tiles(usize),
     /// [sequences + 1]: where sequences begin and the last one ends.
     #[cfg(any(feature = "flash-attn", test))]
     Bounds,
@@ -71,6 +77,16 @@ pub(super) enum Table {
     Turns(Rotary),
 }
 
+/// A sequence of a batch that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sequence {
+    /// Its first token in the batch.
+    pub(super) start: usize,
+    pub(super) length: usize,
+    /// How many of its leading tokens are seen.
+    pub(super) seen: usize,
+}
+
 /// Some queries of sequences of one length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Queries {
@@ -80,23 +96,51 @@ pub(super) struct Queries {
 }
 
 impl Layout {
-    pub(super) fn new(batch: &PackedBatch, grouping: Grouping, device: &Device) -> Result<Self, NnError> {
-        let place = |bucket| PlacedBucket::new(bucket, device);
-        let buckets = buckets(batch, grouping, Cost::Pairs).into_iter().map(place).collect::<Result<_, _>>()?;
+    pub(super) fn new(batch: &PackedBatch, grouping: Grouping, device: &Device) -> Self {
         let (cu_seqlens, seen) = (batch.cu_seqlens().to_vec(), seen(batch).collect());
-        Ok(Self { cu_seqlens, seen, buckets, device: device.clone(), kept: Mutex::default() })
+        Self {
+            cu_seqlens,
+            seen,
+            buckets: buckets(batch, grouping, Cost::Pairs),
+            placed: OnceLock::new(),
+            device: device.clone(),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Which sequences are computed together.
+    pub(super) fn buckets(&self) -> Result<&[PlacedBucket], NnError> {
+        if self.placed.get().is_none() {
+            let place = |bucket: &Bucket| PlacedBucket::new(bucket.clone(), &self.device);
+            let placed = self.buckets.iter().map(place).collect::<Result<_, _>>()?;
+            // Somebody else's are the same.
+            let _ = self.placed.set(placed);
+        }
+        Ok(self.placed.get().map_or(&[], Vec::as_slice))
+    }
+
+    /// Those of the batch that are not empty.
+    pub(super) fn sequences(&self) -> impl Iterator<Item = Sequence> {
+        let bounds = self.cu_seqlens.windows(2).zip(&self.seen);
+        let sequences =
+            bounds.map(|(bounds, &seen)| Sequence { start: bounds[0], length: bounds[1] - bounds[0], seen });
+        sequences.filter(|sequence| sequence.length > 0)
+    }
+
+    /// Length of the longest sequence.
+    pub(super) fn longest(&self) -> usize {
+        self.sequences().map(|sequence| sequence.length).max().unwrap_or(0)
+    }
+
+    /// Of all sequences.
+    pub(super) fn tokens(&self) -> usize {
+        self.cu_seqlens.last().copied().unwrap_or(0)
     }
 
     /// Where sequences begin and the last one ends.
     #[cfg(any(feature = "flash-attn", test))]
     pub(super) fn cu_seqlens(&self) -> &[usize] {
         &self.cu_seqlens
-    }
-
-    /// Length of the longest sequence.
-    #[cfg(any(feature = "flash-attn", test))]
-    pub(super) fn longest(&self) -> usize {
-        self.cu_seqlens.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0)
     }
 
     /// Whether it is that of a batch.

@@ -3,6 +3,9 @@
 //!
 //! Weights and activations are in f32, f16 or bf16; attention between its products, norms, rotary positions and pooling
 //! are computed in f32 in any case. How sequences of different lengths are brought together is said by [`Grouping`].
+//!
+//! On GPUs of NVIDIA most of it is done by kernels of the project's own (`fused`, `kernels`); plain tensors are what all
+//! other devices compute with, and what the kernels are held against: [`Kernels`].
 
 mod attention;
 mod buckets;
@@ -10,13 +13,17 @@ mod buckets;
 mod cuda;
 #[cfg(any(feature = "flash-attn", test))]
 mod flash;
+mod fused;
 mod gpu;
+mod kernels;
+mod layers;
 mod layout;
 mod pool;
 mod relative_attention;
 mod vocabulary;
 
 pub use buckets::Grouping;
+pub use fused::LARGEST_FUSED_HEAD;
 pub use gpu::{Gpu, GpuError};
 pub use vocabulary::VOCABULARY_BYTES;
 
@@ -24,11 +31,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::ops;
 
+use self::fused::norm::Destination;
+use self::layers::{Linear, Norm, Projection};
 use self::layout::{Layout, vector};
 use super::{
-    Activation, Attention, Awaited, Backend, Epilogue, FeedForward, Inner, Matrix, NnError, Pooling, RelativeAttention,
+    Attention, Awaited, Backend, Branch, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention,
     SpladePooling, Wanted,
 };
 use crate::domain::{PackedBatch, SparseVector};
@@ -54,6 +62,15 @@ impl fmt::Display for Numbers {
     }
 }
 
+/// Which kernels compute where there is a choice: on GPUs of NVIDIA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// The project's own, wherever they take what is to be computed.
+    Fused,
+    /// Those of candle alone, for tests that hold the others against them.
+    Plain,
+}
+
 /// Operations on one candle device.
 #[derive(Debug)]
 pub struct Candle {
@@ -62,6 +79,7 @@ pub struct Candle {
     gpu: Option<Gpu>,
     numbers: Numbers,
     grouping: Grouping,
+    kernels: Kernels,
     /// That of the last batch, which every layer asks for.
     layout: Mutex<Option<Arc<Layout>>>,
 }
@@ -69,7 +87,8 @@ pub struct Candle {
 /// Another worker's, with batches of its own.
 impl Clone for Candle {
     fn clone(&self) -> Self {
-        Self { gpu: self.gpu.clone(), ..Self::new(self.device.clone(), self.numbers, self.grouping) }
+        let new = Self::new(self.device.clone(), self.numbers, self.grouping);
+        Self { gpu: self.gpu.clone(), kernels: self.kernels, ..new }
     }
 }
 
@@ -93,8 +112,19 @@ impl Candle {
         Ok(Self { gpu: Some(gpu.clone()), ..Self::new(gpu.device().clone(), numbers, Grouping::Padded) })
     }
 
+    /// The same with other kernels.
+    #[must_use]
+    pub fn with(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
+    }
+
     fn new(device: Device, numbers: Numbers, grouping: Grouping) -> Self {
-        Self { device, gpu: None, numbers, grouping, layout: Mutex::default() }
+        Self { device, gpu: None, numbers, grouping, kernels: Kernels::Fused, layout: Mutex::default() }
+    }
+
+    /// Whether the project's own kernels compute here. There is nothing to launch for a batch without tokens.
+    fn fuses(&self, input: &Tensor) -> bool {
+        cfg!(feature = "cuda") && self.device.is_cuda() && self.kernels == Kernels::Fused && input.elem_count() > 0
     }
 
     /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
@@ -135,49 +165,17 @@ impl Candle {
         }
     }
 
-    fn layout(&self, batch: &PackedBatch) -> Result<Arc<Layout>, NnError> {
+    fn layout(&self, batch: &PackedBatch) -> Arc<Layout> {
         let mut last = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(layout) = last.as_ref().filter(|layout| layout.is_of(batch)) {
-            return Ok(Arc::clone(layout));
+            return Arc::clone(layout);
         }
         // What was there makes room first.
         *last = None;
-        let layout = Arc::new(Layout::new(batch, self.grouping, &self.device)?);
+        let layout = Arc::new(Layout::new(batch, self.grouping, &self.device));
         *last = Some(Arc::clone(&layout));
-        Ok(layout)
+        layout
     }
-}
-
-/// Weight as [inputs, outputs] and bias of a linear layer.
-#[derive(Debug)]
-pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-/// Weight as [inputs, outputs] and bias of a layer that is computed in f32.
-#[derive(Debug)]
-pub struct Projection(Linear);
-
-/// A normalisation of token vectors.
-#[derive(Debug)]
-pub enum Norm {
-    /// To mean 0 and variance 1, then weight and bias.
-    Layer {
-        /// `[width]`.
-        weight: Tensor,
-        /// `[width]`.
-        bias: Tensor,
-        /// Added to the variance.
-        epsilon: f32,
-    },
-    /// To mean square 1, then weight.
-    Rms {
-        /// `[width]`.
-        weight: Tensor,
-        /// Added to the mean square.
-        epsilon: f32,
-    },
 }
 
 /// The results of all buckets of a batch, one after the other.
@@ -188,7 +186,7 @@ fn by_buckets(
     apply: impl Fn(&Tensor, &layout::PlacedBucket) -> Result<Tensor, NnError>,
 ) -> Result<Tensor, NnError> {
     let mut contexts = Vec::new();
-    for place in &layout.buckets {
+    for place in layout.buckets()? {
         contexts.push(place.scattered(apply(&place.gathered(qkv)?, place)?)?);
     }
     Ok(match contexts.len() {
@@ -271,15 +269,7 @@ impl Backend for Candle {
         if is_of_no_tokens(input) {
             return Ok(Tensor::zeros((0, layer.weight.dim(1)?), input.dtype(), input.device())?);
         }
-        let mut sum = input.matmul(&layer.weight)?;
-        if let Some(bias) = &layer.bias {
-            sum = sum.broadcast_add(bias)?;
-        }
-        Ok(match epilogue {
-            Epilogue::Bias => sum,
-            Epilogue::Residual(residual) => (sum + residual)?,
-            Epilogue::Activation(activation) => activated(activation, &sum)?,
-        })
+        self.linear_then(layer, input, &epilogue)
     }
 
     fn apply_feed_forward(
@@ -288,29 +278,49 @@ impl Backend for Candle {
         input: &Tensor,
         epilogue: Epilogue<'_, Tensor>,
     ) -> Result<Tensor, NnError> {
-        let inner = match &layer.inner {
-            Inner::Plain { up, activation } => self.apply_linear(up, input, Epilogue::Activation(*activation))?,
-            Inner::Gated { gate, up, activation } => {
-                let gate = self.apply_linear(gate, input, Epilogue::Activation(*activation))?;
-                (gate * self.apply_linear(up, input, Epilogue::Bias)?)?
-            }
-        };
-        self.apply_linear(&layer.down, &inner, epilogue)
+        self.apply_linear(&layer.down, &self.inner(&layer.inner, input)?, epilogue)
+    }
+
+    fn add_branch_then_norm(
+        &self,
+        branch: Branch<'_, Linear>,
+        input: &Tensor,
+        residual: &Tensor,
+        norm: &Norm,
+    ) -> Result<Tensor, NnError> {
+        if self.fuses(residual) && norm.is_fused() {
+            return Ok(self.fused_sum(&branch, input, residual, norm, Destination::Input)?.1);
+        }
+        self.apply_norm(norm, &self.add_branch(branch, input, residual)?)
+    }
+
+    fn add_branch_and_norm(
+        &self,
+        branch: Branch<'_, Linear>,
+        input: &Tensor,
+        residual: &Tensor,
+        norm: &Norm,
+    ) -> Result<(Tensor, Tensor), NnError> {
+        if self.fuses(residual) && norm.is_fused() {
+            return self.fused_sum(&branch, input, residual, norm, Destination::InputAndNew);
+        }
+        let sum = self.add_branch(branch, input, residual)?;
+        let normed = self.apply_norm(norm, &sum)?;
+        Ok((sum, normed))
     }
 
     fn apply_norm(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
-        Ok(match norm {
-            _ if is_of_no_tokens(input) => input.clone(),
-            Norm::Layer { weight, bias, epsilon } => ops::layer_norm(input, weight, bias, *epsilon)?,
-            Norm::Rms { weight, epsilon } => ops::rms_norm(input, weight, *epsilon)?,
-        })
+        self.normed(norm, input)
     }
 
     fn apply_attention(&self, layer: &attention::Layer, qkv: &Tensor, batch: &PackedBatch) -> Result<Tensor, NnError> {
-        let layout = self.layout(batch)?;
+        let layout = self.layout(batch);
         #[cfg(feature = "flash-attn")]
-        if self.device.is_cuda() && flash::takes(&layer.description, batch, qkv.dtype()) {
+        if self.fuses(qkv) && flash::takes(&layer.description, batch, qkv.dtype()) {
             return flash::attend(layer, qkv, &layout);
+        }
+        if self.fuses(qkv) && fused::attention::takes(&layer.description, batch, qkv.dtype()) {
+            return fused::attention::attend(layer, qkv, &layout);
         }
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
@@ -321,7 +331,7 @@ impl Backend for Candle {
         qkv: &Tensor,
         batch: &PackedBatch,
     ) -> Result<Tensor, NnError> {
-        let layout = self.layout(batch)?;
+        let layout = self.layout(batch);
         by_buckets(qkv, layer.description.output_width(), &layout, |qkv, place| layer.apply(qkv, place, &layout))
     }
 
@@ -388,14 +398,4 @@ fn joined(parts: &[Tensor]) -> Result<Option<Tensor>, NnError> {
 /// Whether it belongs to a batch of texts that all have no token, and lies on the host.
 fn is_of_no_tokens(activations: &Tensor) -> bool {
     activations.elem_count() == 0
-}
-
-fn activated(activation: Activation, input: &Tensor) -> Result<Tensor, NnError> {
-    Ok(match activation {
-        Activation::Gelu => input.gelu_erf()?,
-        // candle rounds every step of these two to the input's numbers, and 1 + tanh leaves few digits of them.
-        Activation::GeluTanh => input.to_dtype(DType::F32)?.gelu()?.to_dtype(input.dtype())?,
-        Activation::Relu => input.relu()?,
-        Activation::Silu => input.to_dtype(DType::F32)?.silu()?.to_dtype(input.dtype())?,
-    })
 }
