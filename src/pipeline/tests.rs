@@ -11,7 +11,7 @@ use super::*;
 use crate::batch::{BatchLimits, Controller, Controllers, Span};
 use crate::collection::{Request, discover};
 use crate::domain::{Embeddings, PackedBatch, RowStatus, Widths};
-use crate::encoder::EncodeError;
+use crate::encoder::{EncodeError, SharedEncoder};
 use crate::nn::NnError;
 use crate::output::{Committed, StorageError};
 use crate::telemetry::event::Event;
@@ -100,6 +100,56 @@ fn collection(directory: &Path, rows: usize) -> Collection {
     discover(&Request { root: directory, only: &[] }).unwrap().collections.remove(0)
 }
 
+fn tokenizer() -> Tokenizer {
+    let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
+    Tokenizer::load(path, 80, String::new()).unwrap()
+}
+
+/// A pass of one lane over so many texts.
+struct Line<'a> {
+    rows: usize,
+    shard_rows: usize,
+    controllers: &'a Mutex<Controllers>,
+    fallback: Option<&'a dyn SharedEncoder>,
+    exact: Option<&'a dyn SharedEncoder>,
+}
+
+impl Line<'_> {
+    fn run(
+        self,
+        workers: &mut [Worker<'_>],
+        commit: &mut dyn Commit,
+        observer: &dyn Observer,
+    ) -> Result<PassEnd, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let collection = collection(directory.path(), self.rows);
+        let lane = Lane {
+            model: "fake",
+            tokenizer: &tokenizer(),
+            widths: Widths::dense(2),
+            shard_rows: self.shard_rows,
+            known: None,
+            committed: &Committed::default(),
+            controllers: self.controllers,
+            fallback: self.fallback,
+            exact: self.exact,
+            clock: &StageClock::default(),
+        };
+        let pass = Pass {
+            collection: &collection,
+            lanes: &[lane],
+            tokenizer_threads: 2,
+            workers,
+            stop: &StopSwitch::default(),
+            clock: &StageClock::default(),
+            observer,
+        };
+        let mut ends = run(pass, &mut [commit]).map_err(|error| error.to_string())?;
+        assert_eq!(ends.len(), 1);
+        ends.remove(0).map_err(|error| error.to_string())
+    }
+}
+
 struct Outcome {
     end: Result<PassEnd, String>,
     shards: Vec<Shard>,
@@ -107,10 +157,7 @@ struct Outcome {
 }
 
 fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> Outcome {
-    let directory = tempfile::tempdir().unwrap();
-    let collection = collection(directory.path(), rows);
-    let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
-    let tokenizer = Tokenizer::load(path, 80, String::new()).unwrap();
+    let tokenizer = tokenizer();
     // A token that only row 7 has.
     let horse = tokenizer.encode("horse").unwrap().ids;
     let trigger = tokenizer.encode("zebra").unwrap().ids.into_iter().find(|id| !horse.contains(id));
@@ -127,32 +174,8 @@ fn run_with(rows: usize, workers: usize, behaviour: Behaviour, room: usize) -> O
     let start = BatchLimits { tokens: 30, sequences: 4 };
     let span = Span { start, most_tokens: start.tokens };
     let controllers = Mutex::new(Controllers::one("cpu:0", Controller::new(span, true)));
-    let lane = Lane {
-        model: "fake",
-        tokenizer: &tokenizer,
-        widths: Widths::dense(2),
-        shard_rows: 5,
-        known: None,
-        committed: &Committed::default(),
-        controllers: &controllers,
-        fallback: None,
-        exact: None,
-        clock: &StageClock::default(),
-    };
-    let pass = Pass {
-        collection: &collection,
-        lanes: &[lane],
-        tokenizer_threads: 2,
-        workers: &mut workers,
-        stop: &StopSwitch::default(),
-        clock: &StageClock::default(),
-        observer: &events,
-    };
-    let end = run(pass, &mut [&mut memory]);
-    let end = end.map_err(|error| error.to_string()).and_then(|mut ends| {
-        assert_eq!(ends.len(), 1);
-        ends.remove(0).map_err(|error| error.to_string())
-    });
+    let line = Line { rows, shard_rows: 5, controllers: &controllers, fallback: None, exact: None };
+    let end = line.run(&mut workers, &mut memory, &events);
     Outcome { end, shards: memory.shards, events: events.0.into_inner().unwrap() }
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{Costs, MemoryModel, Occupancy};
-use crate::encoder::{Begun, FailureKind, SharedEncoder};
+use crate::encoder::{Begun, FailureKind};
 
 /// A device, by what goes wrong on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,10 +157,6 @@ fn embed_growing(
     kind: Kind,
     most_tokens: usize,
 ) -> Run {
-    let directory = tempfile::tempdir().unwrap();
-    let collection = collection(directory.path(), 53);
-    let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
-    let tokenizer = Tokenizer::load(path, 80, String::new()).unwrap();
     let (tries, overlaps): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
     let gpu = |trouble| Gpu {
         trouble,
@@ -191,30 +187,14 @@ fn embed_growing(
     let controllers = Mutex::new(Controllers::new(controllers));
     let (fallback, exact) = (fallback.map(|trouble| Mutex::new(gpu(trouble))), exact.map(|it| Mutex::new(gpu(it))));
     let (events, mut memory) = (Events::default(), Memory { shards: Vec::new(), room: usize::MAX });
-    let lane = Lane {
-        model: "fake",
-        tokenizer: &tokenizer,
-        widths: Widths::dense(2),
+    let line = Line {
+        rows: 53,
         shard_rows: 16,
-        known: None,
-        committed: &Committed::default(),
         controllers: &controllers,
         fallback: fallback.as_ref().map(|fallback| fallback as &dyn SharedEncoder),
         exact: exact.as_ref().map(|exact| exact as &dyn SharedEncoder),
-        clock: &StageClock::default(),
     };
-    let pass = Pass {
-        collection: &collection,
-        lanes: &[lane],
-        tokenizer_threads: 2,
-        workers: &mut workers,
-        stop: &StopSwitch::default(),
-        clock: &StageClock::default(),
-        observer: &events,
-    };
-    let end = run(pass, &mut [&mut memory]);
-    let end =
-        end.map_err(|error| error.to_string()).and_then(|mut ends| ends.remove(0).map_err(|error| error.to_string()));
+    let end = line.run(&mut workers, &mut memory, &events);
     let outcome = Outcome { end, shards: memory.shards, events: events.0.into_inner().unwrap() };
     Run { outcome, tries: tries.load(Ordering::SeqCst), overlaps: overlaps.load(Ordering::SeqCst) }
 }

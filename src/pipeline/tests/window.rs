@@ -36,10 +36,6 @@ impl Commit for Slow<'_> {
 
 /// The most rows that a kill would have cost, with a worker on each of these devices.
 fn most_lost(devices: &[&str]) -> usize {
-    let directory = tempfile::tempdir().unwrap();
-    let collection = collection(directory.path(), 103);
-    let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
-    let tokenizer = Tokenizer::load(path, 80, String::new()).unwrap();
     let [begun, committed, most_lost] = [const { AtomicUsize::new(0) }; 3];
     let counting = || Counting { begun: &begun, committed: &committed, most_lost: &most_lost };
     let mut workers: Vec<Worker<'_>> = devices
@@ -53,29 +49,9 @@ fn most_lost(devices: &[&str]) -> usize {
     let start = BatchLimits { tokens: 30, sequences: 2 };
     let span = Span { start, most_tokens: start.tokens };
     let controllers = Mutex::new(Controllers::one(devices[0], Controller::new(span, true)));
-    let lane = Lane {
-        model: "fake",
-        tokenizer: &tokenizer,
-        widths: Widths::dense(2),
-        shard_rows: SHARD_ROWS,
-        known: None,
-        committed: &Committed::default(),
-        controllers: &controllers,
-        fallback: None,
-        exact: None,
-        clock: &StageClock::default(),
-    };
-    let pass = Pass {
-        collection: &collection,
-        lanes: &[lane],
-        tokenizer_threads: 2,
-        workers: &mut workers,
-        stop: &StopSwitch::default(),
-        clock: &StageClock::default(),
-        observer: &Events::default(),
-    };
-    let ends = run(pass, &mut [&mut Slow(&committed)]).unwrap();
-    assert!(matches!(ends[0], Ok(PassEnd::Complete { rows: 103 })));
+    let line = Line { rows: 103, shard_rows: SHARD_ROWS, controllers: &controllers, fallback: None, exact: None };
+    let end = line.run(&mut workers, &mut Slow(&committed), &Events::default());
+    assert_eq!(end, Ok(PassEnd::Complete { rows: 103 }));
     assert_eq!((begun.load(Ordering::SeqCst), committed.load(Ordering::SeqCst)), (103, 103));
     most_lost.load(Ordering::SeqCst)
 }
