@@ -134,6 +134,16 @@ impl Machine {
     }
 }
 
+/// Batches overlap on a GPU, and each vector must still be that of its own text.
+#[test]
+fn a_run_on_a_gpu_gives_the_vectors_of_one_on_the_processor() {
+    let Some(machine) = Machine::new() else { return };
+    let (expected, _) = machine.undisturbed();
+    let finished = machine.run("processor", "cpu", &[]);
+    assert_eq!(finished.exit_code, 0, "{}", finished.stderr);
+    machine.check_rows("processor", &expected);
+}
+
 #[test]
 fn memory_that_runs_out_in_the_middle_costs_no_row() {
     let Some(machine) = Machine::new() else { return };
