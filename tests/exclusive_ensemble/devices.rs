@@ -1,12 +1,12 @@
 //! Turns, leases and memory.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use embed_collections::config::Mode;
 use embed_collections::embedder::{EnsembleConfig, Job};
+use embed_collections::exit;
 use embed_collections::pipeline::StopSwitch;
 use embed_collections::telemetry::event::{Event, LeaseSample, Observers};
 use serde_json::{Value, json};
@@ -161,8 +161,9 @@ fn a_panic_gives_the_devices_back() {
             panic!("the observer panics on purpose");
         }
     });
-    let outcome = catch_unwind(AssertUnwindSafe(|| rig.run(Mode::Exclusive, "out", &observer)));
-    assert!(outcome.is_err());
+    let error = rig.run(Mode::Exclusive, "out", &observer).unwrap_err();
+    assert_eq!(error.exit_code(), exit::INTERNAL, "{error}");
+    assert!(rig.summary("out")["error"].as_str().unwrap().contains("panicked"));
     rig.check_free();
     let turns = for_each_model(&["acquire", "release"], &MODELS[..2]);
     assert_eq!(sequence(&rig.events("out"), &["acquire", "release"]), turns);
