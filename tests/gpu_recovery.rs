@@ -58,9 +58,14 @@ impl Machine {
 
     /// A run in small batches into a directory, on these devices.
     fn run(&self, output: &str, devices: &str, variables: &[(&str, &str)]) -> Finished {
+        self.run_in_batches("256", output, devices, variables)
+    }
+
+    /// The same in batches of up to so many tokens.
+    fn run_in_batches(&self, tokens: &str, output: &str, devices: &str, variables: &[(&str, &str)]) -> Finished {
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         let mut program = Program::tiny(&self.path(output))
-            .arguments(&["--devices", devices, "--dtype", "f32", "--progress", "none", "--batch-tokens", "256"])
+            .arguments(&["--devices", devices, "--dtype", "f32", "--progress", "none", "--batch-tokens", tokens])
             .variable("LD_LIBRARY_PATH", &path(&self.libraries))
             .variable("EMBEDDER_NVML_LIBRARY", &path(&self.driver.library()))
             .variable("EMBED_LEASE_DIR", &path(&self.path("leases")))
@@ -164,7 +169,7 @@ fn memory_that_runs_out_in_the_middle_costs_no_row() {
 fn a_device_with_hardly_any_memory_computes_every_row_in_small_batches() {
     let Some(machine) = Machine::new() else { return };
     let (expected, _) = machine.undisturbed();
-    let finished = machine.run("small", "cuda:0", &[("CUDA_STAND_IN_MIB", "1"), ("EMBEDDER_BATCH_TOKENS", "100000")]);
+    let finished = machine.run_in_batches("100000", "small", "cuda:0", &[("CUDA_STAND_IN_MIB", "1")]);
     assert_eq!(finished.exit_code, 0, "{}", finished.stderr);
     machine.check_rows("small", &expected);
     assert!(machine.calls("small", 0).refused > 0);
