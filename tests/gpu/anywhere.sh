@@ -87,7 +87,7 @@ PYTHON
 
 # Memory for the model and hardly any batch: batches shrink, and no row is lost.
 rm -f "$CUDA_STAND_IN_REPORT"
-CUDA_STAND_IN_MIB=1 embed small --model tests/fixtures/models/bert-minilm --devices cuda:0 --batch-tokens 100000
+CUDA_STAND_IN_MIB=1 embed small --model tests/fixtures/models/bert-minilm --devices cuda:0 --dtype f32 --batch-tokens 100000
 passed small
 grep "device 0: .* [1-9][0-9]* refused, .* 0 left" "$CUDA_STAND_IN_REPORT" || fail "memory did not run out: $(cat "$CUDA_STAND_IN_REPORT")"
 
