@@ -13,7 +13,7 @@ use crate::ensemble::{Fit, MEMORY_PART, Room, Rules, Wish, fit};
 use crate::lease::DeviceKey;
 use crate::model::Footprint;
 use crate::model::spec::SparseHead;
-use crate::nn::VOCABULARY_BYTES;
+use crate::nn::{LARGEST_FUSED_HEAD, VOCABULARY_BYTES};
 use crate::telemetry::event::{Event, Prediction};
 
 /// A context of CUDA with the workspaces of its libraries: 300 to 500 MiB on the cards in use.
@@ -125,7 +125,7 @@ pub(super) fn footprint(staged: &Staged, settings: &Settings, gpu: bool) -> Foot
         footprint.weights = Bytes(footprint.weights.0.saturating_add(VOCABULARY_BYTES));
     }
     // A build has kernels for one kind of GPUs, and finds no other.
-    if cfg!(feature = "cuda") { footprint.with_fused_attention(&staged.spec) } else { footprint }
+    if cfg!(feature = "cuda") { footprint.with_fused_attention(&staged.spec, LARGEST_FUSED_HEAD) } else { footprint }
 }
 
 fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers: usize) -> Vec<Fit> {

@@ -5,7 +5,6 @@
 use super::spec::{Architecture, ModelSpec, SparseHead};
 use super::weights::Weights;
 use crate::domain::{Bytes, Widths};
-use crate::nn::LARGEST_FUSED_HEAD;
 
 /// Bytes of a number in f32.
 const NUMBER: u64 = 4;
@@ -77,12 +76,14 @@ impl Footprint {
     /// The same where attention is fused, and no score is in memory: all but that with relative positions, whose scores
     /// are plain tensors, and such heads as no kernel takes. The few batches that are left to plain tensors all the same,
     /// because a token sees no key, are no reason to count scores for all others.
+    ///
+    /// `largest_head`: numbers of the largest heads that there are kernels for.
     #[must_use]
-    pub fn with_fused_attention(self, spec: &ModelSpec) -> Self {
+    pub fn with_fused_attention(self, spec: &ModelSpec, largest_head: usize) -> Self {
         let size = |keys: &[&str]| keys.iter().find_map(|key| spec.config.get(*key)?.as_u64());
         let heads = size(HEADS).unwrap_or(1).max(1);
         let head_size = size(HEAD_SIZE).unwrap_or(spec.hidden_size as u64 / heads);
-        let fused = spec.architecture != Architecture::DebertaV2 && head_size <= LARGEST_FUSED_HEAD as u64;
+        let fused = spec.architecture != Architecture::DebertaV2 && head_size <= largest_head as u64;
         if fused { Self { pair_bytes: 0, ..self } } else { self }
     }
 
@@ -135,14 +136,14 @@ mod tests {
         let half = footprint.in_numbers_of(2);
         assert_eq!((half.weights, half.token_bytes, half.pair_bytes), (Bytes(stored * 2), 352 * 2 + 32 * 4, 16));
         assert_eq!(footprint.in_numbers_of(4), footprint);
-        assert_eq!(footprint.with_fused_attention(&spec), Footprint { pair_bytes: 0, ..footprint });
+        assert_eq!(footprint.with_fused_attention(&spec, 256), Footprint { pair_bytes: 0, ..footprint });
     }
 
     #[test]
     fn scores_of_relative_positions_and_of_the_largest_heads_are_counted_in_any_case() {
         let spec = ModelSpec::read("tests/fixtures/models/bert-minilm".as_ref()).unwrap();
         let sizes = |pair_bytes| Footprint { weights: Bytes(1), token_bytes: 2, hidden_bytes: 3, pair_bytes };
-        let left = |spec: &ModelSpec| sizes(4).with_fused_attention(spec);
+        let left = |spec: &ModelSpec| sizes(4).with_fused_attention(spec, 256);
         assert_eq!(left(&spec), sizes(0));
         assert_eq!(left(&ModelSpec { architecture: Architecture::DebertaV2, ..spec.clone() }), sizes(4));
         let mut wide = spec;

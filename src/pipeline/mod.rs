@@ -52,7 +52,8 @@ use crate::telemetry::event::{Observer, StopCause};
 const GROUP_CHUNKS: usize = 32;
 /// Bytes of text after which a group is handed on early.
 const GROUP_BYTES: usize = 256 * 1024;
-/// Shards of a lane between tokeniser and disk: one that is encoded, one that is finished or written, one that is filled.
+/// Shards of a lane between tokeniser and disk: on one device one that is encoded or written, one that is ready to be
+/// begun, one that is filled.
 const SHARDS_IN_FLIGHT: usize = 3;
 /// The same where vectors of tokens make shards large: one that is encoded or written, one that is filled.
 const LARGE_SHARDS_IN_FLIGHT: usize = 2;
