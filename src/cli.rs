@@ -17,7 +17,8 @@ pub use models::{ModelExport, ModelName, ModelSettings, ModelsCommand};
 pub use outputs::OutputCommand;
 
 use crate::config::{
-    CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, ProgressStyle, Strategy,
+    CommandLine, CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, LogLevel, ProgressStyle,
+    Strategy,
 };
 use crate::domain::VectorKind;
 
@@ -310,6 +311,11 @@ pub struct Arguments {
     #[arg(long, value_name = "STYLE", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<ProgressStyle>,
+
+    /// Least of what is worth a log message on standard error [default: info]; debug also tells of each batch
+    #[arg(long, value_name = "LEVEL", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_level: Option<LogLevel>,
 
     /// Log messages on standard error
     #[arg(long, value_name = "STYLE", help_heading = "Run")]

@@ -119,7 +119,7 @@ fn of_broken_input_only_the_broken_is_lost() {
     write("a/3_chunks.json", br#"["only a string", {"text": ""}, {"text": " \n\t"}, {"no": "text"}, 7]"#);
     write("a/4_chunks.json", format!(r#"[{{"text": "{}"}}]"#, "long text ".repeat(20_000)).as_bytes());
     #[cfg(unix)]
-    std::os::unix::fs::symlink("/nonexistent/target", input.path().join("a/5_chunks.json")).unwrap();
+    std::os::unix::fs::symlink("missing/target", input.path().join("a/5_chunks.json")).unwrap();
 
     let output = tempdir().unwrap();
     let run = Program::bare()
@@ -361,7 +361,8 @@ fn what_cannot_be_done_is_refused_by_name() {
     check_refusal(tiny().arguments(&["--truncate-dim", "33"]), 2, &["--truncate-dim", "32"]);
     check_refusal(tiny().arguments(&["--prompt-name", "nonsense"]), 5, &["nonsense"]);
     check_refusal(tiny().arguments(&["--collections", "tidepool", "reef"]), 4, &["reef", "field-guide"]);
-    check_refusal(Program::bare().arguments(&["--chunked-dir", "/nonexistent"]), 4, &["/nonexistent"]);
+    let missing = output.path().join("missing");
+    check_refusal(Program::bare().path("--chunked-dir", &missing), 4, &[missing.to_str().unwrap()]);
     check_refusal(
         Program::new(output.path()).arguments(&["--model", "no-such-model", "--offline"]),
         5,

@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::cli::{Arguments, SubCommand};
-use crate::config::{self, Environment, LogFormat, ProgressStyle, Settings};
+use crate::config::{self, Environment, LogFormat, LogLevel, ProgressStyle, Settings};
 use crate::embedder::with_causes;
 use crate::exit;
 use crate::output::Depth;
@@ -98,7 +98,14 @@ fn shown(style: ProgressStyle) -> Shown {
 
 /// Sends log messages to standard error, beside the bar.
 fn log_to(settings: &Settings, progress: &Progress) {
-    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("embed_collections", LevelFilter::INFO);
+    let level = match settings.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let of_libraries = level.min(LevelFilter::WARN);
+    let filter = Targets::new().with_default(of_libraries).with_target("embed_collections", level);
     let format = tracing_subscriber::fmt::layer().with_writer(progress.writer()).with_ansi(io::stderr().is_terminal());
     let log: Box<dyn Layer<Registry> + Send + Sync> = match settings.log_format {
         LogFormat::Text => format.with_target(false).without_time().boxed(),

@@ -97,6 +97,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_RUN_ID", "run_id", Kind::Text),
     variable("EMBEDDER_MAX_DURATION", "max_duration", Kind::Text),
     variable("EMBEDDER_PROGRESS", "progress", Kind::Text),
+    variable("EMBEDDER_LOG_LEVEL", "log_level", Kind::Text),
     variable("EMBEDDER_LOG_FORMAT", "log_format", Kind::Text),
 ];
 

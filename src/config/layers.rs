@@ -326,9 +326,12 @@ mod tests {
 
     #[test]
     fn a_missing_configuration_file_is_an_error() {
-        let command_line = CommandLine { config: Some("/nonexistent/x.toml".into()), values: vec![] };
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("x.toml");
+        let command_line = CommandLine { config: Some(missing.clone()), values: vec![] };
         let error = resolve(&command_line, &Environment::default()).unwrap_err().to_string();
-        assert!(error.starts_with("configuration file /nonexistent/x.toml (given with --config): "), "{error}");
+        let expected = format!("configuration file {} (given with --config): ", missing.display());
+        assert!(error.starts_with(&expected), "{error}");
     }
 
     #[test]

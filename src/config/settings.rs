@@ -120,6 +120,8 @@ pub struct Settings {
     pub max_duration: Option<Seconds>,
     /// How to show progress.
     pub progress: ProgressStyle,
+    /// The least of what is worth a log message.
+    pub log_level: LogLevel,
     /// How to write log messages.
     pub log_format: LogFormat,
 }
@@ -182,6 +184,7 @@ impl Default for Settings {
             run_id: None,
             max_duration: None,
             progress: ProgressStyle::Auto,
+            log_level: LogLevel::Info,
             log_format: LogFormat::Text,
         }
     }
@@ -308,6 +311,20 @@ pub enum ProgressStyle {
     Json,
     /// Nothing.
     None,
+}
+
+/// The least of what is told in log messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What ends the run or a part of it.
+    Error,
+    /// What the user should look at, too.
+    Warn,
+    /// The way of the run as well.
+    Info,
+    /// Each batch, before it is encoded, as well.
+    Debug,
 }
 
 /// How log messages are written to standard error.

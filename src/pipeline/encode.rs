@@ -16,8 +16,8 @@ use super::lane::Lanes;
 use super::queue::Seat;
 use super::stages::{Stage, StageClock};
 use super::{StopSwitch, Worker};
-use crate::domain::Embeddings;
-use crate::telemetry::event::Observer;
+use crate::domain::{CollectionName, Embeddings};
+use crate::telemetry::event::{Event, Observer};
 
 /// The vectors of a batch and where they belong.
 pub(super) struct Encoded {
@@ -30,6 +30,7 @@ pub(super) struct Encoded {
 /// What all workers share.
 #[derive(Clone, Copy)]
 pub(super) struct Shop<'a> {
+    pub collection: &'a CollectionName,
     pub lanes: Lanes<'a>,
     pub stop: &'a StopSwitch,
     pub clock: &'a StageClock,
@@ -91,6 +92,7 @@ impl<'device> Bench<'_, 'device> {
             self.seat.give_back(batch);
             return Flow::Break(true);
         }
+        self.tell_begun(&batch);
         let encoder = &mut self.worker.encoders[batch.lane];
         // Cores of workers without a batch may help with this one.
         encoder.use_cores(1 + idle);
@@ -141,6 +143,17 @@ impl<'device> Bench<'_, 'device> {
                 Flow::Break(true)
             }
         }
+    }
+
+    fn tell_begun(&self, batch: &Batch) {
+        self.shop.observer.observe(&Event::BatchBegun {
+            model: self.shop.lanes.of(batch.lane).model.to_owned(),
+            collection: self.shop.collection.clone(),
+            shard: batch.shard,
+            device: self.worker.device.clone(),
+            rows: batch.packed.sequences() as u64,
+            tokens: batch.packed.tokens() as u64,
+        });
     }
 
     fn attempt(&mut self, lane: usize) -> Attempt<'_, 'device> {

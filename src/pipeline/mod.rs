@@ -202,7 +202,7 @@ pub fn run(pass: Pass<'_, '_>, commits: &mut [&mut dyn Commit]) -> Result<Vec<Re
         batches: Inlet(&queue),
         messages: message_sender.clone(),
     };
-    let shop = encode::Shop { lanes, stop, clock, observer };
+    let shop = encode::Shop { collection: collection.name(), lanes, stop, clock, observer };
     // All of them before any thread: should one not start, its seat and those of the others are given up, and nobody waits
     // for a worker that never comes, nor for commits.
     let outlet = Outlet(&queue);

@@ -153,6 +153,21 @@ pub enum Event {
         /// What was missing or damaged; it and all that follows is made anew.
         damage: Option<String>,
     },
+    /// A device begins with a batch.
+    BatchBegun {
+        /// The model.
+        model: String,
+        /// The collection.
+        collection: CollectionName,
+        /// The shard that its rows belong to.
+        shard: u32,
+        /// The device, as in `--devices`.
+        device: String,
+        /// Sequences.
+        rows: u64,
+        /// Tokens over all sequences.
+        tokens: u64,
+    },
     /// A batch went through a model.
     BatchEncoded {
         /// The model.

@@ -83,6 +83,17 @@ impl Observer for Log {
             Event::ModelLoaded { model, load_seconds, .. } => {
                 tracing::info!("{model}: loaded in {load_seconds:.2} s");
             }
+            Event::BatchBegun { model, collection, shard, device, rows, tokens } => {
+                tracing::debug!(
+                    model,
+                    collection = collection.as_str(),
+                    shard,
+                    device,
+                    rows,
+                    tokens,
+                    "begins with a batch"
+                );
+            }
             Event::PassFailed { error, .. } => tracing::error!("{}", Plain(error)),
             Event::PassFinished { model, seconds, complete: true, .. } => {
                 tracing::info!("{model}: all collections embedded in {seconds:.1} s");

@@ -55,7 +55,8 @@ impl Recorder {
 fn is_too_frequent(event: &Event) -> bool {
     matches!(
         event,
-        Event::BatchEncoded { .. }
+        Event::BatchBegun { .. }
+            | Event::BatchEncoded { .. }
             | Event::Tokenized { .. }
             | Event::ModelFetching { what: Fetching::File { bytes: 1.., .. }, .. }
     )

@@ -85,8 +85,13 @@ impl Program {
         }
     }
 
-    pub fn start(mut self) -> Child {
-        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    pub fn start(self) -> Child {
+        self.start_with(Stdio::piped())
+    }
+
+    /// Started with this standard error, for one that says more than a pipe holds.
+    pub fn start_with(mut self, stderr: impl Into<Stdio>) -> Child {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap()
     }
 }
 

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn chosen(path: PathBuf) -> Candidates {
-    Candidates { chosen: Some(path), shared: "/nonexistent".into(), private: None }
+    Candidates { chosen: Some(path), shared: "not/looked/at".into(), private: None }
 }
 
 fn key(identity: &str) -> DeviceKey {
@@ -68,10 +68,15 @@ fn a_shared_directory_that_cannot_be_used_is_not_passed_over() {
 
 #[test]
 fn without_any_directory_all_that_was_tried_is_said() {
-    let candidates = Candidates { chosen: None, shared: "/nonexistent/shared".into(), private: None };
+    let root = TempDir::new().unwrap();
+    let shared = root.path().join("missing/shared");
+    let candidates = Candidates { chosen: None, shared: shared.clone(), private: None };
     let error = LeaseDirectory::open(&candidates).unwrap_err().to_string();
-    let expected = "no directory for leases (/nonexistent/shared: No such file or directory (os error 2); \
-        XDG_RUNTIME_DIR is not set); set EMBED_LEASE_DIR to a directory that all users can write";
+    let expected = format!(
+        "no directory for leases ({}: No such file or directory (os error 2); XDG_RUNTIME_DIR is not set); \
+         set EMBED_LEASE_DIR to a directory that all users can write",
+        shared.display()
+    );
     assert_eq!(error, expected);
 }
 
