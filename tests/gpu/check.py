@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
 """Runs the program on a GPU and on the processor and holds the results against each other; called by check.sh.
 
-Checked: vectors of an exclusive ensemble of three models on both, the driver's numbers against nvidia-smi's, memory back
-at the baseline after each pass, batches that are far too large. Measured: tokens a second of a BERT-base with random
-weights, in f16 and bf16, with texts of 128, 512 and 2048 tokens; with torch also the peak of matrix products and what
-PyTorch makes of the same shapes. What check.sh has measured of attention alone is put beside it.
+    check.py PROGRAM DEVICE [--only PART…] [--tiny] [--results FILE]
+
+Parts, all of them unless some are named:
+  architectures  every model of tests/fixtures/models, in an exclusive ensemble: in f32, f16 and bf16 as its reference is
+  ensemble       MiniLM, bge-m3 and Qwen3-0.6B with random weights: as on the processor; memory back at the baseline after
+                 each pass
+  memory         another program takes all memory while bge-m3 is at work: no row may be lost or wrong
+  speed          tokens a second of these three and of jina-code-1.5b in f16 and bf16, for texts of 128, 512 and 2,048
+                 tokens, beside the rate of matrix products and beside sentence-transformers, where PyTorch is installed
+
+--tiny makes the models small and the texts few, for a stand-in in place of a GPU: then the results say nothing of speed.
+Results: benches/results/NAME-OF-THE-GPU.json, unless --results names another file.
 """
 
+import argparse
+import ctypes
 import json
 import os
 import re
-import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -20,52 +28,126 @@ from pathlib import Path
 
 import numpy as np
 
+import made_models
+
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT / "tests" / "fixtures" / "models"
-ENSEMBLE = ["bert-minilm", "qwen3-sharded", "modernbert-cls"]
-HIDDEN, LAYERS, HEADS, INNER, POSITIONS = 768, 12, 12, 3072, 2048
-# 1 - cosine of vectors in bf16 and in f32; the fixtures' weights are large, which costs them more than real models.
+PARTS = ["architectures", "ensemble", "memory", "speed"]
+DTYPES = ["f32", "f16", "bf16"]
+LENGTHS = [128, 512, 2048]
+# One of each kind of vectors and of layers.
+TINY_CHOICE = ["bert-minilm", "colbert-pylate", "qwen3-sharded", "splade-mlm", "static-st"]
+# Least cosine to the processor's vectors in f32, of models with random weights.
 LEAST_COSINE = {"f32": 0.99999, "f16": 0.9999, "bf16": 0.999}
 # What may stay in use beside the context, as the program itself has it.
 TOLERANCE_GB = 0.5
+# Time that a measurement of speed should take at half the rate of matrix products, and its rate where nobody measures it.
+SECONDS, USUAL_TFLOPS = 3, 50
+BATCH_TOKENS = 65_536
+# What the other program leaves free: enough for the smallest batches of bge-m3.
+LEFT_MIB = 768
 
 
 class Failure(Exception):
     """Something is not as it should be."""
 
 
-def run(program, work, name, *arguments, exit_codes=(0,)):
-    """One run of the program; its summary and its events."""
-    output = work / name
-    environment = {**os.environ, "EMBED_LEASE_DIR": str(work / "leases"), "HF_HUB_OFFLINE": "1"}
-    command = [program, "--output-dir", output, "--progress", "none", *arguments]
-    ended = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    if ended.returncode not in exit_codes:
-        raise Failure(f"{' '.join(map(str, command))}\nexit code {ended.returncode}\n{ended.stderr[-4000:]}")
-    events = [json.loads(line) for line in (output / "events.jsonl").read_text().splitlines()]
-    return output, json.loads((output / "run-summary.json").read_text()), events
+class Check:
+    """The program, a device, and a folder for what they make."""
+
+    def __init__(self, program, device, info, work, tiny):
+        self.program, self.device, self.info, self.work, self.tiny = program, device, info, work, tiny
+        self.shapes = {name: made_models.tiny(shape) if tiny else shape for name, shape in made_models.SHAPES.items()}
+        self.lengths = [8, 24] if tiny else LENGTHS
+        self.refused = {}
+
+    def command(self, name, *arguments):
+        everywhere = ["--output-dir", self.work / name, "--progress", "none", "--offline"]
+        return list(map(str, [self.program, *everywhere, *arguments]))
+
+    def environment(self, **variables):
+        return {**os.environ, "EMBED_LEASE_DIR": str(self.work / "leases"), **variables}
+
+    def run(self, name, *arguments, **variables):
+        """One run of the program; its output, its summary and its events."""
+        command = self.command(name, *arguments)
+        ended = subprocess.run(command, env=self.environment(**variables), capture_output=True, text=True)
+        return self.outcome(name, command, ended.returncode, ended.stderr)
+
+    def outcome(self, name, command, exit_code, stderr):
+        if exit_code != 0:
+            raise Failure(f"{' '.join(command)}\nexit code {exit_code}\n{stderr[-4000:]}")
+        output = self.work / name
+        events = [json.loads(line) for line in (output / "events.jsonl").read_text().splitlines()]
+        return output, json.loads((output / "run-summary.json").read_text()), events
+
+    def run_as(self, dtype, name, *arguments):
+        """The same on the device in a dtype; None if the device does not have it, which it must say."""
+        try:
+            return self.run(name, *arguments, "--devices", self.device, "--dtype", dtype)
+        except Failure as failure:
+            if dtype == "bf16" and "has compute capability" in str(failure):
+                self.refused[dtype] = str(failure).strip().splitlines()[-1]
+                return None
+            raise
+
+    def model(self, name):
+        """The directory of a made model, which is made if need be."""
+        directory = self.work / "models" / name
+        if not directory.exists():
+            self.shapes[name].write(directory)
+        return directory
+
+    def models_and_texts(self, *names):
+        texts = ["--chunked-dir", ROOT / "tests/data/Chunked", "--max-length", 16 if self.tiny else 64]
+        return [*texts, "--exclusive-ensemble", "--fusion", "none", "--ensemble-models", *map(self.model, names)]
+
+    def peer(self, *arguments):
+        """What torch_peer.py prints, line by line; None without the packages that it needs."""
+        on = "cuda:0" if not self.tiny else "cpu"
+        command = [sys.executable, Path(__file__).with_name("torch_peer.py"), arguments[0], on, *arguments[1:]]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": self.info["uuid"]}
+        ended = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+        if ended.returncode not in (0, 77):
+            raise Failure(f"torch_peer.py: exit code {ended.returncode}\n{ended.stderr[-4000:]}")
+        return None if ended.returncode == 77 else [json.loads(line) for line in ended.stdout.splitlines()]
 
 
 def vectors(output):
-    """Vectors by model, part and row."""
+    """Unit vectors (a list of them for multi-vector models, weights by token for sparse ones) by model, part and row."""
     found = {}
     for path in sorted(output.glob("*/*/part-*.jsonl")):
         for line in path.read_text().splitlines():
             row = json.loads(line)
-            if row["vector"] is not None:
-                found[path.parent.name, path.parent.parent.name, row["id"]] = np.array(row["vector"])
+            key = path.parent.name, path.parent.parent.name, row["id"]
+            if row.get("sparse") is not None:
+                found[key] = dict(zip(row["sparse"]["indices"], row["sparse"]["values"]))
+            elif row.get("multi") is not None:
+                found[key] = unit(np.array(row["multi"]))
+            elif row.get("vector") is not None:
+                found[key] = unit(np.array(row["vector"]))
     return found
 
 
-def least_cosine(one, other):
-    if one.keys() != other.keys() or not one:
-        raise Failure(f"{len(one)} and {len(other)} vectors, of different rows")
-    cosine = lambda a, b: float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    return min(cosine(one[key], other[key]) for key in one)
+def unit(vectors):
+    # A static model's vector of a text that it does not know has no direction.
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.finfo(float).tiny)
 
 
-def check_memory(summary, events):
-    """Every pass gives its memory back, and numbers are those of the driver."""
+def same_rows(found, expected):
+    if found.keys() != expected.keys() or not found:
+        raise Failure(f"{len(found)} and {len(expected)} vectors, of different rows")
+
+
+def least_cosines(found, expected):
+    same_rows(found, expected)
+    least = {}
+    for key, one in found.items():
+        least[key[0]] = min(least.get(key[0], 1.0), float(one @ expected[key]))
+    return least
+
+
+def memory_of_passes(summary, events):
+    """By how much more memory is in use after each pass than before, by the numbers of the driver."""
     leaks = [event for event in events if event["event_type"] == "leak"]
     if leaks:
         raise Failure(f"memory did not come back: {leaks}")
@@ -84,172 +166,285 @@ def check_memory(summary, events):
     return deltas
 
 
-def check_ensemble(program, device, work):
-    """Three models, one after the other, on the GPU as on the processor."""
-    models = [MODELS / name for name in ENSEMBLE]
-    shared = ["--chunked-dir", ROOT / "tests/data/Chunked", "--ensemble-models", *models, "--exclusive-ensemble"]
-    shared += ["--fusion", "none"]
-    expected = vectors(run(program, work, "processor", *shared, "--devices", "cpu", "--dtype", "f32", exit_codes=(0, 3))[0])
-    results = {}
-    for dtype, least in LEAST_COSINE.items():
-        arguments = [*shared, "--devices", device, "--dtype", dtype]
-        try:
-            output, summary, events = run(program, work, f"gpu-{dtype}", *arguments, exit_codes=(0, 3))
-        except Failure as failure:
-            if dtype == "bf16" and "has compute capability" in str(failure):
-                results[dtype] = {"refused": str(failure).strip().splitlines()[-1]}
+class References:
+    """What the fixtures' own libraries make of some texts: reference.json beside each of them."""
+
+    def __init__(self, names):
+        self.cases, self.texts = {}, []
+        for name in names:
+            cases = json.loads((made_models.FIXTURES / name / "reference.json").read_text())["cases"]
+            # As the program does by itself: the prompt of documents where there is one, no other length or dimension.
+            by_name = {case["name"]: case for case in cases}
+            usual = ("prompt_name document", "prompt_name passage", "documents", "plain")
+            self.cases[name] = next(by_name[case] for case in usual if case in by_name)
+            self.texts += [text for text in self.cases[name]["texts"] if text not in self.texts]
+        self.costs = json.loads((made_models.FIXTURES.parent / "half_precision.json").read_text())
+
+    def write_texts(self, directory):
+        folder = directory / "reference"
+        folder.mkdir(parents=True)
+        (folder / "texts_chunks.json").write_text(json.dumps([{"text": text} for text in self.texts]))
+        return directory
+
+    def differences(self, name, found):
+        """The largest difference of a component or weight, and whether every text that is more than blanks has a vector."""
+        case = self.cases[name]
+        largest = 0.0
+        for text, expected in zip(case["texts"], case["sparse" if name_of_kind(case) == "sparse" else "embeddings"]):
+            one = found.get((name, "reference", f"texts_chunks.json#{self.texts.index(text)}"))
+            if one is None:
+                if text.strip() and expected is not None:
+                    raise Failure(f"{name} has no vector of {text!r}")
                 continue
-            raise
-        deltas = check_memory(summary, events)
-        cosine = least_cosine(vectors(output), expected)
-        if cosine < least:
-            raise Failure(f"{dtype}: the least cosine to the processor's vectors is {cosine}, below {least}")
-        results[dtype] = {"least_cosine": cosine, "vram_delta_gb": deltas}
+            largest = max(largest, difference(one, expected))
+        return largest
+
+    def allowed(self, name, dtype):
+        """As tests/half_precision.rs has it; None where nobody knows."""
+        case = self.cases[name]
+        if dtype == "f32":
+            return 2.5e-5 if name_of_kind(case) == "sparse" else 5e-6
+        costs = self.costs.get(name, {}).get(name_of_kind(case), {})
+        return 2 * costs[dtype] if dtype in costs else None
+
+
+def name_of_kind(case):
+    if "task" in case:
+        return "multi"
+    return "dense" if "embeddings" in case else "sparse"
+
+
+def difference(found, expected):
+    """Of components of unit vectors, or of weights by token over the weight where that is more than 1."""
+    if isinstance(found, dict):
+        expected = {int(token): weight for token, weight in expected.items()}
+        pairs = ((found.get(token, 0), expected.get(token, 0)) for token in found.keys() | expected.keys())
+        return max((abs(one - other) / max(other, 1) for one, other in pairs), default=0)
+    expected = unit(np.array(expected, dtype=float))
+    return float(np.abs(found - expected).max(initial=0)) if found.shape == expected.shape else float("inf")
+
+
+def check_architectures(check):
+    names = sorted(path.parent.name for path in made_models.FIXTURES.glob("*/reference.json"))
+    if check.tiny:
+        names = [name for name in names if name in TINY_CHOICE]
+    references = References(names)
+    arguments = ["--chunked-dir", references.write_texts(check.work / "references"), "--exclusive-ensemble"]
+    arguments += ["--fusion", "none", "--ensemble-models", *(made_models.FIXTURES / name for name in names)]
+    results = {}
+    for dtype in DTYPES:
+        ran = check.run_as(dtype, f"fixtures-{dtype}", *arguments)
+        if ran is None:
+            continue
+        output, summary, events = ran
+        memory_of_passes(summary, events)
+        found = vectors(output)
+        results[dtype] = {name: references.differences(name, found) for name in names}
+        over = []
+        for name, largest in results[dtype].items():
+            allowed = references.allowed(name, dtype)
+            print(f"{name} in {dtype}: {largest:.1e} of {allowed and f'{allowed:.1e}'}", flush=True)
+            over += [name] if allowed is not None and not largest <= allowed else []
+        if over:
+            raise Failure(f"in {dtype} these are further from their references than they may be: {', '.join(over)}")
     return results
 
 
-def write_model(directory):
-    """A BERT-base with random weights and a tokenizer that knows few words."""
-    shutil.copytree(MODELS / "bert-minilm", directory)
-    config = json.loads((directory / "config.json").read_text())
-    config |= {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    config |= {"intermediate_size": INNER, "max_position_embeddings": POSITIONS}
-    (directory / "config.json").write_text(json.dumps(config))
-    for path in directory.glob("sentence_bert_config.json"):
-        path.write_text(json.dumps({"max_seq_length": POSITIONS, "do_lower_case": False}))
-    for path in directory.glob("1_Pooling/config.json"):
-        path.write_text(json.dumps({"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True}))
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps(json.loads((directory / "tokenizer_config.json").read_text()) | {"model_max_length": POSITIONS})
-    )
-    shapes = {f"embeddings.{name}_embeddings.weight": (rows, HIDDEN) for name, rows in
-              (("word", config["vocab_size"]), ("position", POSITIONS), ("token_type", config["type_vocab_size"]))}
-    norms = ["embeddings.LayerNorm"]
-    for layer in range(LAYERS):
-        prefix = f"encoder.layer.{layer}"
-        norms += [f"{prefix}.attention.output.LayerNorm", f"{prefix}.output.LayerNorm"]
-        for name, outputs, inputs in [
-            *((f"attention.self.{part}", HIDDEN, HIDDEN) for part in ("query", "key", "value")),
-            ("attention.output.dense", HIDDEN, HIDDEN),
-            ("intermediate.dense", INNER, HIDDEN),
-            ("output.dense", HIDDEN, INNER),
-        ]:
-            shapes |= {f"{prefix}.{name}.weight": (outputs, inputs), f"{prefix}.{name}.bias": (outputs,)}
-    for norm in norms:
-        shapes |= {f"{norm}.weight": (HIDDEN,), f"{norm}.bias": (HIDDEN,)}
-    random = np.random.default_rng(1)
-    header, parts, offset = {}, [], 0
-    for name, shape in shapes.items():
-        values = (random.standard_normal(shape) * 0.02 + (name.endswith("LayerNorm.weight"))).astype("<f4")
-        parts.append(values.tobytes())
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + len(parts[-1])]}
-        offset += len(parts[-1])
-    text = json.dumps(header).encode()
-    (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
-
-
-def one_token_word(directory):
-    """A word that is one token, whatever stands beside it."""
-    vocabulary = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
-    words = sorted(word for word in vocabulary if re.fullmatch("[a-z]{2,}", word))
-    if not words:
-        raise Failure("the tokenizer of the fixture knows no word")
-    return words[0]
-
-
-def flops_of_a_token(length):
-    """Multiplications and additions of the products of one token."""
-    return LAYERS * (2 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER) + 4 * length * HIDDEN)
-
-
-def measure(program, device, work, dtypes):
-    model = work / "bert-base"
-    write_model(model)
-    word = one_token_word(model)
-    results = []
-    for length in (128, 512, 2048):
-        texts = (1 << 21) // length
-        chunked = work / f"texts-{length}" / "texts"
-        chunked.mkdir(parents=True)
-        chunks = [{"text": " ".join([word] * (length - 2))}] * texts
-        (chunked / "texts_chunks.json").write_text(json.dumps(chunks))
-        for dtype in dtypes:
-            arguments = ["--chunked-dir", chunked.parent, "--model", model, "--devices", device, "--dtype", dtype]
-            _, summary, _ = run(program, work, f"speed-{length}-{dtype}", *arguments, "--batch-tokens", 65536)
-            one = summary["passes"][0]
-            forward = one["stage_seconds"]["forward"]
-            rate = one["tokens"] / forward
-            results.append({
-                "tokens_of_a_text": length, "dtype": dtype, "tokens": one["tokens"],
-                "tokens_per_second_of_the_pass": one["tokens_per_second"],
-                "tokens_per_second_of_forward": rate, "tflops_of_forward": rate * flops_of_a_token(length) / 1e12,
-            })
-            print(json.dumps(results[-1]), flush=True)
+def check_ensemble(check):
+    arguments = check.models_and_texts("minilm-l6", "bge-m3", "qwen3-0.6b")
+    expected = vectors(check.run("processor", *arguments, "--devices", "cpu", "--dtype", "f32")[0])
+    results = {}
+    for dtype in DTYPES:
+        ran = check.run_as(dtype, f"gpu-{dtype}", *arguments)
+        if ran is None:
+            continue
+        output, summary, events = ran
+        cosines = least_cosines(vectors(output), expected)
+        results[dtype] = {"least_cosine": cosines, "vram_delta_gb": memory_of_passes(summary, events)}
+        print(f"{dtype}: {results[dtype]}", flush=True)
+        if min(cosines.values()) < LEAST_COSINE[dtype]:
+            raise Failure(f"{dtype}: the least cosines to the processor's vectors are {cosines}")
     return results
 
 
-def pytorch(dtypes):
-    """Peak of matrix products and the layers of the same shapes in PyTorch; None without it."""
+class Neighbour:
+    """Takes all memory of a device but some, as another program would; gives it back at the end."""
+
+    def __init__(self, uuid, chunk_mib):
+        self.chunk_mib = chunk_mib
+        self.driver = ctypes.CDLL("libcuda.so.1")
+        self.call("cuInit", 0)
+        count = ctypes.c_int()
+        self.call("cuDeviceGetCount", ctypes.byref(count))
+        wanted = bytes.fromhex(uuid.removeprefix("GPU-").replace("-", ""))
+        found = (ctypes.c_ubyte * 16)()
+        for number in range(count.value):
+            self.device = ctypes.c_int()
+            self.call("cuDeviceGet", ctypes.byref(self.device), number)
+            self.call("cuDeviceGetUuid_v2", found, self.device)
+            if bytes(found) == wanted:
+                break
+        else:
+            raise Failure(f"the driver does not have {uuid}")
+        context = ctypes.c_void_p()
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self.device)
+        self.call("cuCtxSetCurrent", context)
+        self.chunks = []
+
+    def call(self, name, *arguments):
+        code = getattr(self.driver, name)(*arguments)
+        if code:
+            raise Failure(f"{name}: {code}")
+
+    def take(self, left_mib):
+        pointer = ctypes.c_uint64()
+        while self.driver.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(self.chunk_mib << 20)) == 0:
+            self.chunks.append(pointer.value)
+        self.give_back(left_mib // self.chunk_mib)
+        return len(self.chunks) * self.chunk_mib
+
+    def give_back(self, chunks):
+        for _ in range(min(chunks, len(self.chunks))):
+            self.call("cuMemFree_v2", ctypes.c_uint64(self.chunks.pop()))
+
+    def close(self):
+        self.give_back(len(self.chunks))
+        self.call("cuDevicePrimaryCtxRelease_v2", self.device)
+
+
+def check_memory(check):
+    """Batches of many tokens are under way when there is suddenly no memory for the next ones."""
+    number, length = (96, 32) if check.tiny else (1024, 2048)
+    texts = made_models.write_texts(check.work / "for-memory", number, length)
+    arguments = ["--chunked-dir", texts, "--model", check.model("bge-m3"), "--max-length", length, "--dtype", "f16"]
+    arguments += ["--devices", check.device, "--foreign", "share"]
+    expected = vectors(check.run("alone", *arguments)[0])
+    # The stand-in's memory is that of a process, which has to be small from the start.
+    limits = {"CUDA_STAND_IN_MIB": "1"} if check.tiny else {}
+    arguments += ["--batch-tokens", BATCH_TOKENS]
+    command = check.command("crowded", *arguments)
+    neighbour = Neighbour(check.info["uuid"], chunk_mib=16 if check.tiny else 256)
     try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
+        with tempfile.TemporaryFile("w+") as log:
+            running = subprocess.Popen(command, env=check.environment(**limits), stdout=subprocess.DEVNULL, stderr=log)
+            while running.poll() is None and not has_happened(check.work / "crowded", "model_loaded"):
+                time.sleep(0.002)
+            taken = neighbour.take(0 if check.tiny else LEFT_MIB)
+            exit_code = running.wait()
+            log.seek(0)
+            output, summary, _ = check.outcome("crowded", command, exit_code, log.read())
+    finally:
+        neighbour.close()
+    cosines = least_cosines(vectors(output), expected)
+    if min(cosines.values()) < LEAST_COSINE["f16"]:
+        raise Failure(f"the least cosine to the vectors of an undisturbed run is {cosines}")
+    mitigations = summary["passes"][0]["mitigation_counts"]
+    if not mitigations.keys() & {"free_caches", "split_batch", "shrink_batch", "use_cpu"}:
+        raise Failure(f"{taken} MiB were taken, and nothing was done about it: {mitigations}")
+    print(f"{taken} MiB were taken from under a run: {mitigations}, no row lost", flush=True)
+    return {"taken_mib": taken, "mitigations": mitigations, "least_cosine": cosines}
 
-    def seconds(work, repetitions):
-        for _ in range(3):
-            work()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(repetitions):
-            work()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) / repetitions
 
-    results = {"version": torch.__version__, "matmul_tflops": {}, "tokens_per_second": []}
-    for name in dtypes:
-        dtype = {"f16": torch.float16, "bf16": torch.bfloat16}[name]
-        size = 8192
-        a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
-        results["matmul_tflops"][name] = 2 * size**3 / seconds(lambda: a @ b, 30) / 1e12
-        layer = torch.nn.TransformerEncoderLayer(HIDDEN, HEADS, INNER, 0.0, "gelu", batch_first=True)
-        encoder = torch.nn.TransformerEncoder(layer, LAYERS).to("cuda", dtype).eval()
-        for length in (128, 512, 2048):
-            batch = torch.randn(65536 // length, length, HIDDEN, device="cuda", dtype=dtype)
-            with torch.inference_mode():
-                rate = 65536 / seconds(lambda: encoder(batch), 10)
-            results["tokens_per_second"].append({"tokens_of_a_text": length, "dtype": name, "layers_alone": rate})
+def has_happened(output, event_type):
+    try:
+        return f'"{event_type}"' in (output / "events.jsonl").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def check_speed(check):
+    dtypes = [dtype for dtype in ("f16", "bf16") if dtype not in check.refused]
+    peaks = check.peer("peak", *dtypes)
+    peaks = peaks[0] if peaks else {}
+    results = {"matmul_tflops": peaks, "shapes": []}
+    for name, shape in check.shapes.items():
+        folder = check.work / f"texts-{name}"
+        for length in check.lengths:
+            flops = max(peaks.values(), default=USUAL_TFLOPS) * 1e12 / 2 * SECONDS
+            tokens = 64 if check.tiny else min(max(flops / shape.flops_of_a_token(length), 1 << 16), 1 << 21)
+            made_models.write_texts(Path(f"{folder}-{length}"), max(int(tokens) // length, 2), length)
+        for dtype in dtypes:
+            ours = [speed_of(check, name, folder, length, dtype) for length in check.lengths]
+            theirs = check.peer("encode", dtype, check.model(name), folder, *check.lengths)
+            for one, peer in zip(ours, theirs or [None] * len(ours)):
+                one["part_of_matmul_peak"] = one["tflops"] / peaks[dtype] if dtype in peaks else None
+                rate = peer["tokens_per_second"] if peer else None
+                one["sentence_transformers_tokens_per_second"] = rate
+                one["times_sentence_transformers"] = one["tokens_per_second"] / rate if rate else None
+                results["shapes"].append(one)
+                print(", ".join(f"{key}: {shortened(value)}" for key, value in one.items()), flush=True)
     return results
+
+
+def speed_of(check, name, folder, length, dtype):
+    arguments = ["--chunked-dir", f"{folder}-{length}", "--model", check.model(name), "--max-length", length]
+    arguments += ["--batch-tokens", BATCH_TOKENS, "--format", "npy"]
+    _, summary, _ = check.run_as(dtype, f"speed-{name}-{length}-{dtype}", *arguments)
+    one = summary["passes"][0]
+    texts = summary["collections"][0]["chunks"]
+    if one["tokens"] != texts * length:
+        raise Failure(f"{name}: {one['tokens']} tokens were encoded of {texts} texts of {length}")
+    rate = one["tokens"] / one["stage_seconds"]["forward"]
+    return {
+        "shape": name,
+        "dtype": dtype,
+        "tokens_of_a_text": length,
+        "tokens": one["tokens"],
+        "tokens_per_second": one["tokens_per_second"],
+        "tokens_per_second_of_forward": rate,
+        "tflops": rate * check.shapes[name].flops_of_a_token(length) / 1e12,
+    }
+
+
+def shortened(value):
+    return f"{value:.3g}" if isinstance(value, float) else value
+
+
+def devices(program):
+    listed = subprocess.run([program, "devices", "--json"], capture_output=True, text=True, check=True)
+    return json.loads(listed.stdout)
+
+
+def name_by_driver(info):
+    """The name of the device, from a program that must agree on its memory."""
+    query = ["nvidia-smi", f"--id={info['uuid']}", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    name, total_mib = answer.strip().split(", ")
+    if abs(info["total_bytes"] / 2**20 - float(total_mib)) > 1:
+        raise Failure(f"{info['total_bytes']} bytes in all, and nvidia-smi says {total_mib} MiB")
+    return name
 
 
 def main():
-    program, device = Path(sys.argv[1]).resolve(), sys.argv[2]
-    report = json.loads(subprocess.run([program, "devices", "--json"], capture_output=True, text=True, check=True).stdout)
-    info = next((entry for entry in report["devices"] if entry["device"] == device), None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", type=Path)
+    parser.add_argument("device")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    program = arguments.program.resolve()
+    report = devices(program)
+    info = next((entry for entry in report["devices"] if entry["device"] == arguments.device), None)
     if info is None or info["kind"] != "cuda":
-        print(f"there is no {device} here: nothing was checked", file=sys.stderr)
+        print(f"there is no {arguments.device} here: nothing was checked", file=sys.stderr)
         return 77
-    query = ["nvidia-smi", f"--id={info['uuid']}", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    name, total_mib = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().split(", ")
-    if abs(info["total_bytes"] / 2**20 - float(total_mib)) > 1:
-        raise Failure(f"{info['total_bytes']} bytes in all, and nvidia-smi says {total_mib} MiB")
-    results = {"device": info, "driver": report["driver"], "cuda": report["cuda"]}
-    results["program"] = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip()
+    name = name_by_driver(info)
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    results = {"program": version, "device": info, "driver": report["driver"], "cuda": report["cuda"]}
+    checks = dict(zip(PARTS, [check_architectures, check_ensemble, check_memory, check_speed]))
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        results["ensemble"] = check_ensemble(program, device, work)
-        dtypes = [dtype for dtype in ("f16", "bf16") if "refused" not in results["ensemble"][dtype]]
-        results["speed"] = measure(program, device, work, dtypes)
-        # More in one batch than any card holds: it is to be cut, and every row is to have its vector.
-        arguments = ["--chunked-dir", work / "texts-2048", "--model", work / "bert-base", "--devices", device]
-        _, summary, _ = run(program, work, "too-large", *arguments, "--batch-tokens", 1 << 21, "--batch-size", 1024)
-        results["mitigations_of_a_batch_too_large"] = summary["passes"][0].get("mitigation_events")
-        results["pytorch"] = pytorch(dtypes)
-        times = os.environ.get("EMBED_ATTENTION_TIMES")
-        results["attention_ms"] = [json.loads(line) for line in Path(times).read_text().splitlines()] if times else None
-    path = ROOT / "benches" / "results" / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}.json"
-    path.parent.mkdir(exist_ok=True)
+        check = Check(program, arguments.device, info, Path(folder), arguments.tiny)
+        for part in arguments.only:
+            print(f"== {part}", flush=True)
+            start = time.monotonic()
+            results[part] = checks[part](check)
+            print(f"   {time.monotonic() - start:.0f} s", flush=True)
+        results["refused"] = check.refused
+    times = os.environ.get("EMBED_ATTENTION_TIMES")
+    results["attention_ms"] = [json.loads(line) for line in Path(times).read_text().splitlines()] if times else None
+    path = arguments.results or ROOT / "benches" / "results" / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"all as it should be; {path}")
     return 0
