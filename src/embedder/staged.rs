@@ -5,12 +5,12 @@ use std::time::Instant;
 use super::arithmetic::Computation;
 use super::{EmbedError, LimitOrigin, ModelError, ModelFault};
 use crate::config::{Resolved, Settings};
-use crate::domain::{Digest, VectorKind, Widths};
+use crate::domain::{Digest, Fetching, VectorKind, Widths};
 use crate::encoder::{Finish, Kinds};
 use crate::model::Footprint;
 use crate::model::registry::Registry;
 use crate::model::source::{
-    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceEvent, SourceRequest, blob_digest,
+    self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceRequest, blob_digest,
     default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
@@ -19,7 +19,7 @@ use crate::model::weights::Weights;
 use crate::nn::Numbers;
 use crate::nn::cpu::gemm::Kernel;
 use crate::output::{Existing, Plan, PlannedShare, directory_name};
-use crate::telemetry::event::{Event, Fetching, Observer, PassInfo};
+use crate::telemetry::event::{Event, Observer, PassInfo};
 use crate::tokenize::Tokenizer;
 
 /// A model that is ready to be loaded.
@@ -290,7 +290,7 @@ pub fn find_files(
     observer: &dyn Observer,
 ) -> Result<ModelFiles, SourceError> {
     asking(name, resolved, registry, |request| {
-        source::resolve(request, &|event| observer.observe(&fetching(name, event)))
+        source::resolve(request, &|what| observer.observe(&fetching(name, what)))
     })
 }
 
@@ -304,7 +304,7 @@ pub fn peek_files(
     registry: &Registry,
     observer: &dyn Observer,
 ) -> Result<Peek, SourceError> {
-    asking(name, resolved, registry, |request| source::peek(request, &|event| observer.observe(&fetching(name, event))))
+    asking(name, resolved, registry, |request| source::peek(request, &|what| observer.observe(&fetching(name, what))))
 }
 
 /// Hands on a request as the settings have it.
@@ -333,17 +333,7 @@ fn asking<T>(name: &str, resolved: &Resolved, registry: &Registry, ask: impl FnO
     ask(&request)
 }
 
-fn fetching(model: &str, event: SourceEvent) -> Event {
-    let what = match event {
-        SourceEvent::AskingHub { endpoint, repository } => Fetching::Hub { endpoint, repository },
-        SourceEvent::Downloading { file, bytes, total_bytes } => Fetching::File { file, bytes, total_bytes },
-        SourceEvent::Resuming { file, bytes, total_bytes } => Fetching::Resumed { file, bytes, total_bytes },
-        SourceEvent::Waiting { reason, seconds } => Fetching::Waiting { reason, seconds },
-        SourceEvent::Queueing { file } => Fetching::Queueing { file },
-        SourceEvent::UsingPackage { name, version, command, reason } => {
-            Fetching::Package { name, version, command, reason }
-        }
-    };
+fn fetching(model: &str, what: Fetching) -> Event {
     Event::ModelFetching { model: model.to_owned(), what }
 }
 

@@ -6,7 +6,7 @@
 mod details;
 
 pub use details::{
-    Changes, Fetching, LeaseSample, Mitigation, OutputFile, PassInfo, Prediction, StageSeconds, StopCause, VramSample,
+    Changes, LeaseSample, Mitigation, OutputFile, PassInfo, Prediction, StageSeconds, StopCause, VramSample,
 };
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::config::{Fusion, Mode};
-use crate::domain::{ChunkId, CollectionName, LoadingError, Row, RowStatus, Source};
+use crate::domain::{ChunkId, CollectionName, Fetching, LoadingError, Row, RowStatus, Source};
 
 /// Something that happened. Serialised as an object tagged with `event_type`.
 #[derive(Debug, Clone, Serialize)]

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::domain::Bytes;
+use crate::domain::{Bytes, Fetching};
 
-use super::event::{Event, Fetching, LeaseSample, Mitigation, Observer, StopCause};
+use super::event::{Event, LeaseSample, Mitigation, Observer, StopCause};
 
 /// Faults of the input that are told one by one. A collection in the wrong format would fill the screen; all faults
 /// are in `events.jsonl`.

@@ -11,8 +11,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::epoch_seconds;
-use super::event::{Event, Fetching, Observer};
+use super::event::{Event, Observer};
 use super::log::Plain;
+use crate::domain::Fetching;
 
 /// Between two lines where there is no bar: often enough to see that work goes on, seldom enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);

@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::epoch_seconds;
-use super::event::{Event, Fetching, Observer};
+use super::event::{Event, Observer};
+use crate::domain::Fetching;
 
 /// Appends events to a file. A line is written whole and at once, so that runs one after the other never mix.
 pub struct Recorder {

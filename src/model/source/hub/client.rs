@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::patience::{Patience, asked_delay};
-use crate::model::source::SourceEvent;
+use crate::domain::Fetching;
 
 /// A reachable hub answers in a fraction of this; three attempts stay well below a minute.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
@@ -76,7 +76,7 @@ pub(super) struct Client<'run> {
     token: Option<&'run str>,
     /// How often a question is asked.
     attempts: u32,
-    on_event: &'run dyn Fn(SourceEvent),
+    on_event: &'run dyn Fn(Fetching),
 }
 
 impl<'run> Client<'run> {
@@ -84,7 +84,7 @@ impl<'run> Client<'run> {
         endpoint: &str,
         token: Option<&'run str>,
         attempts: u32,
-        on_event: &'run dyn Fn(SourceEvent),
+        on_event: &'run dyn Fn(Fetching),
     ) -> Result<Self, Answer> {
         let hub = Url::parse(endpoint).map_err(|error| Answer::malformed(format!("{endpoint:?}: {error}")))?;
         if hub.cannot_be_a_base() {
@@ -159,7 +159,7 @@ impl<'run> Client<'run> {
             Some(cause) => format!("{answer} ({cause})"),
             None => answer.to_string(),
         };
-        (self.on_event)(SourceEvent::Waiting { reason, seconds: delay.as_secs_f64() });
+        (self.on_event)(Fetching::Waiting { reason, seconds: delay.as_secs_f64() });
         std::thread::sleep(delay);
         Ok(())
     }

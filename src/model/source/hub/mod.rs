@@ -21,10 +21,9 @@ use self::client::Client;
 pub use self::error::HubError;
 use self::error::Question;
 use self::patience::TO_ASK;
-use super::SourceEvent;
 use super::files;
 use super::hub_cache::{CachedRepository, is_commit};
-use crate::domain::Digest;
+use crate::domain::{Digest, Fetching};
 
 /// What to fetch.
 pub(super) struct Download<'run> {
@@ -33,7 +32,7 @@ pub(super) struct Download<'run> {
     pub(super) endpoint: &'run str,
     pub(super) token: Option<&'run str>,
     pub(super) cache: &'run CachedRepository,
-    pub(super) on_event: &'run dyn Fn(SourceEvent),
+    pub(super) on_event: &'run dyn Fn(Fetching),
 }
 
 /// What the hub says of a revision, as far as it is read.
@@ -120,7 +119,7 @@ impl<'run> Listing<'run> {
         let failed = |answer| question.failed(None, answer);
         let client = Client::new(endpoint, download.token, attempts, on_event)
             .map_err(|source| HubError::Failed { endpoint: endpoint.to_owned(), source: Box::new(source) })?;
-        on_event(SourceEvent::AskingHub { endpoint: endpoint.to_owned(), repository: repository.to_owned() });
+        on_event(Fetching::Hub { endpoint: endpoint.to_owned(), repository: repository.to_owned() });
         let url = |rest: [&str; 2]| client.url(["api", "models"].into_iter().chain(repository.split('/')).chain(rest));
         let (info, _) = client.ask::<Info>(&url(["revision", revision])).map_err(failed)?;
         let commit = info.sha.filter(|commit| is_commit(commit));
