@@ -240,6 +240,7 @@ fn worst(directory: &Path, cases: &[Case], numbers: Numbers) -> Costs {
             truncate_dim: case.truncate_dim,
             kinds: Some(Kinds::of(&kinds.into_iter().flatten().collect::<Vec<_>>())),
             role: if case.task.as_deref() == Some("query") { TextRole::Query } else { TextRole::Document },
+            ..Finish::default()
         };
         let mut encoders = encoder::load_on(&spec, &weights, finish, vec![(device, backend(numbers))]).unwrap();
         let known: Vec<usize> = (0..expected.len()).filter(|&text| expected[text].is_known()).collect();

@@ -99,14 +99,15 @@ impl Staged {
         check_names(&weights, &digests)?;
         let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
         let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
+        let Computation { numbers, kernel, class: dtype } = computation;
         let finish = Finish {
             left_out,
             normalize: spec.normalize,
             truncate_dim: wishes.truncate_dim,
             kinds: Some(Kinds::of(&kinds)),
             role: wishes.role,
+            instructions: kernel.instructions(),
         };
-        let Computation { numbers, kernel, class: dtype } = computation;
         let dense = widths.dense.map(|dimension| finish.dimension(dimension));
         let widths = Widths { dense, ..widths };
         let space = vector_space(

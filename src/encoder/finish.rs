@@ -2,6 +2,7 @@
 
 use crate::domain::{Embeddings, SparseVector, VectorKind};
 use crate::model::spec::TextRole;
+use crate::nn::Instructions;
 
 /// What a run asks for beside the model's own steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +17,8 @@ pub struct Finish {
     pub kinds: Option<Kinds>,
     /// What the texts are, where that matters.
     pub role: TextRole,
+    /// No better instructions than these for what is computed on the host, whatever the device: Dense layers.
+    pub instructions: Instructions,
 }
 
 /// Kinds of vectors, each at most once.

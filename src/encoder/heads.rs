@@ -3,12 +3,13 @@
 //! All heads that a run asks for work on the same hidden states, so that the layers compute once. What each of them wants
 //! of the device is begun before anything is waited for, and no more comes to the host than the result is made of.
 
-use super::dense::{self, Step};
+use super::dense::{self, Ready, Step};
 use super::finish::Finish;
 use crate::arch::{LoadError, MaskedLm};
 use crate::domain::{Embeddings, MultiVectors, PackedBatch, SparseVector, VectorKind};
 use crate::model::spec::{ModelSpec, MultiHead, SparseHead, TextRole};
 use crate::model::weights::Weights;
+use crate::nn::cpu::gemm::Kernel;
 use crate::nn::{Awaited, Backend, Matrix, NnError, Pooling, Wanted};
 
 /// The heads of a model that a run asks for.
@@ -21,7 +22,7 @@ pub(super) struct Heads<B: Backend> {
 /// What makes one vector of the token vectors of a text.
 struct Pooled {
     poolings: Vec<Pooling>,
-    steps: Vec<Step>,
+    steps: Vec<Step<Ready>>,
 }
 
 /// What makes weights of a vocabulary.
@@ -42,7 +43,7 @@ struct Multi<B: Backend> {
     /// The first step, where it is a product and nothing else: vectors come narrower to the host.
     first: Option<First<B>>,
     /// The other steps.
-    steps: Vec<Step>,
+    steps: Vec<Step<Ready>>,
     left_out: usize,
     skipped: Vec<u32>,
 }
@@ -56,8 +57,11 @@ struct First<B: Backend> {
 impl<B: Backend> Heads<B> {
     pub(super) fn load(spec: &ModelSpec, finish: &Finish, weights: &Weights, backend: &B) -> Result<Self, LoadError> {
         let asked = |kind| finish.kinds(spec.default_kind).contains(&kind);
+        // What is left for the host is little: it loses nothing there.
+        let kernel = Kernel::single(finish.instructions);
         let dense = || -> Result<_, LoadError> {
-            let steps = dense::load(&spec.after_pooling, VectorKind::Dense, weights)?;
+            let steps = dense::read(&spec.after_pooling, VectorKind::Dense, weights)?;
+            let steps = steps.into_iter().map(|step| step.packed(kernel)).collect();
             Ok(Pooled { poolings: spec.pooling.clone(), steps })
         };
         Ok(Self {
@@ -67,7 +71,7 @@ impl<B: Backend> Heads<B> {
                 None => None,
             },
             multi: match spec.multi.as_ref().filter(|_| asked(VectorKind::Multi)) {
-                Some(head) => Some(Multi::load(head, finish.role, weights, backend)?),
+                Some(head) => Some(Multi::load(head, (finish.role, kernel), weights, backend)?),
                 None => None,
             },
         })
@@ -198,20 +202,26 @@ struct Kept {
 }
 
 impl<B: Backend> Multi<B> {
-    fn load(head: &MultiHead, role: TextRole, weights: &Weights, backend: &B) -> Result<Self, LoadError> {
+    fn load(
+        head: &MultiHead,
+        (role, kernel): (TextRole, Kernel),
+        weights: &Weights,
+        backend: &B,
+    ) -> Result<Self, LoadError> {
         let skipped = match role {
             TextRole::Document => head.skipped.clone(),
             TextRole::Query => Vec::new(),
         };
-        let mut steps = dense::load(&head.steps, VectorKind::Multi, weights)?;
-        let first = match steps.first().and_then(Step::product) {
-            Some((weight, bias)) => {
-                steps.remove(0);
+        let mut steps = dense::read(&head.steps, VectorKind::Multi, weights)?.into_iter();
+        let (first, on_host) = match steps.next() {
+            Some(Step::Dense(dense)) if dense.is_linear() => {
+                let (weight, bias) = dense.into_linear();
                 let outputs = weight.rows;
-                Some(First { layer: backend.projection(weight, bias)?, outputs })
+                (Some(First { layer: backend.projection(weight, bias)?, outputs }), None)
             }
-            None => None,
+            step => (None, step),
         };
+        let steps = on_host.into_iter().chain(steps).map(|step| step.packed(kernel)).collect();
         Ok(Self { first, steps, left_out: head.left_out, skipped })
     }
 

@@ -97,6 +97,7 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
             truncate_dim: case.truncate_dim,
             kinds: Some(Kinds::of(&kinds)),
             role,
+            ..Finish::default()
         };
         let known: Vec<usize> = (0..sequences.len()).filter(|&index| expected[index].is_known()).collect();
         let sequences: Vec<&TokenSeq> = known.iter().map(|&index| &sequences[index]).collect();

@@ -124,6 +124,7 @@ pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> 
                 truncate_dim: case.truncate_dim,
                 kinds: Some(Kinds::of(&[kind])),
                 role,
+                ..Finish::default()
             };
             if wanted != finish {
                 (encoder, finish) = (load(wanted)?, wanted);

@@ -33,6 +33,13 @@ impl Instructions {
     }
 }
 
+impl Default for Instructions {
+    /// The best that this processor has.
+    fn default() -> Self {
+        Self::detect()
+    }
+}
+
 /// Instructions that this processor has: whoever holds one may run them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Supported(Instructions);
