@@ -400,16 +400,18 @@ def shortened(value):
     return f"{value:.3g}" if isinstance(value, float) else value
 
 
-def devices(program):
-    listed = subprocess.run([program, "devices", "--json"], capture_output=True, text=True, check=True)
-    return json.loads(listed.stdout)
+def said(*command):
+    """What a program prints that has to succeed."""
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if ended.returncode != 0:
+        raise Failure(f"{' '.join(map(str, command))}: exit code {ended.returncode}\n{ended.stderr}")
+    return ended.stdout
 
 
 def name_by_driver(info):
     """The name of the device, from a program that must agree on its memory."""
-    query = ["nvidia-smi", f"--id={info['uuid']}", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    name, total_mib = answer.strip().split(", ")
+    query = [f"--id={info['uuid']}", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    name, total_mib = said("nvidia-smi", *query).strip().split(", ")
     if abs(info["total_bytes"] / 2**20 - float(total_mib)) > 1:
         raise Failure(f"{info['total_bytes']} bytes in all, and nvidia-smi says {total_mib} MiB")
     return name
@@ -424,14 +426,13 @@ def main():
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
     program = arguments.program.resolve()
-    report = devices(program)
+    report = json.loads(said(program, "devices", "--json"))
     info = next((entry for entry in report["devices"] if entry["device"] == arguments.device), None)
     if info is None or info["kind"] != "cuda":
         print(f"there is no {arguments.device} here: nothing was checked", file=sys.stderr)
         return 77
     name = name_by_driver(info)
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    results = {"program": version, "device": info, "driver": report["driver"], "cuda": report["cuda"]}
+    results = {"program": said(program, "--version").strip(), "device": info, "driver": report["driver"], "cuda": report["cuda"]}
     checks = dict(zip(PARTS, [check_architectures, check_ensemble, check_memory, check_speed]))
     with tempfile.TemporaryDirectory() as folder:
         check = Check(program, arguments.device, info, Path(folder), arguments.tiny)
