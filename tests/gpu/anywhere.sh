@@ -2,10 +2,12 @@
 # Checks on a machine without a GPU what configs/cuda/build.sh builds: that the program starts without any library of
 # CUDA and embeds on the processor, that a GPU which is not there is an error with its reason, and, with stand-ins for the
 # driver (stand_in/driver.cpp, ../stand_in/nvml.c), that every architecture gets through each call of the driver in f32, f16
-# and bf16. The stand-ins compute, but the vectors are looked at elsewhere (numbers.sh); what nvcc made of the kernels is
-# loaded and not run.
+# and bf16, and through check.sh. The stand-ins compute by what g++ makes of the kernels; what nvcc made of them is loaded
+# and not run.
 #
 #   tests/gpu/anywhere.sh [PROGRAM]       without PROGRAM one is built for compute capability 8.0, which takes long
+#
+# Needs Python 3 with numpy (PYTHON, if it is not python3).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -90,5 +92,9 @@ rm -f "$CUDA_STAND_IN_REPORT"
 CUDA_STAND_IN_MIB=1 embed small --model tests/fixtures/models/bert-minilm --devices cuda:0 --dtype f32 --batch-tokens 100000
 passed small
 grep "device 0: .* [1-9][0-9]* refused, .* 0 left" "$CUDA_STAND_IN_REPORT" || fail "memory did not run out: $(cat "$CUDA_STAND_IN_REPORT")"
+
+# The numbers as well, and the check for machines with a GPU itself, with small models.
+PATH=$PWD/tests/gpu/stand_in:$PATH CUDA_STAND_IN_MIB=256 EMBED_GPU_PROGRAM=$program \
+    tests/gpu/check.sh cuda:0 --tiny --results "$work/results.json"
 
 echo "all as it should be"

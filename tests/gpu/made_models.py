@@ -1,6 +1,7 @@
 """Models with the shapes of well-known ones and random weights, as directories that any loader takes.
 
-A fixture of the same architecture lends its tokenizer and its configuration; what is not a size stays as it is there.
+A fixture of the same architecture lends its tokenizer and its configuration; what is not a size stays as it is there. numpy
+is all that is needed: benches/peers/make_model.py, which makes graphs for onnxruntime as well, needs PyTorch.
 """
 
 import json
@@ -14,8 +15,9 @@ import numpy as np
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 # Every model takes texts of so many tokens, and some special ones.
 POSITIONS = 2048 + 8
-# As transformers initialises weights (initializer_range).
-DEVIATION = 0.02
+# Deviations of weights, times the root of the hidden size, and of biases and norms. Wide enough that attention is far from
+# a plain mean, and biases and norms far from nothing: a fault in any of them must show in the vectors.
+WEIGHTS, OTHERS = 1.4, 0.1
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Shape:
         _change(directory / "sentence_bert_config.json", {"max_seq_length": POSITIONS - 8})
         _change(directory / "tokenizer_config.json", {"model_max_length": POSITIONS - 8})
         _change(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": self.hidden_size})
-        _write_weights(directory / "model.safetensors", dict(self.tensors()))
+        _write_weights(directory / "model.safetensors", dict(self.tensors()), WEIGHTS / self.hidden_size**0.5)
 
 
 # Sizes as published in each model's config.json.
@@ -152,7 +154,7 @@ def _change(path, values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def _write_weights(path, shapes):
+def _write_weights(path, shapes, deviation):
     header, offset = {}, 0
     for name, shape in shapes.items():
         end = offset + 2 * int(np.prod(shape))
@@ -162,14 +164,16 @@ def _write_weights(path, shapes):
     text += b" " * (-len(text) % 8)
     # Billions of random numbers take minutes; a long row of them, begun anywhere, is as good.
     random = np.random.default_rng(1)
-    drawn = (random.standard_normal(1 << 22, dtype=np.float32) * DEVIATION).astype("<f2")
+    normal = random.standard_normal(1 << 22, dtype=np.float32)
+    weights, biases, norms = ((a + b * normal).astype("<f2") for a, b in [(0, deviation), (0, OTHERS), (1, OTHERS)])
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
             left = int(np.prod(shape))
-            if "norm" in name.lower() and name.endswith("weight"):
-                np.ones(left, "<f2").tofile(file)
-                left = 0
+            if name.endswith("bias"):
+                drawn = biases
+            else:
+                drawn = norms if "norm" in name.lower() else weights
             while left:
                 start = int(random.integers(0, drawn.size // 2))
                 part = drawn[start : start + left]
