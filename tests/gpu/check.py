@@ -103,6 +103,13 @@ class Check:
                 return None
             raise
 
+    def in_all_dtypes(self, name, *arguments):
+        """Each dtype that the device has, with the vectors of the run and what memory its passes kept: hardly any."""
+        for dtype in DTYPES:
+            if ran := self.run_as(dtype, f"{name}-{dtype}", *arguments):
+                output, summary, events = ran
+                yield dtype, vectors(output), memory_of_passes(summary, events)
+
     def model(self, name):
         """The directory of a made model, which is made if need be."""
         directory = self.work / "models" / name
@@ -252,13 +259,7 @@ def check_architectures(check):
     arguments = ["--chunked-dir", references.write_texts(check.work / "references"), "--exclusive-ensemble"]
     arguments += ["--fusion", "none", "--ensemble-models", *(made_models.FIXTURES / name for name in names)]
     results = {}
-    for dtype in DTYPES:
-        ran = check.run_as(dtype, f"fixtures-{dtype}", *arguments)
-        if ran is None:
-            continue
-        output, summary, events = ran
-        memory_of_passes(summary, events)
-        found = vectors(output)
+    for dtype, found, _ in check.in_all_dtypes("fixtures", *arguments):
         results[dtype] = {name: references.differences(name, found) for name in names}
         over = []
         for name, largest in results[dtype].items():
@@ -274,13 +275,9 @@ def check_ensemble(check):
     arguments = check.models_and_texts("minilm-l6", "bge-m3", "qwen3-0.6b")
     expected = vectors(check.run("processor", *arguments, "--devices", "cpu", "--dtype", "f32")[0])
     results = {}
-    for dtype in DTYPES:
-        ran = check.run_as(dtype, f"gpu-{dtype}", *arguments)
-        if ran is None:
-            continue
-        output, summary, events = ran
-        cosines = least_cosines(vectors(output), expected)
-        results[dtype] = {"least_cosine": cosines, "vram_delta_gb": memory_of_passes(summary, events)}
+    for dtype, found, deltas in check.in_all_dtypes("made", *arguments):
+        cosines = least_cosines(found, expected)
+        results[dtype] = {"least_cosine": cosines, "vram_delta_gb": deltas}
         print(f"{dtype}: {results[dtype]}", flush=True)
         check.hold(cosines, dtype)
     return results
@@ -450,7 +447,8 @@ def main():
         print(f"there is no {arguments.device} here: nothing was checked", file=sys.stderr)
         return 77
     name = name_by_driver(info)
-    results = {"program": said(program, "--version").strip(), "device": info, "driver": report["driver"], "cuda": report["cuda"]}
+    results = {"program": said(program, "--version").strip()}
+    results |= {"device": info, "driver": report["driver"], "cuda": report["cuda"]}
     checks = dict(zip(PARTS, [check_architectures, check_ensemble, check_memory, check_speed]))
     with tempfile.TemporaryDirectory() as folder:
         check = Check(program, arguments.device, info, Path(folder), arguments.tiny)
