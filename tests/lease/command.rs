@@ -67,7 +67,7 @@ fn signals_reach_the_command() {
     for (signal, name) in [(Signal::INT, "INT"), (Signal::TERM, "TERM"), (Signal::HUP, "HUP"), (Signal::USR1, "USR1")] {
         let ready = format!("ready-{name}");
         let script = format!("trap 'exit 55' {name}; echo > {ready}; while :; do sleep 0.01; done");
-        let mut wrapper = machine.run(&["cpu:0"], &script).spawn().unwrap();
+        let mut wrapper = machine.run_with_usual_signals(&["cpu:0"], &script).spawn().unwrap();
         wait_until("the command is ready", || machine.path(&ready).exists());
         kill_process(Pid::from_child(&wrapper), signal).unwrap();
         assert_eq!(wrapper.wait().unwrap().code(), Some(55), "{name}");

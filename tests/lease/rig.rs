@@ -67,6 +67,22 @@ impl Machine {
         command
     }
 
+    /// The same with the usual answers to signals: tests that are started in the background have some of them ignored,
+    /// and so would all that they start.
+    pub(crate) fn run_with_usual_signals(&self, options: &[&str], script: &str) -> Command {
+        let run = self.run(options, script);
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+        command.current_dir(self.root.path());
+        for (name, value) in run.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
     pub(crate) fn list(&self) -> Vec<Value> {
         let output = self.lease(&["list", "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
