@@ -1,8 +1,6 @@
 //! Turns, leases and memory.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use embed_collections::config::Mode;
 use embed_collections::embedder::{EnsembleConfig, Job};
@@ -11,10 +9,9 @@ use embed_collections::pipeline::StopSwitch;
 use embed_collections::telemetry::event::{Event, LeaseSample, Observers};
 use serde_json::{Value, json};
 
-use crate::rig::{At, GIB, IDLE, MODELS, Notes, Rig, embedder, ensemble, for_each_model, of_kind, sequence, two_gpus};
-
-/// Long enough for the sampler to look, which it does ten times a second.
-const A_LOOK: Duration = Duration::from_millis(600);
+use crate::rig::{
+    At, GIB, IDLE, MODELS, Notes, Rig, embedder, ensemble, for_each_model, of_kind, sequence, two_gpus, wait_until,
+};
 
 #[track_caller]
 fn check_turns(rig: &Rig, devices: usize, device_ids: &Value) {
@@ -106,10 +103,16 @@ fn rotation_leases_once_for_all_models() {
 fn memory_is_back_between_passes() {
     let rig = Rig::with_gpus();
     let gpus = rig.gpus.as_ref().unwrap();
+    let told = AtomicUsize::new(0);
     let observer = At(|event: &Event| match event {
         Event::ModelLoaded { .. } => {
-            gpus.change(&two_gpus([2300, 1300], ""));
-            sleep(A_LOOK);
+            told.store(0, Ordering::SeqCst);
+            // So much that it is told, by which it is known that somebody has looked.
+            gpus.change(&two_gpus([13800, 13600], ""));
+            wait_until("somebody has looked", || told.load(Ordering::SeqCst) == 2);
+        }
+        Event::MemoryLevel { to: "warning", .. } => {
+            told.fetch_add(1, Ordering::SeqCst);
         }
         Event::ModelEvicted { .. } => gpus.change(&two_gpus(IDLE, "")),
         _ => {}
@@ -120,7 +123,7 @@ fn memory_is_back_between_passes() {
         let used = |moment: &str| {
             ["gpu_0", "gpu_1"].map(|gpu| pass["vram"][gpu][moment]["used_gb"].as_f64().unwrap() * 1024.0)
         };
-        assert_eq!((used("before"), used("peak"), used("after")), ([300.0; 2], [2300.0, 1300.0], [300.0; 2]));
+        assert_eq!((used("before"), used("peak"), used("after")), ([300.0; 2], [13800.0, 13600.0], [300.0; 2]));
         assert_eq!(pass["leaks"], json!([]));
     }
     for lease in summary["lease_events"].as_array().unwrap() {

@@ -2,9 +2,7 @@
 //! lost.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use embed_collections::config::{Foreign, Mode};
 use embed_collections::embedder::EnsembleConfig;
@@ -13,21 +11,28 @@ use embed_collections::telemetry::event::{Event, Observers};
 use serde_json::{Value, json};
 
 use crate::program::read_rows;
-use crate::rig::{At, IDLE, MODELS, Rig, embedder, ensemble, for_each_model, model, of_kind, sequence, two_gpus};
-
-const A_LOOK: Duration = Duration::from_millis(600);
+use crate::rig::{
+    At, IDLE, MODELS, Rig, embedder, ensemble, for_each_model, model, of_kind, sequence, two_gpus, wait_until,
+};
 
 const INTRUDER: &str = "process 1 4711 900 /usr/bin/python3 train.py\n";
 
-/// Runs the ensemble on two GPUs that become something else while this model has them.
-fn run_with_change(rig: &Rig, during: &str, state: &str) -> (u8, Value, Vec<Value>) {
+/// Runs the ensemble on two GPUs that become something else while this model has them, which goes on once that is told.
+fn run_with_change(
+    rig: &Rig,
+    during: &str,
+    state: &str,
+    told: impl Fn(&Event) -> bool + Send + Sync,
+) -> (u8, Value, Vec<Value>) {
     let gpus = rig.gpus.as_ref().unwrap();
+    let is_told = AtomicBool::new(false);
     let observer = At(|event: &Event| match event {
         Event::ModelLoaded { model, .. } if model == during => {
             gpus.change(state);
-            sleep(A_LOOK);
+            wait_until("the change is told", || is_told.load(Ordering::SeqCst));
         }
         Event::Release(_) => gpus.change(&two_gpus(IDLE, "")),
+        event if told(event) => is_told.store(true, Ordering::SeqCst),
         _ => {}
     });
     let finished = rig.run(Mode::Exclusive, "out", &observer).unwrap();
@@ -115,7 +120,9 @@ fn a_program_without_a_lease_is_refused_or_shared_with() {
 #[test]
 fn a_program_that_comes_in_meanwhile_is_told_of() {
     let rig = Rig::with_gpus();
-    let (exit_code, summary, events) = run_with_change(&rig, MODELS[0], &two_gpus([300, 1200], INTRUDER));
+    let (exit_code, summary, events) = run_with_change(&rig, MODELS[0], &two_gpus([300, 1200], INTRUDER), |event| {
+        matches!(event, Event::Intrusion { .. })
+    });
     assert_eq!(exit_code, 0);
     let intrusions = of_kind(&events, "intrusion");
     assert_eq!(intrusions.len(), 1, "once, though it is seen again and again");
@@ -129,7 +136,12 @@ fn a_program_that_comes_in_meanwhile_is_told_of() {
 fn batches_shrink_when_memory_does() {
     let rig = Rig::with_gpus();
     // 94 % are taken by nobody who is known: over the first threshold, not over the second.
-    let (exit_code, summary, events) = run_with_change(&rig, MODELS[2], &two_gpus([14500, 300], ""));
+    let (exit_code, summary, events) = run_with_change(
+        &rig,
+        MODELS[2],
+        &two_gpus([14500, 300], ""),
+        |event| matches!(event, Event::Mitigation(mitigation) if mitigation.action == "shrink_batch"),
+    );
     assert_eq!(exit_code, 0);
     let level = of_kind(&events, "memory_level")[0];
     assert_eq!(
@@ -170,17 +182,19 @@ fn lost(which: [bool; 2]) -> String {
     )
 }
 
-/// Loses GPUs in the middle of the second model's pass.
+/// Loses GPUs in the middle of the second model's pass, which goes on once that is told.
 fn run_and_lose(rig: &Rig, which: [bool; 2]) -> Result<u8, (u8, String)> {
-    let done = AtomicBool::new(false);
-    let observer = At(|event: &Event| {
-        if let Event::ShardCommitted { model, .. } = event
-            && model == MODELS[1]
-            && !done.swap(true, Ordering::SeqCst)
-        {
+    let (done, told) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let all = which.iter().filter(|lost| **lost).count();
+    let observer = At(|event: &Event| match event {
+        Event::ShardCommitted { model, .. } if model == MODELS[1] && !done.swap(true, Ordering::SeqCst) => {
             rig.gpus.as_ref().unwrap().change(&lost(which));
-            sleep(A_LOOK);
+            wait_until("the loss is told", || told.load(Ordering::SeqCst) == all);
         }
+        Event::DeviceLost { .. } => {
+            told.fetch_add(1, Ordering::SeqCst);
+        }
+        _ => {}
     });
     let embedder = embedder(rig, ensemble(Mode::Exclusive), "out", |settings| settings.shard_rows = 4);
     let outcome = embedder.run(&StopSwitch::default(), &observer);

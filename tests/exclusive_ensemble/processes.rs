@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use embed_collections::lease::State;
 
 use crate::program::{Program, read_jsonl};
-use crate::rig::{MODELS, Rig, many_chunks, model};
+use crate::rig::{MODELS, Rig, many_chunks, model, wait_until};
 
 /// An exclusive run on one slot of the processor.
 fn exclusive(rig: &Rig, input: &Path, output: &str) -> Program {
@@ -19,15 +19,6 @@ fn exclusive(rig: &Rig, input: &Path, output: &str) -> Program {
         .path("--chunked-dir", input)
         .path("--output-dir", &rig.path(output))
         .path("--lease-dir", &rig.leases())
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_mins(1), "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn is_held(rig: &Rig) -> bool {

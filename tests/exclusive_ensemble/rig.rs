@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use embed_collections::config::{Mode, Settings};
 use embed_collections::embedder::{EmbedError, Embedder, EnsembleConfig, Finished};
@@ -144,6 +146,16 @@ pub(crate) struct At<F: Fn(&Event) + Send + Sync>(pub(crate) F);
 impl<F: Fn(&Event) + Send + Sync> Observer for At<F> {
     fn observe(&self, event: &Event) {
         (self.0)(event);
+    }
+}
+
+/// Waits until something is so, a minute at most.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_mins(1), "{what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
