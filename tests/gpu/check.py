@@ -147,12 +147,20 @@ def vectors(output):
             row = json.loads(line)
             key = path.parent.name, path.parent.parent.name, row["id"]
             if row.get("sparse") is not None:
-                found[key] = dict(zip(row["sparse"]["indices"], row["sparse"]["values"]))
+                found[key] = dict(zip(row["sparse"]["indices"], finite(row["sparse"]["values"], key)))
             elif row.get("multi") is not None:
-                found[key] = unit(np.array(row["multi"]))
+                found[key] = unit(finite(row["multi"], key))
             elif row.get("vector") is not None:
-                found[key] = unit(np.array(row["vector"]))
+                found[key] = unit(finite(row["vector"], key))
     return found
+
+
+def finite(values, key):
+    """As an array. What is not a number is in nobody's order, and would pass for the best."""
+    values = np.array(values, dtype=float)
+    if not np.isfinite(values).all():
+        raise Failure(f"{key} has numbers that are not finite")
+    return values
 
 
 def unit(vectors):
@@ -380,6 +388,8 @@ def check_speed(check):
             made_models.write_texts(Path(f"{folder}-{length}"), max(int(tokens) // length, 2), length)
         for dtype in dtypes:
             ours = [speed_of(check, name, folder, length, dtype) for length in check.lengths]
+            if None in ours:
+                continue
             theirs = check.peer("encode", dtype, check.model(name), folder, *check.lengths)
             for one, peer in zip(ours, theirs or [None] * len(ours)):
                 one["part_of_matmul_peak"] = one["tflops"] / peaks[dtype] if dtype in peaks else None
@@ -394,7 +404,10 @@ def check_speed(check):
 def speed_of(check, name, folder, length, dtype):
     arguments = ["--chunked-dir", f"{folder}-{length}", "--model", check.model(name), "--max-length", length]
     arguments += ["--batch-tokens", BATCH_TOKENS, "--format", "npy"]
-    _, summary, _ = check.run_as(dtype, f"speed-{name}-{length}-{dtype}", *arguments)
+    ran = check.run_as(dtype, f"speed-{name}-{length}-{dtype}", *arguments)
+    if ran is None:
+        return None
+    _, summary, _ = ran
     one = summary["passes"][0]
     texts = summary["collections"][0]["chunks"]
     if one["tokens"] != texts * length:
