@@ -80,6 +80,18 @@ fn models_give_what_they_are_for_unless_told_otherwise() {
 }
 
 #[test]
+fn queries_are_refused_where_they_take_another_way_than_documents() {
+    let output = tempdir().unwrap();
+    let finished = run(output.path(), "splade-router", &[]);
+    assert_eq!(finished.exit_code, 0, "{}", finished.stderr);
+    let finished = run(output.path(), "splade-router", &["--prompt-name", "query"]);
+    assert_eq!(finished.exit_code, 5, "{}", finished.stderr);
+    for part in ["router_config.json", "queries", "\"query\""] {
+        assert!(finished.stderr.contains(part), "{part}: {}", finished.stderr);
+    }
+}
+
+#[test]
 fn queries_of_a_colbert_are_filled_up() {
     let output = tempdir().unwrap();
     let finished = run(output.path(), "colbert-pylate", &["--prompt-name", "query"]);
@@ -140,7 +152,7 @@ fn members_without_dense_vectors_are_not_fused_and_turns_make_no_difference() {
 #[test]
 fn commands_about_models_know_all_kinds() {
     for model in
-        ["splade-mlm", "splade-roberta", "splade-distilbert", "colbert-pylate", "colbert-stanford", "xlmr-bin-heads"]
+        ["splade-mlm", "splade-modernbert", "splade-router", "colbert-pylate", "colbert-stanford", "xlmr-bin-heads"]
     {
         let directory = format!("{MODELS}/{model}");
         let finished = Program::bare().arguments(&["models", "verify", &directory, "--json"]).run();

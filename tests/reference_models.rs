@@ -199,8 +199,19 @@ fn a_gemma_that_sees_both_directions_is_true_to_its_reference() {
 }
 
 #[test]
-fn a_splade_model_is_true_to_its_reference() {
+fn splade_models_of_every_head_are_true_to_their_references() {
     check("splade-mlm");
+    check("splade-distilbert");
+    check("splade-roberta");
+    check("splade-mpnet");
+    check("splade-electra");
+    check("splade-albert");
+    check("splade-modernbert");
+}
+
+#[test]
+fn documents_take_their_own_way_through_a_router() {
+    check("splade-router");
 }
 
 #[test]

@@ -79,8 +79,14 @@ fn group_of(layer: usize, layers: usize, groups: usize) -> usize {
     (layer as f64 / (layers as f64 / groups as f64)) as usize
 }
 
+/// Width of the tables, and of the head of its masked language model.
+pub(super) fn embedding_size(config: &Value) -> Result<usize, LoadError> {
+    let config: Config = parts::config(config, defaults())?;
+    Ok(config.embedding_size)
+}
+
 /// Those of `AlbertConfig` in `transformers`.
-fn defaults() -> Value {
+pub(super) fn defaults() -> Value {
     let own = json!({
         "vocab_size": 30000,
         "embedding_size": 128,

@@ -15,7 +15,7 @@ use super::post_norm::{
 };
 use super::{Architecture, LoadError};
 use crate::model::weights::Weights;
-use crate::nn::{Attention, Backend};
+use crate::nn::{Activation, Attention, Backend};
 
 /// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,12 +66,17 @@ impl Config {
         })
     }
 
+    /// What `hidden_act` names.
+    pub(super) fn activation(&self) -> Result<Activation, LoadError> {
+        parts::activation("hidden_act", &self.hidden_act)
+    }
+
     pub(super) fn layer_sizes(&self) -> Result<LayerSizes, LoadError> {
         Ok(LayerSizes {
             hidden: self.hidden_size,
             attention: self.hidden_size,
             inner: self.intermediate_size,
-            activation: parts::activation("hidden_act", &self.hidden_act)?,
+            activation: self.activation()?,
             epsilon: self.layer_norm_eps,
             biases: Biases::ALL,
         })

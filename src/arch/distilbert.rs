@@ -29,6 +29,18 @@ struct Config {
     activation: String,
 }
 
+/// Names that `transformers` has for the same in all its configurations: they count where they are there.
+const ALIASES: [(&str, &str); 3] =
+    [("hidden_size", "dim"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")];
+
+impl Config {
+    fn read(config: &Value) -> Result<Self, LoadError> {
+        let aliased = ALIASES.iter().filter_map(|(alias, key)| Some(((*key).to_owned(), config.get(alias)?.clone())));
+        let aliased = Value::Object(aliased.filter(|(_, value)| !value.is_null()).collect());
+        parts::config(&parts::merged(config.clone(), aliased), defaults())
+    }
+}
+
 /// Not in the configuration.
 pub(super) const EPSILON: f64 = 1e-12;
 
@@ -47,7 +59,7 @@ pub(super) fn load<B: Backend>(
     weights: &Weights,
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
-    let config: Config = parts::config(config, defaults())?;
+    let config = Config::read(config)?;
     let head_size = parts::head_size(config.dim, config.n_heads)?;
     let parts = Parts { weights, backend };
     let sizes = LayerSizes {
@@ -79,7 +91,7 @@ pub(super) fn load<B: Backend>(
 
 /// The activation of its layers, and of its head.
 pub(super) fn activation(config: &Value) -> Result<Activation, LoadError> {
-    let config: Config = parts::config(config, defaults())?;
+    let config = Config::read(config)?;
     parts::activation("activation", &config.activation)
 }
 

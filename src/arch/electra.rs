@@ -52,8 +52,14 @@ pub(super) fn load<B: Backend>(
     }))
 }
 
+/// Width of the tables, and of the head of its masked language model.
+pub(super) fn embedding_size(config: &Value) -> Result<usize, LoadError> {
+    let config: Config = parts::config(config, defaults())?;
+    Ok(config.embedding_size)
+}
+
 /// Those of `ElectraConfig` in `transformers`.
-fn defaults() -> Value {
+pub(super) fn defaults() -> Value {
     let own = json!({
         "embedding_size": 128,
         "hidden_size": 256,

@@ -29,6 +29,7 @@ pub(super) fn load<B: Backend>(
     weights: &Weights,
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    parts::refuse_unless(raw, "lora_adaptations", &[json!([])], "no adapters, as in jina-embeddings-v3-hf")?;
     let raw = &with_key_of_transformers(raw);
     let config: bert::Config = parts::config(raw, defaults())?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;

@@ -36,6 +36,24 @@ struct Config {
     local_attention: usize,
 }
 
+/// What decides about the head of its masked language model.
+#[derive(Debug, Deserialize)]
+pub(super) struct Head {
+    pub(super) classifier_activation: String,
+    pub(super) classifier_bias: bool,
+    pub(super) decoder_bias: bool,
+    pub(super) norm_bias: bool,
+    pub(super) norm_eps: f64,
+}
+
+impl Head {
+    /// Those of `ModernBertConfig` in `transformers`.
+    pub(super) fn defaults() -> Value {
+        let own = json!({"classifier_activation": "gelu", "classifier_bias": false, "decoder_bias": true});
+        parts::merged(defaults(), own)
+    }
+}
+
 /// A `ModernBERT` encoder.
 struct ModernBert<B: Backend> {
     words: B::Embedding,

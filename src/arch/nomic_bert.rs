@@ -49,7 +49,9 @@ pub(super) fn load<B: Backend>(
     let config: bert::Config = parts::config(&parts::merged(raw.clone(), json!({"hidden_act": act})), defaults())?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
     let parts = Parts { weights, backend };
-    let bias = |key: &str| if raw.get(key) == Some(&Value::Bool(true)) { Bias::Present } else { Bias::Absent };
+    // Where nothing is said, Nomic's own code has biases, and `transformers` has none.
+    let own_keys = raw.get("n_embd").is_some();
+    let bias = |key: &str| Bias::of(raw.get(key).and_then(Value::as_bool).unwrap_or(own_keys));
     let sizes = LayerSizes {
         attention: config.num_attention_heads * head_size,
         biases: Biases {
@@ -99,7 +101,11 @@ fn with_keys_of_transformers(raw: &Value) -> Value {
         let value = raw.get(own).filter(|value| !value.is_null())?;
         Some(((*key).to_owned(), value.clone()))
     });
-    parts::merged(Value::Object(renamed.collect::<Map<_, _>>()), raw.clone())
+    let mut renamed: Map<_, _> = renamed.collect();
+    if let (Some(width), None) = (raw.get("n_embd").and_then(Value::as_u64), renamed.get("intermediate_size")) {
+        renamed.insert("intermediate_size".to_owned(), json!(width.saturating_mul(4)));
+    }
+    parts::merged(Value::Object(renamed), raw.clone())
 }
 
 /// The activation, and whether there is a gate.

@@ -168,7 +168,7 @@ pub(super) fn activation(key: &'static str, name: &str) -> Result<Activation, Lo
     Activation::from_name(name).ok_or_else(|| LoadError::Unsupported {
         key,
         value: name.to_owned(),
-        supported: "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish",
+        supported: "gelu, gelu_new, gelu_pytorch_tanh and their other names, relu, silu, swish",
     })
 }
 

@@ -93,6 +93,8 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     // Dense vectors alone have the fields that they always had.
     if let Some(head) = spec.sparse.as_ref().filter(|_| sparse.is_some()) {
         fields.add(VectorKind::Sparse.as_str(), described_sparse(head).as_bytes());
+        // Of no meaning to the layers.
+        fields.add("tied", flag(spec.config.get("tie_word_embeddings") != Some(&Value::Bool(false))));
     }
     if let Some(head) = spec.multi.as_ref().filter(|_| multi.is_some()) {
         fields.add(VectorKind::Multi.as_str(), described_multi(head).as_bytes());

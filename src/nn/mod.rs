@@ -73,8 +73,10 @@ impl Activation {
     /// The activation that `config.json` calls `name`, as transformers does; `None` for one that is not implemented.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
-            "gelu" => Some(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "gelu" | "gelu_python" => Some(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
+                Some(Self::GeluTanh)
+            }
             "relu" => Some(Self::Relu),
             "silu" | "swish" => Some(Self::Silu),
             _ => None,

@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from tiny_models import decoders, encoders, other_kinds  # noqa: F401  (they fill the catalogue)
+from tiny_models import decoders, encoders, other_kinds, sparse  # noqa: F401  (they fill the catalogue)
 from tiny_models.catalogue import MODELS
 from tiny_models.reference import check, write_reference
 

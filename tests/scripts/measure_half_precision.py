@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiny_models.reference import BgeM3, Dense, JinaBertEncoder, MultiVector, Sparse
+from tiny_models.reference import BgeM3, Dense, JinaBertEncoder, MultiVector, Sparse, SparseDocuments
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NUMBERS = {"f16": torch.float16, "bf16": torch.bfloat16}
@@ -105,8 +105,17 @@ class LowerSparse(LowerDense, Sparse):
         self.limit(case)
         for text, expected in zip(case["texts"], case["sparse"]):
             options = {"convert_to_sparse_tensor": False, "show_progress_bar": False}
-            row = self.model.encode([text], prompt=case.get("prompt"), **options)[0].to(torch.float64).tolist()
+            row = self.row(text, case, options).to(torch.float64).tolist()
             yield "sparse", of_sparse({str(id): weight for id, weight in enumerate(row) if weight}, expected)
+
+
+    def row(self, text: str, case: dict, options: dict) -> torch.Tensor:
+        return self.model.encode([text], prompt=case.get("prompt"), **options)[0]
+
+
+class LowerSparseDocuments(LowerSparse, SparseDocuments):
+    def row(self, text: str, case: dict, options: dict) -> torch.Tensor:
+        return self.model.encode_document([text], **options)[0]
 
 
 class LowerMultiVector(MultiVector):
@@ -134,7 +143,7 @@ class LowerJinaBert(LowerDense, JinaBertEncoder):
 
 RUNNERS = {
     "sentence_transformers": LowerDense, "bge_m3": LowerBgeM3, "sparse_encoder": LowerSparse,
-    "multi_vector": LowerMultiVector, "own_forward": LowerJinaBert,
+    "sparse_documents": LowerSparseDocuments, "multi_vector": LowerMultiVector, "own_forward": LowerJinaBert,
 }  # fmt: skip
 
 

@@ -29,11 +29,19 @@ pub(super) fn is_wanted_with(path: &str, modules: &BTreeSet<String>) -> bool {
     }
 }
 
-fn is_module_directory(name: &str) -> bool {
-    !name.contains('/')
-        && name
-            .split_once('_')
-            .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+/// `1_Pooling`, or a router's `document_0_Transformer`, which may be in a directory of the router's own.
+fn is_module_directory(path: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_class = |text: &str| text.starts_with(|first: char| first.is_ascii_uppercase());
+    let is_module = |name: &str| name.split_once('_').is_some_and(|(number, _)| is_number(number));
+    let is_routed = |name: &str| {
+        let mut parts = name.rsplitn(3, '_');
+        parts.next().is_some_and(is_class) && parts.next().is_some_and(is_number) && parts.next().is_some()
+    };
+    match path.split_once('/') {
+        None => is_module(path) || is_routed(path),
+        Some((router, routed)) => is_module(router) && is_routed(routed),
+    }
 }
 
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "see above")]
@@ -41,6 +49,7 @@ fn is_wanted_name(name: &str) -> bool {
     let json = |prefix: &str| name.starts_with(prefix) && name.ends_with(".json");
     let listed = [
         "modules.json",
+        "router_config.json",
         "adapter_config.json",
         "special_tokens_map.json",
         "added_tokens.json",
@@ -183,6 +192,9 @@ mod tests {
             "pytorch_model.bin.index.json",
             "2_Dense/pytorch_model.bin",
             "0_Transformer/tokenizer.json",
+            "router_config.json",
+            "document_0_MLMTransformer/model.safetensors",
+            "0_Asym/my_query_1_Dense/config.json",
             "sparse_linear.pt",
             "artifact.metadata",
         ] {
@@ -197,6 +209,8 @@ mod tests {
             "onnx/config.json",
             "openvino/tokenizer.json",
             "1_Pooling/deep/config.json",
+            "document_Pooling/config.json",
+            "a/document_0_Pooling/config.json",
             "../config.json",
             "1_Pooling/../../config.json",
             "/config.json",

@@ -87,7 +87,13 @@ impl Architecture {
         };
         let code = own_class(config);
         let architecture = match model_type {
-            "bert" if code == Some("JinaBertModel") => Self::JinaBert,
+            "bert" if code == Some("JinaBertModel") => {
+                if code_of_model(config).is_some_and(|name| name.contains("qk-post-norm")) {
+                    let what = "JinaBERT with norms of queries and keys (jina-bert-v2-qk-post-norm)";
+                    return Err(SpecError::unsupported(path, what));
+                }
+                Self::JinaBert
+            }
             "xlm-roberta" if code == Some("XLMRobertaLoRA") || text("position_embedding_type") == Some("rotary") => {
                 Self::JinaV3
             }
@@ -176,7 +182,16 @@ impl Architecture {
 
     /// Whether the head of a masked language model is implemented for it.
     pub(super) fn has_masked_lm(self) -> bool {
-        matches!(self, Self::Bert | Self::Roberta | Self::DistilBert)
+        matches!(
+            self,
+            Self::Bert
+                | Self::Roberta
+                | Self::DistilBert
+                | Self::Mpnet
+                | Self::Electra
+                | Self::Albert
+                | Self::ModernBert
+        )
     }
 
     /// What its positions are made of.
@@ -204,7 +219,12 @@ pub(super) enum PositionTable {
     AfterPadding,
 }
 
-/// The class that `auto_map` names for the plain model, without repository and module.
+/// What `auto_map` names for the plain model: repository, module and class.
+fn code_of_model(config: &Map<String, Value>) -> Option<&str> {
+    config.get("auto_map")?.get("AutoModel")?.as_str()
+}
+
+/// The class in it.
 fn own_class(config: &Map<String, Value>) -> Option<&str> {
-    config.get("auto_map")?.get("AutoModel")?.as_str()?.rsplit('.').next()
+    code_of_model(config)?.rsplit('.').next()
 }

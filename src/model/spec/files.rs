@@ -52,7 +52,11 @@ pub(super) fn transformer_config(path: &Path) -> Result<TransformerConfig, SpecE
         PositionTable::None => None,
         PositionTable::FromZero => positions,
         PositionTable::AfterPadding => {
-            let padding = raw.get("pad_token_id").map_or(Some(1), Value::as_u64);
+            let padding = match architecture {
+                // Of MPNet, that is not read.
+                Architecture::Mpnet => Some(1),
+                _ => raw.get("pad_token_id").map_or(Some(1), Value::as_u64),
+            };
             let first = padding.and_then(|padding| usize::try_from(padding).ok()?.checked_add(1));
             let rows = positions.zip(first).and_then(|(rows, first)| rows.checked_sub(first));
             let rows = rows.filter(|rows| *rows > 0).ok_or_else(|| {

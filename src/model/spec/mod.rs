@@ -11,6 +11,7 @@ mod files;
 mod heads;
 mod modules;
 mod prompt;
+mod router;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -28,6 +29,7 @@ use self::files::{LibraryConfig, SentenceConfig, Task, TransformerConfig};
 pub use self::heads::{Expansion, MultiHead, SparseHead, SpladeActivation, SpladePooling, SpladeStrategy, TextRole};
 use self::modules::{First, PoolingStep};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
+pub use self::router::Route;
 use super::weights::{WeightError, Weights};
 use crate::domain::{Digest, DigestReader, VectorKind, Widths};
 pub use crate::nn::Pooling;
@@ -75,6 +77,8 @@ pub struct ModelSpec {
     pub special_tokens: bool,
     /// Weight files of the transformer, in the order of their names.
     pub weights: Vec<PathBuf>,
+    /// The way of documents through a model that has another one for queries.
+    pub route: Option<Route>,
     /// What a user should know about how the directory was understood.
     pub notes: Vec<String>,
 }
@@ -125,7 +129,12 @@ impl ModelSpec {
         if !spec.pooling.is_empty() {
             spec.finish_with(steps.after)?;
         }
-        Ok(Self { prompts, default_prompt_name, similarity: library.similarity_fn_name, ..spec })
+        if let Some(Route { document, query: Some(query), .. }) = &steps.route {
+            let texts = format!("its texts take the way of documents ({document:?}), not that of queries ({query:?})");
+            spec.notes.push(format!("{}: {texts}", directory.display()));
+        }
+        let similarity = library.similarity_fn_name;
+        Ok(Self { prompts, default_prompt_name, similarity, route: steps.route, ..spec })
     }
 
     /// How vectors of some kinds come about, as outputs say it: the names of the poolings, or of what takes their place.
@@ -207,8 +216,13 @@ impl ModelSpec {
     /// that the directory has, else its default prompt, else none.
     ///
     /// # Errors
-    /// When the model has no prompt of that name.
+    /// When the model has no prompt of that name, or texts under it take another way than documents.
     pub fn prompt(&self, choice: &PromptChoice) -> Result<Prompt, SpecError> {
+        if let (Some(Route { path, query: Some(query), .. }), PromptChoice::Named(name)) = (&self.route, choice)
+            && name == "query"
+        {
+            return Err(SpecError::unsupported(path, format!("the way of queries ({query:?})")));
+        }
         prompt::choose(choice, &self.prompts, self.default_prompt_name.as_deref()).map_err(|name| {
             SpecError::UnknownPrompt {
                 directory: self.directory.clone(),
@@ -263,6 +277,7 @@ fn with_transformer(
         special_tokens: true,
         weights: weight_files::find(transformer)?,
         config: config.raw,
+        route: None,
         notes,
     })
 }
@@ -301,6 +316,7 @@ fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
         special_tokens: false,
         weights,
         config: Map::new(),
+        route: None,
         notes,
     })
 }

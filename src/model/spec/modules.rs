@@ -8,6 +8,7 @@ use super::after::{self, AfterPooling};
 use super::error::SpecError;
 use super::files::{Module, read_json};
 use super::heads::splade_pooling;
+use super::router::{self, Route};
 use crate::nn::{Pooling, SpladePooling};
 
 /// The steps of a model.
@@ -17,6 +18,8 @@ pub(super) struct Steps {
     pub(super) kind: First,
     /// What comes then, in order.
     pub(super) after: Vec<AfterPooling>,
+    /// The way through a model that has several.
+    pub(super) route: Option<Route>,
 }
 
 /// What a model begins with.
@@ -62,7 +65,16 @@ impl PoolingStep {
 /// Reads `modules.json`; `None` when there is none. `model_type` is the library's name for the kind of the model.
 pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<Steps>, SpecError> {
     let path = directory.join("modules.json");
-    let Some(modules) = read_json::<Vec<Module>>(&path)? else { return Ok(None) };
+    let Some(mut modules) = read_json::<Vec<Module>>(&path)? else { return Ok(None) };
+    let route = match modules.first() {
+        // `Asym` is what it was called before.
+        Some(first) if matches!(class(first, &path)?, "Router" | "Asym") => {
+            let (route, of_route) = router::read(&subdirectory(directory, first, &path)?, &first.path)?;
+            modules.splice(..1, of_route);
+            Some(route)
+        }
+        _ => None,
+    };
     let mut modules = modules.iter();
 
     let first = modules.next().ok_or_else(|| SpecError::invalid(&path, "it lists no module"))?;
@@ -70,7 +82,8 @@ pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<
     let kind = match (class(first, &path)?, model_type) {
         ("StaticEmbedding", _) => First::Static,
         ("Transformer", Some("ColBERT" | "MultiVectorEncoder")) => {
-            return tokens(directory, first_directory, modules.as_slice(), &path).map(Some);
+            let steps = tokens(directory, first_directory, modules.as_slice(), &path)?;
+            return Ok(Some(Steps { route, ..steps }));
         }
         ("MLMTransformer", _) | ("Transformer", Some("SparseEncoder")) => {
             let second = modules.next().map(|second| Ok((class(second, &path)?, second))).transpose()?;
@@ -108,7 +121,7 @@ pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<
             other => return Err(misplaced(other, "Dense or Normalize", &path)),
         }
     }
-    Ok(Some(Steps { first: first_directory, kind, after }))
+    Ok(Some(Steps { first: first_directory, kind, after, route }))
 }
 
 /// The steps of a model that gives vectors of tokens: layers, which tokens count, scaling.
@@ -127,7 +140,7 @@ fn tokens(directory: &Path, first: PathBuf, modules: &[Module], path: &Path) -> 
             other => return Err(misplaced(other, "Dense, MultiVectorMask or Normalize", path)),
         }
     }
-    Ok(Steps { first, kind: First::Tokens(mask), after })
+    Ok(Steps { first, kind: First::Tokens(mask), after, route: None })
 }
 
 /// The class of a module is the last component of its type; but only the reference library's own classes are known, and

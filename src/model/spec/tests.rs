@@ -2,6 +2,7 @@
 
 mod after;
 mod refused;
+mod router;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -281,6 +282,7 @@ fn a_directory_says_which_kinds_of_vectors_it_gives() {
         ("xlmr-bin-heads", "dense,sparse,multi", VectorKind::Dense),
         ("splade-mlm", "sparse", VectorKind::Sparse),
         ("splade-roberta", "sparse", VectorKind::Sparse),
+        ("splade-router", "sparse", VectorKind::Sparse),
         ("colbert-pylate", "multi", VectorKind::Multi),
         ("colbert-stanford", "multi", VectorKind::Multi),
     ] {
@@ -316,7 +318,7 @@ fn a_masked_language_model_without_modules_is_splade_if_it_is_called_so() {
     });
     directory.json("config.json", &named);
     assert_eq!(directory.read().unwrap().default_kind, VectorKind::Sparse);
-    let other = json!({"model_type": "electra", "hidden_size": 8, "architectures": ["ElectraForMaskedLM"]});
+    let other = json!({"model_type": "deberta-v2", "hidden_size": 8, "architectures": ["DebertaV2ForMaskedLM"]});
     directory.json("config.json", &other);
     assert_eq!(directory.read().unwrap().widths().to_string(), "dense", "its head is not implemented");
 }

@@ -1,5 +1,4 @@
-"""Models that give something else than one vector from a transformer: weights per token id, a vector per token, sums of
-rows of a table."""
+"""Models that give something else than one vector from a transformer: a vector per token, sums of rows of a table."""
 
 import math
 from pathlib import Path
@@ -8,110 +7,10 @@ from safetensors.torch import save_file
 
 from .catalogue import cases, model
 from .files import write_json
-from .layout import IDENTITY, bert_config, roberta_config, write_dense, write_modules
-from .texts import FEW, LONG, SENTENCE, TEXTS
-from .vocabularies import (
-    BERT_SPECIALS, ROBERTA_SPECIALS, bert_tokenizer, roberta_tokenizer, special, write_bert_tokenizer, write_tokenizer,
-)  # fmt: skip
+from .layout import IDENTITY, bert_config, write_dense, write_modules
+from .texts import LONG, SENTENCE, TEXTS
+from .vocabularies import BERT_SPECIALS, bert_tokenizer, special, write_bert_tokenizer, write_tokenizer
 from .weights import noise, short, write_weights
-
-
-@model(
-    "splade-mlm", "splade-v3", "max over tokens of log(1 + relu(logit))",
-    "masked-LM head: dense, activation, norm, decoder tied to the embeddings with a bias; expected {token id: "
-    "weight}",
-    runner="sparse_encoder",
-)  # fmt: skip
-def splade(folder: Path) -> list:
-    vocabulary = write_bert_tokenizer(folder, 38)
-    config = bert_config(22, 2, 2, 41, vocabulary, 38, architectures=["BertForMaskedLM"])
-    write_json(folder / "config.json", config)
-
-    def few_weights(model) -> None:
-        model.cls.predictions.bias.sub_(2.0)
-
-    write_weights(folder, "AutoModelForMaskedLM", adjust=few_weights)
-    package = "sentence_transformers.sparse_encoder.models."
-    write_modules(folder, [(package + "MLMTransformer", ""), (package + "SpladePooling", "1_SpladePooling")])
-    pooling = {"pooling_strategy": "max", "activation_function": "relu", "word_embedding_dimension": None}
-    write_json(folder / "1_SpladePooling" / "config.json", pooling)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 38, "do_lower_case": False})
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"},
-    )
-    return [dict(name="plain", texts=TEXTS), dict(name="max_length 8", texts=FEW, max_length=8)]
-
-
-def write_new_splade(folder: Path, length: int, strategy: str, activation: str) -> None:
-    """The files of sentence-transformers since version 6."""
-    modules = "sentence_transformers."
-    write_modules(
-        folder,
-        [
-            (modules + "base.modules.transformer.Transformer", ""),
-            (modules + "sparse_encoder.modules.splade_pooling.SpladePooling", "1_SpladePooling"),
-        ],
-    )
-    pooling = {"pooling_strategy": strategy, "activation_function": activation, "embedding_dimension": None}
-    write_json(folder / "1_SpladePooling" / "config.json", pooling)
-    output = {"text": {"method": "forward", "method_output_name": "logits"}}
-    write_json(
-        folder / "sentence_bert_config.json",
-        {
-            "transformer_task": "fill-mask", "modality_config": output, "module_output_name": "token_embeddings",
-            "max_seq_length": length,
-        },
-    )  # fmt: skip
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"},
-    )
-
-
-@model(
-    "splade-distilbert", "opensearch-neural-sparse-encoding-v1", "sum over tokens of log(1 + relu(logit))",
-    "head vocab_transform, vocab_layer_norm, vocab_projector; activation relu; files of sentence-transformers 6",
-    runner="sparse_encoder",
-)  # fmt: skip
-def splade_distilbert(folder: Path) -> list:
-    vocabulary = write_bert_tokenizer(folder, 33, kind="DistilBertTokenizer")
-    config = dict(
-        activation="relu", architectures=["DistilBertForMaskedLM"], attention_dropout=0.1, dim=20, dropout=0.1,
-        hidden_dim=27, initializer_range=0.02, max_position_embeddings=36, model_type="distilbert", n_heads=4,
-        n_layers=2, pad_token_id=0, sinusoidal_pos_embds=False, tie_weights_=True, torch_dtype="float32",
-        transformers_version="4.49.0", vocab_size=vocabulary + 1,
-    )  # fmt: skip
-    write_json(folder / "config.json", config)
-
-    def few_weights(model) -> None:
-        model.vocab_projector.bias.sub_(2.0)
-
-    write_weights(folder, "AutoModelForMaskedLM", adjust=few_weights)
-    write_new_splade(folder, 33, "sum", "relu")
-    return [dict(name="plain", texts=TEXTS), dict(name="max_length 8", texts=FEW, max_length=8)]
-
-
-@model(
-    "splade-roberta", "granite-embedding-30m-sparse", "max over tokens of log(1 + log(1 + relu(logit)))",
-    "head lm_head.dense, layer_norm, decoder tied to the embeddings; always gelu; layers have relu",
-    runner="sparse_encoder",
-)  # fmt: skip
-def splade_roberta(folder: Path) -> list:
-    vocabulary = write_tokenizer(
-        folder, roberta_tokenizer(), "RobertaTokenizer", ROBERTA_SPECIALS, 512, add_prefix_space=False
-    )
-    config = roberta_config(
-        18, 3, 2, 23, vocabulary, 40, architectures=["RobertaForMaskedLM"], hidden_act="relu"
-    )
-    write_json(folder / "config.json", config)
-
-    def few_weights(model) -> None:
-        model.lm_head.bias.sub_(1.0)
-
-    write_weights(folder, "AutoModelForMaskedLM", adjust=few_weights)
-    write_new_splade(folder, 36, "max", "log1p_relu")
-    return [dict(name="plain", texts=TEXTS), dict(name="max_length 8", texts=FEW, max_length=8)]
 
 
 QUESTIONS = ["Where does the crab wait?", "tide", ""]

@@ -139,6 +139,25 @@ class Sparse(Dense):
         return out
 
 
+class SparseDocuments(Sparse):
+    """The same of a model in which documents and queries take different ways, by SparseEncoder.encode_document."""
+
+    library = "sentence_transformers.SparseEncoder.encode_document"
+
+    def load(self):
+        model = super().load()
+        self.length = model[0].sub_modules["document"][0].max_seq_length
+        return model
+
+    def ids(self, text: str, case: dict) -> list:
+        features = self.model[0].preprocess([text], prompt=self.prompt(case) or None, task="document")
+        return features["input_ids"].flatten().tolist()
+
+    def encode(self, texts: list, case: dict) -> list:
+        options = {"convert_to_sparse_tensor": False, "show_progress_bar": False, "batch_size": len(texts)}
+        return [row.tolist() for row in self.model.encode_document(texts, **options)]
+
+
 class MultiVector:
     """A unit vector per kept token, by MultiVectorEncoder; and the scores (MaxSim) of queries and documents."""
 
@@ -189,8 +208,8 @@ class JinaBertEncoder(Dense):
 
 
 RUNNERS = {
-    "sentence_transformers": Dense, "bge_m3": BgeM3, "sparse_encoder": Sparse, "multi_vector": MultiVector,
-    "own_forward": JinaBertEncoder,
+    "sentence_transformers": Dense, "bge_m3": BgeM3, "sparse_encoder": Sparse, "sparse_documents": SparseDocuments,
+    "multi_vector": MultiVector, "own_forward": JinaBertEncoder,
 }  # fmt: skip
 
 
