@@ -5,10 +5,12 @@
 //! the alternative is vectors that look right and are not.
 
 mod footprint;
+mod pointer;
 pub mod registry;
 pub mod source;
 pub mod spec;
 pub mod vector_space;
 pub mod weights;
+pub(crate) mod wrong_key;
 
 pub use footprint::Footprint;

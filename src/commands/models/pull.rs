@@ -74,7 +74,7 @@ fn described(repository: &str, directory: &Path) -> Option<Entry> {
         parameters,
         // A table of vectors has none; a row has at least one.
         layers: layers.unwrap_or(1),
-        dimension: u32::try_from(spec.dimension).ok()?,
+        dimension: u32::try_from(spec.widths().dense.unwrap_or_default()).ok()?,
         max_tokens: u32::try_from(spec.max_length).ok()?,
         advice: None,
         package: None,
