@@ -13,5 +13,7 @@ pub(super) fn is_one(content: &[u8]) -> bool {
 /// What to say of such a file.
 pub(super) fn explained(path: &Path) -> String {
     let path = path.display();
-    format!("{path} is a pointer of git-lfs and not the file itself; run `git lfs pull` where it was cloned, or fetch it anew")
+    format!(
+        "{path} is a pointer of git-lfs and not the file itself; run `git lfs pull` where it was cloned, or fetch it anew"
+    )
 }

@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 /// The first key without which the object would not be wrong in the same way. A key that is missing is named by the
 /// error itself.
 pub(crate) fn find<T: DeserializeOwned>(object: &Map<String, Value>) -> Option<String> {
-    let fault_of = |object: Map<String, Value>| T::deserialize(Value::Object(object)).err().map(|error| error.to_string());
-    let fault = fault_of(object.clone())?;
+    let fault_of =
+        |object: Map<String, Value>| T::deserialize(Value::Object(object)).err().map(|error| error.to_string());
+    let fault = fault_of(object.clone()).filter(|fault| !fault.starts_with("missing field"))?;
     let is_wrong = |key: &&String| {
         let mut others = object.clone();
         others.remove(*key);

@@ -191,12 +191,17 @@ fn model_settings(value: &Value, key: &str, path: &Path) -> Result<(), SpecError
     for (name, setting) in settings {
         match name.as_str() {
             // By which kernels, with how much memory, and what nothing is made of: the numbers are the same.
-            "trust_remote_code" | "attn_implementation" | "low_cpu_mem_usage" | "device_map" | "use_safetensors"
+            "trust_remote_code"
+            | "attn_implementation"
+            | "low_cpu_mem_usage"
+            | "device_map"
+            | "use_safetensors"
             | "add_pooling_layer" => {}
             // That of the computation is a setting of the run; the weights are as they are stored.
             "torch_dtype" | "dtype" if ["float32", "torch.float32", "auto"].iter().any(|dtype| setting == dtype) => {}
             "torch_dtype" | "dtype" => {
-                let what = format!("{key}.{name} {setting} (the weights would be rounded; leave it out for those stored)");
+                let what =
+                    format!("{key}.{name} {setting} (the weights would be rounded; leave it out for those stored)");
                 return Err(SpecError::unsupported(path, what));
             }
             _ => return Err(SpecError::unsupported(path, format!("{key}.{name} {setting}"))),
@@ -253,7 +258,8 @@ pub(super) fn library_config(path: &Path) -> Result<LibraryConfig, SpecError> {
     let config = read_json::<LibraryConfig>(path)?.unwrap_or_default();
     // There, null is no kind of model at all: modules.json is passed over, and a model made of nothing but config.json.
     if read_json::<Map<String, Value>>(path)?.is_some_and(|raw| raw.get("model_type") == Some(&Value::Null)) {
-        let what = "model_type null (sentence-transformers passes over modules.json then; leave the key out to have it read)";
+        let what =
+            "model_type null (sentence-transformers passes over modules.json then; leave the key out to have it read)";
         return Err(SpecError::unsupported(path, what));
     }
     match config.model_type.as_deref() {

@@ -162,7 +162,9 @@ fn refuse_other_width(
         return Err(SpecError::invalid(path, what));
     }
     match expected.filter(|expected| *expected != outputs) {
-        Some(expected) => Err(SpecError::invalid(path, format!("its weight gives {outputs} numbers instead of {expected}"))),
+        Some(expected) => {
+            Err(SpecError::invalid(path, format!("its weight gives {outputs} numbers instead of {expected}")))
+        }
         None => Ok(()),
     }
 }

@@ -133,10 +133,14 @@ impl ModelSpec {
             spec.finish_with(steps.after)?;
         }
         // Of the reference library's classes, only the one for vectors of texts knows the key.
-        let cut = library.truncate_dim.map(NonZeroUsize::get).filter(|_| matches!(steps.kind, First::Transformer(_) | First::Static));
+        let cut = library
+            .truncate_dim
+            .map(NonZeroUsize::get)
+            .filter(|_| matches!(steps.kind, First::Transformer(_) | First::Static));
         spec.truncate_dim = cut.filter(|dimension| *dimension < spec.dimension);
         if let Some(kept) = spec.truncate_dim {
-            let note = format!("truncate_dim keeps {kept} of {} components; --truncate-dim overrules it", spec.dimension);
+            let note =
+                format!("truncate_dim keeps {kept} of {} components; --truncate-dim overrules it", spec.dimension);
             spec.notes.push(format!("{}: {note}", library_path.display()));
         }
         if let Some(Route { document, query: Some(query), .. }) = &steps.route {
@@ -241,7 +245,6 @@ impl ModelSpec {
             }
         })
     }
-
 }
 
 /// A directory that begins with a transformer: all but what comes after pooling, and the prompts.

@@ -241,7 +241,8 @@ fn a_view_with_the_other_sign_is_read_so_and_any_other_property_is_refused() {
 #[test]
 fn what_is_no_tensor_is_passed_over_if_it_holds_none() {
     let tensor = pickled::tensor("FloatStorage", "0", 0, &[1], &[1]);
-    let entries = [("epoch", b"K\x03".to_vec()), ("name", pickled::text("x")), ("nothing", b"N".to_vec()), ("x", tensor)];
+    let entries =
+        [("epoch", b"K\x03".to_vec()), ("name", pickled::text("x")), ("nothing", b"N".to_vec()), ("x", tensor)];
     let weights = open_bytes(&stored(&pickled::dictionary(&entries), &[("0", f32_bytes(&[4.0]))])).unwrap();
     check_f32(&weights, "x", &[1], &[4.0]);
     assert_eq!(weights.names().collect::<Vec<_>>(), ["x"]);
@@ -302,7 +303,8 @@ fn digests_of_tensors_do_not_depend_on_where_and_how_they_are_stored() {
         ("b", pickled::tensor("FloatStorage", "0", 0, &[2, 2], &[2, 1])),
         ("a", pickled::tensor("FloatStorage", "1", 0, &[2, 2], &[1, 2])),
     ]);
-    std::fs::write(path("pytorch_model.bin"), stored(&pickle, &[("0", f32_bytes(&values)), ("1", transposed)])).unwrap();
+    std::fs::write(path("pytorch_model.bin"), stored(&pickle, &[("0", f32_bytes(&values)), ("1", transposed)]))
+        .unwrap();
     assert_eq!(digests(&[path("pytorch_model.bin")]), whole);
 
     let others: [(Dtype, &[usize], Vec<u8>); 3] = [

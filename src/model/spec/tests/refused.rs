@@ -102,7 +102,10 @@ fn settings_of_the_library_that_change_no_number_are_accepted_and_others_refused
     for (settings, part) in [
         (json!({"model_args": {"torch_dtype": "float16"}}), "model_args.torch_dtype \"float16\" (the weights would be"),
         (json!({"model_args": {"quantization_config": {"a": 1}}}), "model_args.quantization_config"),
-        (json!({"config_args": {"num_hidden_layers": 1}}), "config_args.num_hidden_layers 1 (write it into config.json)"),
+        (
+            json!({"config_args": {"num_hidden_layers": 1}}),
+            "config_args.num_hidden_layers 1 (write it into config.json)",
+        ),
         (json!({"config_kwargs": {"max_position_embeddings": 32}}), "config_kwargs.max_position_embeddings 32"),
         (json!({"tokenizer_args": {"truncation_side": "left"}}), "tokenizer_args.truncation_side"),
         (json!({"tokenizer_args": {"do_lower_case": true}}), "tokenizer_args.do_lower_case"),
@@ -136,7 +139,11 @@ fn a_model_type_that_is_null_is_refused() {
 #[test]
 fn a_value_of_the_wrong_kind_is_named_by_its_key() {
     for (name, value, part) in [
-        ("config_sentence_transformers.json", json!({"prompts": ["x"], "model_type": "SentenceTransformer"}), "prompts"),
+        (
+            "config_sentence_transformers.json",
+            json!({"prompts": ["x"], "model_type": "SentenceTransformer"}),
+            "prompts",
+        ),
         ("config_sentence_transformers.json", json!({"truncate_dim": 0}), "truncate_dim"),
         ("config_sentence_transformers.json", json!({"truncate_dim": 1.5}), "truncate_dim"),
     ] {
