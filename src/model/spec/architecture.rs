@@ -196,6 +196,8 @@ impl Architecture {
                 | Self::Mpnet
                 | Self::Electra
                 | Self::Albert
+                | Self::DebertaV2
+                | Self::Gte
                 | Self::ModernBert
         )
     }
