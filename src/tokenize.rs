@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::{AddedToken, PostProcessor, TruncationParams};
 
-use crate::domain::{Digest, TokenSeq};
+use crate::domain::TokenSeq;
 use crate::model::spec::{Expansion, ModelSpec, TextRole};
 
 /// A tokenizer bound to one model's limit and prompt.
@@ -49,9 +49,6 @@ pub enum TokenizerError {
         /// Special tokens that every text gets.
         special: usize,
     },
-    /// The tokenizer cannot be put into words, and so not be told from others.
-    #[error("the tokenizer cannot be written: {0}")]
-    Digest(tokenizers::Error),
     /// A text cannot be tokenised.
     #[error("cannot be tokenised: {0}")]
     Encode(tokenizers::Error),
@@ -130,17 +127,6 @@ impl Tokenizer {
         sequence.ids.extend(std::iter::repeat_n(token, missing));
         sequence.unseen = if seen { 0 } else { u32::try_from(missing).unwrap_or(u32::MAX) };
         sequence
-    }
-
-    /// Digest of the tokenizer as it is used, whatever files it is made of and however they are written; but not of the
-    /// limit, the prompt and what fills texts up.
-    ///
-    /// # Errors
-    /// [`TokenizerError::Digest`].
-    pub fn digest(&self) -> Result<Digest, TokenizerError> {
-        let definition = self.whole.to_string(false).map_err(TokenizerError::Digest)?;
-        let direction = self.cut.get_truncation().map(|truncation| truncation.direction);
-        Ok(Digest::of(format!("{direction:?} {definition}").as_bytes()))
     }
 
     /// How many leading tokens of every text are the prompt's, for a model that reads the prompt and does not pool it.

@@ -5,7 +5,6 @@ use crate::domain::{Digest, VectorKind};
 use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::vector_space::{DtypeClass, Scale, Settings, vector_space};
 use crate::model::weights::TensorDigests;
-use crate::tokenize::Tokenizer;
 
 /// The `vector_space` that a run writes which asks for these kinds of vectors and for nothing else, in f32.
 ///
@@ -15,7 +14,7 @@ pub fn default_space(spec: &ModelSpec, tensors: TensorDigests, kinds: &[VectorKi
     let prompt = spec.prompt(&PromptChoice::Default)?;
     let role = spec.role(&prompt);
     let max_length = spec.longest(role);
-    let tokenizer = Tokenizer::of(spec, role, max_length, prompt.text.clone())?.digest()?;
+    let tokenizer = spec.tokenizer_digest()?;
     let widths = spec.widths().only(kinds);
     let scale = Scale::new(spec.normalize, spec.truncate_dim.is_some());
     let dtype = DtypeClass::F32;
@@ -82,14 +81,8 @@ mod tests {
     #[test]
     fn a_model_written_otherwise_has_the_same_space() {
         let plain = space_with(|_| {});
-        let changes: [(&str, &dyn Fn(&Path)); 4] = [
+        let changes: [(&str, &dyn Fn(&Path)); 3] = [
             ("shards, another order, a prefix, a classifier", &|directory| store_otherwise(directory, "bert.")),
-            ("tokenizer.json in another form", &|directory| {
-                edit(directory, "tokenizer.json", |json| {
-                    json["truncation"] = Value::Null;
-                    json["padding"] = Value::Null;
-                });
-            }),
             ("keys of config.json that no layer reads", &|directory| {
                 edit(directory, "config.json", |json| {
                     json["_attn_implementation_autoset"] = json!(true);

@@ -95,8 +95,10 @@ impl Staged {
         let widths = wishes.widths(&name, &spec)?;
         let kinds: Vec<VectorKind> = widths.kinds().collect();
         let weights = Weights::of(&spec, &kinds)?;
-        let tokenizer = || Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone());
-        let tokenizer = || tokenizer().and_then(|tokenizer| Ok((tokenizer.digest()?, tokenizer)));
+        let tokenizer = || -> Result<_, ModelFault> {
+            let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
+            Ok((spec.tokenizer_digest()?, tokenizer))
+        };
         let (digests, tokenizer) = rayon::join(|| weights.all_digests(), tokenizer);
         let (digests, tensors) = digests?;
         check_names(&weights, &digests)?;

@@ -32,7 +32,7 @@ use self::modules::{First, PoolingStep};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 pub use self::router::Route;
 use super::weights::{WeightError, Weights};
-use crate::domain::{VectorKind, Widths};
+use crate::domain::{Digest, DigestReader, VectorKind, Widths};
 pub use crate::nn::Pooling;
 
 /// What a model's directory says.
@@ -244,6 +244,16 @@ impl ModelSpec {
                 known: self.prompts.keys().cloned().collect(),
             }
         })
+    }
+
+    /// Digest of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn tokenizer_digest(&self) -> Result<Digest, SpecError> {
+        let digest = std::fs::File::open(&self.tokenizer).and_then(DigestReader::drain);
+        let (digest, _) = digest.map_err(|source| SpecError::Read { path: self.tokenizer.clone(), source })?;
+        Ok(digest)
     }
 }
 

@@ -31,7 +31,7 @@ use super::spec::{AfterPooling, ModelSpec, SparseHead};
 use crate::domain::VectorKind;
 
 /// What checkpoints put before the names of a transformer's tensors.
-pub(super) const PREFIXES: [&str; 14] = [
+pub(super) const PREFIXES: [&str; 16] = [
     "",
     "bert.",
     "roberta.",
@@ -41,6 +41,8 @@ pub(super) const PREFIXES: [&str; 14] = [
     "albert.",
     "deberta.",
     "new.",
+    "gte.",
+    "nomic_bert.",
     "model.",
     "transformer.",
     "auto_model.",
