@@ -102,8 +102,9 @@ mod tests {
         let bit = |directory: &Path| {
             let path = directory.join("model.safetensors");
             let mut bytes = std::fs::read(&path).unwrap();
-            let last = bytes.len() - 4;
-            bytes[last] ^= 1;
+            // The first number behind the header, whose length is before it.
+            let header = usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
+            bytes[8 + header] ^= 1;
             std::fs::write(path, bytes).unwrap();
         };
         let changes: [(&str, &dyn Fn(&Path)); 5] = [

@@ -32,7 +32,7 @@ pub(super) struct Read<T> {
 }
 
 /// The way out.
-const RESAVE: &str = "load it with torch and save its state_dict alone, best as safetensors";
+const RESAVE: &str = "if you trust it, load it with torch and save its state_dict alone, best as safetensors";
 
 /// Why a pickle is not a dictionary of tensors.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -247,7 +247,7 @@ fn what_is_no_tensor_is_passed_over_if_it_holds_none() {
     check_f32(&weights, "x", &[1], &[4.0]);
     assert_eq!(weights.names().collect::<Vec<_>>(), ["x"]);
     let nested = pickled::dictionary(&[("state_dict", b"}".to_vec())]);
-    check_refused(&stored(&nested, &[]), "\"state_dict\" is not a tensor; load it with torch");
+    check_refused(&stored(&nested, &[]), "\"state_dict\" is not a tensor; if you trust it, load it with torch");
 }
 
 /// A file as torch before 1.6 wrote it: two blocks, the second of whole numbers.
