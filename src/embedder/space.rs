@@ -31,6 +31,9 @@ mod tests {
     use super::*;
     use crate::model::weights::Weights;
 
+    /// What is changed, and how.
+    type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+
     /// The space of a small model of which `change` has changed the files.
     fn space_with(change: impl FnOnce(&Path)) -> Digest {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/bert-minilm");
@@ -81,7 +84,7 @@ mod tests {
     #[test]
     fn a_model_written_otherwise_has_the_same_space() {
         let plain = space_with(|_| {});
-        let changes: [(&str, &dyn Fn(&Path)); 3] = [
+        let changes: [Change<'_>; 3] = [
             ("shards, another order, a prefix, a classifier", &|directory| store_otherwise(directory, "bert.")),
             ("keys of config.json that no layer reads", &|directory| {
                 edit(directory, "config.json", |json| {
@@ -107,7 +110,7 @@ mod tests {
             bytes[8 + header] ^= 1;
             std::fs::write(path, bytes).unwrap();
         };
-        let changes: [(&str, &dyn Fn(&Path)); 5] = [
+        let changes: [Change<'_>; 5] = [
             ("a bit of a tensor", &bit),
             ("a token", &|directory| {
                 edit(directory, "tokenizer.json", |json| {

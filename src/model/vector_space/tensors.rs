@@ -42,7 +42,7 @@ const OF_VOCABULARY: [&str; 9] = [
     "decoder.",
 ];
 
-/// The same of ModernBERT, whose `head.` is nobody else's.
+/// The same of `ModernBERT`, whose `head.` is nobody else's.
 const HEAD: [&str; 2] = ["head.dense.", "head.norm."];
 
 /// Names of what may be the same tensor as another.
