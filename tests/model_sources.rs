@@ -290,7 +290,7 @@ fn a_repository_without_weights_is_refused_before_anything_is_fetched() {
     let (machine, hub) =
         (Machine::new(), Hub::serving("bert-minilm").without("model.safetensors").without("pytorch_model.bin"));
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
-    assert!(matches!(&errors[..], [AttemptError::Hub(HubError::NoWeights)]), "{errors:?}");
+    assert!(matches!(&errors[..], [AttemptError::Hub(HubError::NoWeights { is_adapter: false })]), "{errors:?}");
     assert!(!machine.repository().exists());
 }
 

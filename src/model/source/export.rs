@@ -4,12 +4,12 @@
 //! links are followed. All is written under another name, read back, and gets its own name only when it is whole, so
 //! that half a model never stands where a whole one is looked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use walkdir::WalkDir;
 
 use super::{blob_digest, files};

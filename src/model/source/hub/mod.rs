@@ -182,6 +182,10 @@ impl<'run> Listing<'run> {
             .filter(|entry| entry.kind == "file")
             .map(|entry| (entry.path.clone(), entry))
             .collect();
+        let no_weights = || HubError::NoWeights { is_adapter: listed.contains_key("adapter_config.json") };
+        if !listed.keys().any(|path| files::is_of_weights(path)) {
+            return Err(no_weights());
+        }
         let modules = match listed.get(files::MODULES) {
             Some(entry) => {
                 let promise = promise(entry).map_err(failed)?;
@@ -199,7 +203,7 @@ impl<'run> Listing<'run> {
         let sizes = listed.iter().map(|(path, entry)| (path.clone(), entry.bytes())).collect();
         let selection = files::select_among(&sizes, |path| files::is_wanted_with(path, &modules));
         if !files::has_weights(&selection) {
-            return Err(HubError::NoWeights { is_adapter: listed.contains_key("adapter_config.json") });
+            return Err(no_weights());
         }
         let promises = selection.iter().filter_map(|(path, _)| listed.get(path)).map(promise).collect();
         self.promises = Result::map_err(promises, failed)?;
