@@ -211,3 +211,14 @@ fn what_cannot_be_kept_in_mind_is_said_and_the_model_is_used() {
     assert!(run.stdout.contains("nothing here tells what main is"), "{}", run.stdout);
     assert_eq!(hub.served(WEIGHTS), size_of_weights());
 }
+
+#[test]
+fn a_pull_of_what_is_here_and_cannot_be_used_says_so() {
+    let (home, hub) = (Home::new(), Hub::empty());
+    let directory = home.path("xlnet");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("config.json"), r#"{"model_type": "xlnet", "d_model": 32}"#).unwrap();
+    let run = home.models(&hub, &["pull", directory.to_str().unwrap()]);
+    assert_eq!(run.exit_code, 5, "{}", run.stdout);
+    assert!(run.stderr.contains("xlnet") && run.stderr.contains("not supported"), "{}", run.stderr);
+}

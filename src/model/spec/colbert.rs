@@ -216,8 +216,7 @@ fn filling(value: &Value, path: &Path) -> Result<Filling, SpecError> {
 }
 
 fn words_of(value: &Value, path: &Path) -> Result<Vec<String>, SpecError> {
-    serde_json::from_value(value.clone())
-        .map_err(|_| SpecError::invalid(path, "skiplist_words is no list of words"))
+    serde_json::from_value(value.clone()).map_err(|_| SpecError::invalid(path, "skiplist_words is no list of words"))
 }
 
 fn punctuation() -> Vec<String> {

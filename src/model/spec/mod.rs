@@ -182,7 +182,10 @@ impl ModelSpec {
     fn with_tokens(self, head: MultiHead) -> Self {
         let spec = Self { multi: Some(head), dimension: 0, default_kind: VectorKind::Multi, ..self };
         let note = spec.queries_refused().map(|what| {
-            format!("{}: {what} are not supported, so that it embeds documents and no queries", spec.directory.display())
+            format!(
+                "{}: {what} are not supported, so that it embeds documents and no queries",
+                spec.directory.display()
+            )
         });
         let notes = spec.notes.into_iter().chain(note).collect();
         Self { notes, ..spec }
@@ -198,12 +201,14 @@ impl ModelSpec {
             | Architecture::Albert
             | Architecture::Roberta => true,
             Architecture::ModernBert => {
-                let both_sides = self.config.get("local_attention").map_or(Some(128), Value::as_u64);
-                both_sides.is_some_and(|both_sides| expansion.length as u64 <= both_sides / 2)
+                let number = |key: &str| self.config.get(key).and_then(Value::as_u64);
+                let window = number("sliding_window").unwrap_or(number("local_attention").unwrap_or(128) / 2);
+                expansion.length as u64 <= window
             }
             _ => false,
         };
-        (!all_see_all).then(|| format!("queries filled up with unseen tokens in a {} model", self.architecture.as_str()))
+        (!all_see_all)
+            .then(|| format!("queries filled up with unseen tokens in a {} model", self.architecture.as_str()))
     }
 
     /// What the model can give, each kind with its width.
@@ -404,7 +409,9 @@ fn plain_masked_lm(spec: ModelSpec) -> ModelSpec {
     let mut notes = spec.notes;
     let place = directory.display();
     notes.push(if named_splade {
-        format!("{place} is a masked language model called SPLADE: its weights are what it gives unless --emit says dense")
+        format!(
+            "{place} is a masked language model called SPLADE: its weights are what it gives unless --emit says dense"
+        )
     } else {
         format!("{place} is a masked language model: --emit sparse gives SPLADE's weights")
     });

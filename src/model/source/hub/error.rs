@@ -140,7 +140,7 @@ pub enum HubError {
 impl HubError {
     /// Whether the hub may have the model, only that it cannot be asked.
     pub(in crate::model::source) fn was_not_reached(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. } | Self::Unaddressed { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
     }
 
     /// When it may serve again, where it does not now; none in the inner place where it does not say.
@@ -189,7 +189,9 @@ impl Question<'_> {
             (401 | 403, _) => HubError::Refused { endpoint, repository, with_token, source },
             (404 | 410, _) => {
                 let what = match (file, code.as_str()) {
-                    (Some(LIST), _) => format!("list of the files of {repository}, nor their names, which a mirror must give"),
+                    (Some(LIST), _) => {
+                        format!("list of the files of {repository}, nor their names, which a mirror must give")
+                    }
                     (Some(file), _) => format!("{file} in {repository}, though it lists it"),
                     (None, "RevisionNotFound") => format!("revision {} of {repository}", self.revision),
                     (None, "RepoNotFound") => format!("repository {repository}"),

@@ -71,6 +71,7 @@ struct Entry {
 /// What a large file is called by; the entry's own `oid` and `size` are those of a pointer to it, or its own.
 #[derive(Deserialize)]
 struct Lfs {
+    #[serde(alias = "sha256")]
     oid: String,
     size: u64,
 }
@@ -177,11 +178,8 @@ impl<'run> Listing<'run> {
     /// Takes of a list what is read, weights last. Which directories are a model's is in a file of it, which is fetched.
     fn choose(&mut self, entries: Vec<Entry>, download: &Download<'_>) -> Result<(), HubError> {
         let failed = |answer| self.question.failed(None, answer);
-        let listed: BTreeMap<String, Entry> = entries
-            .into_iter()
-            .filter(|entry| entry.kind == "file")
-            .map(|entry| (entry.path.clone(), entry))
-            .collect();
+        let listed: BTreeMap<String, Entry> =
+            entries.into_iter().filter(|entry| entry.kind == "file").map(|entry| (entry.path.clone(), entry)).collect();
         let no_weights = || HubError::NoWeights { is_adapter: listed.contains_key("adapter_config.json") };
         if !listed.keys().any(|path| files::is_of_weights(path)) {
             return Err(no_weights());

@@ -162,14 +162,14 @@ fn queries_can_be_asked_for_where_no_prompt_has_their_name() {
 
 #[test]
 fn where_queries_would_come_out_otherwise_documents_alone_are_embedded() {
-    let sizes = |kind: &str, window: usize| {
-        json!({"model_type": kind, "hidden_size": 8, "max_position_embeddings": 514, "local_attention": window})
-    };
+    let sizes = |kind: &str, window: usize| json!({"model_type": kind, "hidden_size": 8, "max_position_embeddings": 514, "local_attention": window});
     for (config, length, is_query_refused) in [
         (sizes("bert", 2), 32, false),
         (sizes("modernbert", 64), 32, false),
         (sizes("modernbert", 62), 32, true),
         (json!({"model_type": "modernbert", "hidden_size": 8}), 64, false),
+        (json!({"model_type": "modernbert", "hidden_size": 8, "sliding_window": 9}), 9, false),
+        (json!({"model_type": "modernbert", "hidden_size": 8, "sliding_window": 9}), 10, true),
         (json!({"model_type": "modernbert", "hidden_size": 8}), 65, true),
         (sizes("mpnet", 128), 32, true),
         (sizes("deberta-v2", 128), 32, true),
