@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::hub::HubError;
 use super::package::PackageError;
@@ -129,9 +128,9 @@ impl AttemptError {
     }
 
     /// When the hub may serve again, where it does not now.
-    fn is_busy_for(&self) -> Option<Option<Duration>> {
+    fn serves_again(&self) -> Option<String> {
         match self {
-            Self::Hub(error) => error.is_busy_for(),
+            Self::Hub(error) => error.serves_again(),
             _ => None,
         }
     }
@@ -169,8 +168,7 @@ impl SourceError {
             };
             ways.push(format!("check the name{}", did_you_mean(&similar)));
             ways.push("set HF_TOKEN to a token of an account that may read it".to_owned());
-        } else if let Some(wait) = tried.iter().find_map(|attempt| attempt.error.is_busy_for()) {
-            let when = wait.map_or("later".to_owned(), |time| format!("in {}", humantime::format_duration(time)));
+        } else if let Some(when) = tried.iter().find_map(|attempt| attempt.error.serves_again()) {
             ways.push(format!("try again {when}"));
             ways.push("set HF_TOKEN, if it is not set, for hubs serve longer who say who they are".to_owned());
         } else if tried.iter().any(|attempt| attempt.error.is_without_an_answer()) {

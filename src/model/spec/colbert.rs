@@ -69,11 +69,11 @@ pub(super) fn pylate(
         prompts.insert(name.to_owned(), format!("{prefix}{rest}"));
         markers.extend((!prefix.is_empty()).then(|| prefix.to_owned()));
     }
-    let number = |key: &str, value: &Option<Value>| match value {
+    let number = |key: &str, value: Option<&Value>| match value {
         None | Some(Value::Null) => Ok(None),
         Some(value) => tokens(value, key, path).map(Some),
     };
-    let query_length = number("query_length", &library.query_length)?;
+    let query_length = number("query_length", library.query_length.as_ref())?;
     let of_library = match &library.query_expansion {
         Some(Value::Null) => None,
         Some(value) => Some(filling(value, path)?),
@@ -93,9 +93,10 @@ pub(super) fn pylate(
     let is_of_filling = of_library.is_some() && library.query_expansion.is_none();
     let own = own_lengths(sentence, directory)?;
     let lengths = Lengths {
-        document: match sentence.has("document_length") {
-            true => own.document,
-            false => number("document_length", &library.document_length)?,
+        document: if sentence.has("document_length") {
+            own.document
+        } else {
+            number("document_length", library.document_length.as_ref())?
         },
         query: if sentence.has("query_length") { own.query } else { query_length.filter(|_| !is_of_filling) },
         filling: if sentence.has("query_expansion") { own.filling } else { of_library },

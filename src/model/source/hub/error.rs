@@ -143,10 +143,11 @@ impl HubError {
         matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
     }
 
-    /// When it may serve again, where it does not now; none in the inner place where it does not say.
-    pub(in crate::model::source) fn is_busy_for(&self) -> Option<Option<Duration>> {
+    /// When it may serve again, where it does not now.
+    pub(in crate::model::source) fn serves_again(&self) -> Option<String> {
         match self {
-            Self::Busy { wait, .. } => Some(*wait),
+            Self::Busy { wait: Some(time), .. } => Some(format!("in {}", humantime::format_duration(*time))),
+            Self::Busy { wait: None, .. } => Some("later".to_owned()),
             _ => None,
         }
     }

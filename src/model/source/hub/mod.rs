@@ -203,8 +203,8 @@ impl<'run> Listing<'run> {
         if !files::has_weights(&selection) {
             return Err(no_weights());
         }
-        let promises = selection.iter().filter_map(|(path, _)| listed.get(path)).map(promise).collect();
-        self.promises = Result::map_err(promises, failed)?;
+        let chosen = selection.iter().filter_map(|(path, _)| listed.get(path));
+        self.promises = chosen.map(promise).collect::<Result<_, _>>().map_err(failed)?;
         Ok(())
     }
 
