@@ -170,7 +170,10 @@ impl SourceError {
             ways.push("set HF_TOKEN to a token of an account that may read it".to_owned());
         } else if let Some(when) = tried.iter().find_map(|attempt| attempt.error.serves_again()) {
             ways.push(format!("try again {when}"));
-            ways.push("set HF_TOKEN, if it is not set, for hubs serve longer who say who they are".to_owned());
+            ways.push(
+                "set HF_ENDPOINT to another hub, or HF_TOKEN: hubs serve those for longer who say who they are"
+                    .to_owned(),
+            );
         } else if tried.iter().any(|attempt| attempt.error.is_without_an_answer()) {
             ways.push("set HF_ENDPOINT to a hub that can be reached, and HF_TOKEN if it asks who you are".to_owned());
         }
