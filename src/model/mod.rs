@@ -8,6 +8,7 @@ mod footprint;
 pub mod registry;
 pub mod source;
 pub mod spec;
+pub mod tokenizer_files;
 pub mod vector_space;
 pub mod weights;
 

@@ -14,7 +14,7 @@ use super::after::{AfterPooling, Dense, DenseActivation};
 use super::error::SpecError;
 use super::files::{LibraryConfig, SentenceConfig, is_empty, read_json};
 use super::heads::{Expansion, MultiHead, shape};
-use super::tokenizer::Vocabulary;
+use crate::model::tokenizer_files::{TokenizerFiles, Vocabulary};
 
 /// Tokens of a query where nothing is said, as in the paper (Khattab and Zaharia 2020, section 3.2).
 const QUERY_LENGTH: usize = 32;
@@ -162,7 +162,7 @@ fn head(
     (document_length, query_length): (Option<usize>, Option<usize>),
     filling: Option<Filling>,
 ) -> Result<MultiHead, SpecError> {
-    let tokens = Vocabulary::read(directory)?;
+    let tokens = Vocabulary::of(&TokenizerFiles::read(directory, false)?)?;
     let unknown = tokens.special("unk_token");
     // A word that is no token is no reason to drop all that are unknown.
     let skipped = words.iter().filter_map(|word| tokens.id(word)).filter(|id| Some(*id) != unknown).collect();
