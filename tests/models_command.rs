@@ -6,9 +6,9 @@ mod program;
 use std::fs;
 use std::path::Path;
 
-use program::{Finished, Program, TINY_MODEL, check_schema};
+use program::{Finished, Program, TINY_MODEL, check_schema, copy_of};
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
 const ROW: &str = "[[model]]\nname = 'mine'\nhub = 'me/mine'\nrevision = 'main'\narchitecture = 'bert'\n\
                    parameters = 1\nlayers = 1\ndimension = 8\nmax_tokens = 9\n";
@@ -38,21 +38,6 @@ fn check_refused(run: &Finished, exit_code: i32, expected: &[&str]) {
     for part in expected {
         assert!(run.stderr.contains(part), "{part:?} is not in {}", run.stderr);
     }
-}
-
-/// A copy of a fixture, to be changed.
-fn copy_of(model: &str) -> TempDir {
-    let directory = tempdir().unwrap();
-    for entry in walkdir::WalkDir::new(model).min_depth(1) {
-        let entry = entry.unwrap();
-        let target = directory.path().join(entry.path().strip_prefix(model).unwrap());
-        if entry.file_type().is_dir() {
-            fs::create_dir(target).unwrap();
-        } else {
-            fs::write(target, fs::read(entry.path()).unwrap()).unwrap();
-        }
-    }
-    directory
 }
 
 fn change_file(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {

@@ -206,6 +206,8 @@ fn splade_models_of_every_head_are_true_to_their_references() {
     check("splade-mpnet");
     check("splade-electra");
     check("splade-albert");
+    check("splade-deberta");
+    check("splade-gte");
     check("splade-modernbert");
 }
 

@@ -190,8 +190,14 @@ fn projected<B: Backend>(
     Ok(Matrix { rows, columns: shape.outputs, values })
 }
 
+/// Width of the tables, and of the head of its masked language model, where it is not that of the layers.
+pub(super) fn embedding_size(config: &Value) -> Result<Option<usize>, LoadError> {
+    let config: Config = parts::config(config, defaults())?;
+    Ok(config.embedding_size)
+}
+
 /// Those of `DebertaV2Config` in `transformers`.
-fn defaults() -> Value {
+pub(super) fn defaults() -> Value {
     let own = json!({
         "vocab_size": 128_100,
         "hidden_size": 1536,

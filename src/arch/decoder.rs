@@ -12,6 +12,7 @@ use super::parts::{self, Bias, Parts, Shape, Up};
 use super::pre_norm::{Layer, PreNorm};
 use super::rope::Rope;
 use super::{Architecture, LoadError};
+use crate::model::spec;
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, FeedForward, HeadNorm, Mask, Matrix};
 
@@ -50,6 +51,11 @@ pub(super) enum LayerType {
 impl Config {
     /// Reads the keys, with the defaults of `transformers` for the architecture.
     pub(super) fn read(config: &Value, defaults: Value) -> Result<Self, LoadError> {
+        // There, some architectures take it for false, and others do so only where a batch has padding.
+        if config.get("is_causal").is_some_and(Value::is_null) {
+            let (key, supported) = ("is_causal", "true or false");
+            return Err(LoadError::Unsupported { key, value: "null".to_owned(), supported });
+        }
         let optional = ["num_key_value_heads", "head_dim", "sliding_window", "layer_types", "is_causal"];
         let absent = Value::Object(optional.iter().map(|key| ((*key).to_owned(), Value::Null)).collect());
         parts::config(config, parts::merged(absent, defaults))
@@ -88,6 +94,13 @@ impl Config {
             (LayerType::SlidingAttention, width) => Err(no_window(width)),
         }
     }
+}
+
+/// Whether `is_causal` is read for an architecture, or does nothing there. `transformers` honours it for all others too,
+/// whose layers here see both directions in any case.
+pub(super) fn reads_causality(architecture: spec::Architecture) -> bool {
+    use spec::Architecture::{DebertaV2, Gemma3, Llama, Mistral, Mpnet, Qwen2, Qwen3, Static};
+    matches!(architecture, Qwen2 | Qwen3 | Llama | Mistral | Gemma3 | Mpnet | DebertaV2 | Static)
 }
 
 /// A layer is to have a window, but none is given.
@@ -257,6 +270,8 @@ mod tests {
         check_mask(json!({"is_causal": true, "sliding_window": 4}), Mask::CAUSAL, Some(Mask { before: 3, after: 0 }));
         check_mask(json!({"is_causal": false, "sliding_window": 4}), Mask::FULL, Some(Mask { before: 4, after: 4 }));
         check_mask(json!({"sliding_window": 0}), Mask::CAUSAL, None);
+        let error = config(json!({"is_causal": null})).unwrap_err().to_string();
+        assert!(error.contains("is_causal = null"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(super) fn load<B: Backend>(
     let config = Config::read(raw, defaults())?;
     let own: Own = parts::config(raw, defaults())?;
     parts::refuse_unless(raw, "attn_logit_softcapping", &[], "null")?;
+    rope::refuse_old_kind(raw)?;
     let attention_bias = Bias::of(config.attention_bias);
     #[expect(clippy::cast_possible_truncation, reason = "an f32 tensor in the reference")]
     let embedding_scale = (config.hidden_size as f64).sqrt() as f32;

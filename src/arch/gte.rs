@@ -100,7 +100,7 @@ fn scaled(theta: f64, factor: f64, head_size: usize) -> Result<Rope, LoadError> 
 }
 
 /// Those of `GteConfig` in `transformers`.
-fn defaults() -> Value {
+pub(super) fn defaults() -> Value {
     let own = json!({"vocab_size": 250_048, "type_vocab_size": 1, "max_position_embeddings": 8192});
     parts::merged(bert::Config::defaults(), own)
 }

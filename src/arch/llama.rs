@@ -1,4 +1,4 @@
-//! Llama and Mistral: no biases unless asked for; Mistral's layers all see a window.
+//! Llama and Mistral: no biases unless asked for; Mistral's layers all see a window, unless their types are given.
 //!
 //! Touvron et al. 2023, <https://arxiv.org/abs/2302.13971>, and Jiang et al. 2023, <https://arxiv.org/abs/2310.06825>;
 //! checked against `transformers` (`LlamaModel`, `MistralModel`).
@@ -23,7 +23,8 @@ pub(super) fn load<B: Backend>(
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config = Config::read(raw, defaults())?;
     let own: Own = parts::config(raw, defaults())?;
-    load_layers(raw, &config, &own, LayerType::FullAttention, weights, backend)
+    let layers = vec![LayerType::FullAttention; config.num_hidden_layers];
+    load_layers(raw, &config, &own, &layers, weights, backend)
 }
 
 /// Reads configuration and weights of a Mistral.
@@ -36,7 +37,9 @@ pub(super) fn load_mistral<B: Backend>(
     // Keys of Llama's that Mistral does not have.
     let own = Own { mlp_bias: false, ..parts::config(raw, mistral_defaults())? };
     let layer = if config.sliding_window.is_some() { LayerType::SlidingAttention } else { LayerType::FullAttention };
-    load_layers(raw, &Config { attention_bias: false, ..config }, &own, layer, weights, backend)
+    // With types of layers, `transformers` takes it for a Ministral, which is the same in all else.
+    let layers = config.layer_types(|_| layer)?;
+    load_layers(raw, &Config { attention_bias: false, ..config }, &own, &layers, weights, backend)
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -45,12 +48,11 @@ struct Own {
     mlp_bias: bool,
 }
 
-/// All layers are of one type: `transformers` reads no `layer_types` for these.
 fn load_layers<B: Backend>(
     raw: &Value,
     config: &Config,
     own: &Own,
-    layer: LayerType,
+    layers: &[LayerType],
     weights: &Weights,
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
@@ -66,7 +68,10 @@ fn load_layers<B: Backend>(
         gemma: false,
         embedding_scale: 1.0,
         scale: None,
-        layers: vec![(config.mask(layer)?, rope); config.num_hidden_layers],
+        layers: layers
+            .iter()
+            .map(|layer| Ok((config.mask(*layer)?, rope.clone())))
+            .collect::<Result<_, LoadError>>()?,
     };
     decoder::load(config, &family, weights, backend)
 }

@@ -5,10 +5,10 @@
 //! table of words, unless the configuration says that the two are not tied. So it is with its bias, which older files have
 //! under another name.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts};
-use super::{LoadError, albert, bert, distilbert, electra, modernbert};
+use super::{LoadError, albert, bert, deberta_v2, distilbert, electra, gte, modernbert};
 use crate::domain::{PackedBatch, SparseVector};
 use crate::model::spec::{Architecture, ModelSpec, SpladePooling};
 use crate::model::weights::Weights;
@@ -83,6 +83,8 @@ const ELECTRA: Names = Names {
     ..BERT
 };
 
+const GTE: Names = Names { norm: "lm_head.norm", ..ROBERTA };
+
 const ALBERT: Names = Names {
     dense: "predictions.dense",
     norm: "predictions.LayerNorm",
@@ -112,6 +114,16 @@ impl Shape {
         match spec.architecture {
             Architecture::Bert => of_bert(BERT, false, bert::Config::defaults()),
             Architecture::Roberta | Architecture::Mpnet => of_bert(ROBERTA, true, bert::Config::defaults()),
+            // Both layouts have the exact GELU, one of them by way of hidden_act.
+            Architecture::Gte => {
+                parts::refuse_unless(config, "hidden_act", &[json!("gelu")], "gelu, where there is such a head")?;
+                of_bert(GTE, true, gte::defaults())
+            }
+            Architecture::DebertaV2 => {
+                parts::refuse_unless(config, "legacy", &[json!(true)], "true, where there is such a head")?;
+                let head = of_bert(BERT, false, deberta_v2::defaults())?;
+                Ok(Self { width: deberta_v2::embedding_size(config)?.unwrap_or(head.width), ..head })
+            }
             Architecture::Electra => {
                 let width = electra::embedding_size(config)?;
                 Ok(Self { width, ..of_bert(ELECTRA, true, electra::defaults())? })
@@ -137,8 +149,8 @@ impl Shape {
             other => Err(LoadError::Unsupported {
                 key: "model_type",
                 value: format!("{} with the head of a masked language model", other.as_str()),
-                supported: "bert, roberta, xlm-roberta, camembert, mpnet, electra, albert, distilbert and modernbert with \
-                            such a head",
+                supported: "bert, roberta, xlm-roberta, camembert, mpnet, electra, albert, deberta-v2, distilbert, gte and \
+                            modernbert with such a head",
             }),
         }
     }

@@ -31,6 +31,8 @@ pub use self::masked_lm::MaskedLm;
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use crate::domain::PackedBatch;
 use crate::model::spec::{self, ModelSpec};
 use crate::model::weights::{WeightError, Weights};
@@ -96,6 +98,9 @@ pub fn load<B: Backend>(
     backend: &B,
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config = serde_json::Value::Object(spec.config.clone());
+    if !decoder::reads_causality(spec.architecture) {
+        parts::refuse_unless(&config, "is_causal", &[json!(false)], "false, for an encoder")?;
+    }
     match spec.architecture {
         spec::Architecture::Albert => albert::load(&config, weights, backend),
         spec::Architecture::Bert => bert::load(&config, weights, backend),

@@ -34,6 +34,8 @@ struct Config {
     global_attn_every_n_layers: usize,
     /// Both sides of a local window together.
     local_attention: usize,
+    /// One side of it, where it is given.
+    sliding_window: Option<usize>,
 }
 
 /// What decides about the head of its masked language model.
@@ -113,8 +115,9 @@ pub(super) fn load<B: Backend>(
             },
         })
     };
+    rope::refuse_old_kind(raw)?;
     let [global, local] = ropes(raw, head_size)?.map(|rope| rope.turning(Attention::new(heads, head_size)));
-    let local = Attention { mask: Mask::window(config.local_attention / 2), ..local };
+    let local = Attention { mask: Mask::window(config.sliding_window.unwrap_or(config.local_attention / 2)), ..local };
     Ok(Arc::new(ModernBert {
         words: parts.embedding("embeddings.tok_embeddings", config.vocab_size, hidden)?,
         norm: norm("embeddings.norm")?,
@@ -219,6 +222,7 @@ fn defaults() -> Value {
         "layer_types": null,
         "global_attn_every_n_layers": 3,
         "local_attention": 128,
+        "sliding_window": null,
     })
 }
 

@@ -57,6 +57,20 @@ pub(super) fn read_with_base(config: &Value, head_size: usize, default_theta: f6
     from_parameters(&parameters, config, head_size)
 }
 
+/// Refuses a scaling under the old name of its kind where layers have parameters of their own: there, the reference
+/// reads the new name alone, and would not scale.
+pub(super) fn refuse_old_kind(config: &Value) -> Result<(), LoadError> {
+    let scaling = config.get("rope_scaling").and_then(Value::as_object);
+    match scaling.filter(|scaling| !scaling.contains_key("rope_type")).and_then(|scaling| scaling.get("type")) {
+        None | Some(Value::Null) => Ok(()),
+        Some(kind) if kind == "default" => Ok(()),
+        Some(kind) => {
+            let supported = "rope_type in place of type, if positions are to be scaled";
+            Err(LoadError::Unsupported { key: "rope_scaling", value: format!("of type {kind}"), supported })
+        }
+    }
+}
+
 /// Rotary positions from one of several sets of parameters, each for some layers of a model.
 pub(super) fn from_parameters(
     parameters: &Map<String, Value>,

@@ -35,6 +35,7 @@ pub(super) fn load<B: Backend>(
 ) -> Result<Arc<dyn Architecture<B>>, LoadError> {
     let config: Config = parts::config(raw, defaults())?;
     let (up, activation) = feed_forward(&config.feed_forward_proj)?;
+    refuse_other_feed_forward(raw, up, activation)?;
     let parts = Parts { weights, backend };
     let (hidden, inner, context) = (config.d_model, config.d_ff, config.num_heads * config.d_kv);
     let norm = |name: &str| -> Result<B::Norm, LoadError> {
@@ -63,7 +64,8 @@ pub(super) fn load<B: Backend>(
             after_feed_forward: None,
         })
     };
-    let words = parts.tensor(&["shared.weight", "encoder.embed_tokens.weight"], &[config.vocab_size, hidden])?;
+    // Usually one table; the encoder's own counts.
+    let words = parts.tensor(&["encoder.embed_tokens.weight", "shared.weight"], &[config.vocab_size, hidden])?;
     Ok(Arc::new(PreNorm::<B> {
         words: backend.embedding(Matrix { rows: config.vocab_size, columns: hidden, values: words })?,
         layers: (0..config.num_layers).map(layer).collect::<Result<_, LoadError>>()?,
@@ -80,6 +82,20 @@ fn feed_forward(projection: &str) -> Result<(Up, Activation), LoadError> {
         Some("gelu") => Ok((gated, Activation::GeluTanh)),
         Some(name) => Ok((gated, parts::activation("feed_forward_proj", name)?)),
         None => Ok((Up::Plain("wi"), parts::activation("feed_forward_proj", projection)?)),
+    }
+}
+
+/// Refuses keys that say the same in other words, where they say something else.
+fn refuse_other_feed_forward(raw: &Value, up: Up, activation: Activation) -> Result<(), LoadError> {
+    let is_gated = matches!(up, Up::Apart { .. });
+    parts::refuse_unless(raw, "is_gated_act", &[json!(is_gated)], "what feed_forward_proj says")?;
+    match raw.get("dense_act_fn") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(name)) if parts::activation("dense_act_fn", name)? == activation => Ok(()),
+        Some(other) => {
+            let supported = "what feed_forward_proj says";
+            Err(LoadError::Unsupported { key: "dense_act_fn", value: other.to_string(), supported })
+        }
     }
 }
 
@@ -135,6 +151,10 @@ mod tests {
         assert_eq!(read("gelu"), (false, Activation::Gelu));
         assert_eq!(read("gated-gelu"), (true, Activation::GeluTanh));
         assert_eq!(read("gated-silu"), (true, Activation::Silu));
+        let other = |raw| refuse_other_feed_forward(&raw, Up::Plain("wi"), Activation::Relu);
+        assert!(other(json!({"dense_act_fn": "relu", "is_gated_act": false})).is_ok());
+        assert!(other(json!({"dense_act_fn": "silu"})).unwrap_err().to_string().contains("dense_act_fn = \"silu\""));
+        assert!(other(json!({"is_gated_act": true})).unwrap_err().to_string().contains("is_gated_act = true"));
         let error = feed_forward("gated-mish").unwrap_err().to_string();
         assert!(error.contains("feed_forward_proj = mish"), "{error}");
     }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde::Deserialize;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// A tiny model that is part of the repository.
 pub const TINY_MODEL: &str = "tests/fixtures/models/bert-minilm";
@@ -174,4 +175,19 @@ impl Npy {
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.columns)
     }
+}
+
+/// A copy of a fixture, to be changed.
+pub fn copy_of(model: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in walkdir::WalkDir::new(model).min_depth(1) {
+        let entry = entry.unwrap();
+        let target = directory.path().join(entry.path().strip_prefix(model).unwrap());
+        if entry.file_type().is_dir() {
+            fs::create_dir(target).unwrap();
+        } else {
+            fs::write(target, fs::read(entry.path()).unwrap()).unwrap();
+        }
+    }
+    directory
 }

@@ -116,7 +116,13 @@ impl Architecture {
             "t5" => Self::T5,
             other => return Err(SpecError::unsupported(path, format!("model_type {other:?}"))),
         };
-        if let Some(value) = config.get("auto_map").filter(|value| !super::files::is_empty(value))
+        // Code for anything but the model and its configuration is never asked for.
+        let is_asked_for = |value: &&Value| {
+            let names = value.as_object();
+            !super::files::is_empty(value)
+                && names.is_none_or(|names| ["AutoModel", "AutoConfig"].iter().any(|name| names.contains_key(*name)))
+        };
+        if let Some(value) = config.get("auto_map").filter(is_asked_for)
             && !code.is_some_and(|class| architecture.own_classes().contains(&class))
         {
             return Err(SpecError::unsupported(path, format!("code of the model's own (auto_map {value})")));
@@ -190,6 +196,8 @@ impl Architecture {
                 | Self::Mpnet
                 | Self::Electra
                 | Self::Albert
+                | Self::DebertaV2
+                | Self::Gte
                 | Self::ModernBert
         )
     }

@@ -318,7 +318,7 @@ fn a_masked_language_model_without_modules_is_splade_if_it_is_called_so() {
     });
     directory.json("config.json", &named);
     assert_eq!(directory.read().unwrap().default_kind, VectorKind::Sparse);
-    let other = json!({"model_type": "deberta-v2", "hidden_size": 8, "architectures": ["DebertaV2ForMaskedLM"]});
+    let other = json!({"model_type": "nomic_bert", "hidden_size": 8, "architectures": ["NomicBertForMaskedLM"]});
     directory.json("config.json", &other);
     assert_eq!(directory.read().unwrap().widths().to_string(), "dense", "its head is not implemented");
 }

@@ -25,7 +25,7 @@ use super::spec::{AfterPooling, ModelSpec, SparseHead};
 use crate::domain::{Digest, VectorKind};
 
 /// What checkpoints put before the names of a transformer's tensors.
-const PREFIXES: [&str; 14] = [
+const PREFIXES: [&str; 16] = [
     "",
     "bert.",
     "roberta.",
@@ -35,6 +35,8 @@ const PREFIXES: [&str; 14] = [
     "albert.",
     "deberta.",
     "new.",
+    "gte.",
+    "nomic_bert.",
     "model.",
     "transformer.",
     "auto_model.",

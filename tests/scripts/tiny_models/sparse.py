@@ -113,13 +113,13 @@ def splade_roberta(folder: Path) -> list:
     return [dict(name="plain", texts=TEXTS), dict(name="max_length 8", texts=FEW, max_length=8)]
 
 
-def lower_bias(*path: str):
-    """Takes 2 from the bias of the last layer, so that few tokens have a weight."""
+def lower_bias(*path: str, by: float = 2.0):
+    """Takes something from the bias of the last layer, so that few tokens have a weight."""
 
     def adjust(model) -> None:
         for part in path:
             model = getattr(model, part)
-        model.sub_(2.0)
+        model.sub_(by)
 
     return adjust
 
@@ -177,6 +177,41 @@ def splade_mpnet(folder: Path) -> list:
     write_json(folder / "config.json", config)
     write_weights(folder, "AutoModelForMaskedLM", adjust=lower_bias("lm_head", "decoder", "bias"))
     write_new_splade(folder, 36, "sum", "log1p_relu")
+    return CASES
+
+
+@model(
+    "splade-deberta", "a DeBERTa trained as SPLADE", "max over tokens of log(1 + relu(logit))",
+    "the older head (legacy), under BERT's names, with the activation of the layers", runner="sparse_encoder",
+)  # fmt: skip
+def splade_deberta(folder: Path) -> list:
+    vocabulary = write_bert_tokenizer(folder)
+    config = bert_config(
+        20, 4, 2, 29, vocabulary + 1, 40, model_type="deberta-v2", architectures=["DebertaV2ForMaskedLM"],
+        hidden_act="relu", layer_norm_eps=1e-7, relative_attention=True, position_buckets=8, max_relative_positions=-1,
+        norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+        type_vocab_size=0, legacy=True, position_embedding_type=None, use_cache=None,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, "AutoModelForMaskedLM", adjust=lower_bias("cls", "predictions", "decoder", "bias", by=0.5))
+    write_new_splade(folder, 40, "max", "relu")
+    return CASES
+
+
+@model(
+    "splade-gte", "opensearch-neural-sparse-encoding-doc-v3-gte in the layout of transformers 5",
+    "max over tokens of log(1 + log(1 + relu(logit)))", "head lm_head.dense, norm, decoder; always gelu",
+    runner="sparse_encoder",
+)  # fmt: skip
+def splade_gte(folder: Path) -> list:
+    vocabulary = write_bert_tokenizer(folder)
+    config = bert_config(
+        24, 3, 2, 31, vocabulary, 48, model_type="gte", architectures=["GteForMaskedLM"], rope_theta=10000.0,
+        position_embedding_type=None, use_cache=None, type_vocab_size=1,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_weights(folder, "AutoModelForMaskedLM", adjust=lower_bias("lm_head", "decoder", "bias"))
+    write_new_splade(folder, 40, "max", "log1p_relu")
     return CASES
 
 
