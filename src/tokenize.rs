@@ -242,6 +242,32 @@ mod tests {
         assert!(error.to_string().contains("tokenizer.json") && error.to_string().contains("fetch"), "{error}");
     }
 
+    #[test]
+    fn a_word_that_the_model_does_not_have_fails_its_text_alone() {
+        let directory = Path::new("tests/fixtures/models/bert-minilm");
+        let mut spec = ModelSpec::read(directory).unwrap();
+        let tokenizer = |spec: &ModelSpec| Tokenizer::of(spec, TextRole::Document, 40, String::new()).unwrap();
+        let ids = tokenizer(&spec).encode("a harbour").unwrap().ids;
+        let greatest = *ids.iter().max().unwrap();
+        spec.config["vocab_size"] = greatest.into();
+        let tokenizer = tokenizer(&spec);
+        let error = tokenizer.encode("a harbour").unwrap_err().to_string();
+        assert!(error.contains(&greatest.to_string()) && error.contains("vocab_size"), "{error}");
+        tokenizer.encode("").unwrap();
+    }
+
+    #[test]
+    fn texts_may_lose_their_beginning() {
+        let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
+        let mut files = TokenizerFiles::as_it_is(path).unwrap();
+        let text = "the tide and the harbour and the stones";
+        let whole = Tokenizer::from_files(&files, 1000, String::new()).unwrap().encode(text).unwrap().ids;
+        files.cut_left = true;
+        let cut = Tokenizer::from_files(&files, 6, String::new()).unwrap().encode(text).unwrap();
+        assert_eq!((cut.ids[0], &cut.ids[1..]), (whole[0], &whole[whole.len() - 5..]));
+        assert_eq!(cut.truncated as usize, whole.len() - 6);
+    }
+
     proptest! {
         #[test]
         fn a_text_is_cut_as_the_library_cuts_it(

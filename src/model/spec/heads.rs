@@ -116,7 +116,8 @@ pub(super) fn of_bge_m3(
         let dropped = ["cls_token", "eos_token", "pad_token", "unk_token"];
         let dropped: Vec<u32> = dropped.into_iter().filter_map(|name| tokens.special(name)).collect();
         if tokens.special("cls_token").is_none() && tokens.special("eos_token").is_none() {
-            let what = "it names neither cls_token nor eos_token, and the tokens around a text must get no weight; add them";
+            let what =
+                "it names neither cls_token nor eos_token, and the tokens around a text must get no weight; add them";
             return Err(SpecError::invalid(&directory.join("tokenizer_config.json"), what));
         }
         Some(SparseHead::TokenWeights { weights: sparse_path, dropped, vocabulary })

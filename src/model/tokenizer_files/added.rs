@@ -177,7 +177,8 @@ impl Tokens {
             .collect();
         let mut numbered = BTreeMap::new();
         for (content, number) in numbers.into_iter().flatten() {
-            let number = number.as_u64().ok_or_else(|| format!("added_tokens.json gives {content:?} the number {number}"))?;
+            let number =
+                number.as_u64().ok_or_else(|| format!("added_tokens.json gives {content:?} the number {number}"))?;
             let special = special.contains(&content.as_str());
             let token = Token { normalized: Some(!special), special, ..Token::described(content) };
             numbered.insert(number, token);

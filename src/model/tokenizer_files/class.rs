@@ -129,7 +129,11 @@ fn by_name(name: &str) -> Result<Class, String> {
     if let Some((_, class)) = REBUILT.iter().find(|(known, _)| *known == name) {
         return Ok(*class);
     }
-    if OTHERS.split_whitespace().any(|other| other == name) { Err(format!("the class {name}")) } else { Ok(Class::AsItIs) }
+    if OTHERS.split_whitespace().any(|other| other == name) {
+        Err(format!("the class {name}"))
+    } else {
+        Ok(Class::AsItIs)
+    }
 }
 
 fn names_a_tokenizer(auto_map: &Value) -> bool {
@@ -161,7 +165,11 @@ mod tests {
         check(json!({"model_type": "bert"}), json!({"tokenizer_class": "PreTrainedTokenizerFast"}), Ok(Class::AsItIs));
         check(json!({"model_type": "roberta"}), json!({"tokenizer_class": "NeverHeardOf"}), Ok(Class::AsItIs));
         check(json!({"model_type": "llama"}), json!({}), Ok(Class::AsItIs));
-        check(json!({"model_type": "new"}), json!({"tokenizer_class": "XLMRobertaTokenizerFast"}), Ok(Class::XlmRoberta));
+        check(
+            json!({"model_type": "new"}),
+            json!({"tokenizer_class": "XLMRobertaTokenizerFast"}),
+            Ok(Class::XlmRoberta),
+        );
     }
 
     #[test]

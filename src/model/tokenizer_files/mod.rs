@@ -322,8 +322,7 @@ impl TokenizerFiles {
             decoder: None,
             model,
         };
-        let json = serde_json::to_string(&written)
-            .map_err(|source| SpecError::Json { path: path.clone(), source })?;
+        let json = serde_json::to_string(&written).map_err(|source| SpecError::Json { path: path.clone(), source })?;
         let frame = match &recipe.special {
             Special::These(frame) => Some(frame),
             Special::OfFile(frame) => Some(frame).filter(|_| post_processor.is_null()),
@@ -394,7 +393,10 @@ impl TokenizerFiles {
 
 impl fmt::Debug for TokenizerFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenizerFiles").field("path", &self.path).field("bytes", &self.json.len()).finish_non_exhaustive()
+        f.debug_struct("TokenizerFiles")
+            .field("path", &self.path)
+            .field("bytes", &self.json.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -420,12 +422,7 @@ impl Frame {
     }
 }
 
-fn tokens(
-    class: Class,
-    beside: &Beside,
-    file: Option<&[Value]>,
-    padding: Option<&str>,
-) -> Result<Tokens, String> {
+fn tokens(class: Class, beside: &Beside, file: Option<&[Value]>, padding: Option<&str>) -> Result<Tokens, String> {
     let sources = Sources {
         config: &beside.tokenizer_config,
         map: beside.special_tokens_map.as_ref(),
@@ -466,7 +463,11 @@ fn unknown_id(unknown: &Unknown, vocabulary: &RawValue, path: &Path) -> Result<u
 /// What is said where a class does not cut texts as the file does.
 fn note(path: &Path, file: &File<'_>, recipe: &Recipe, class: Class) -> Vec<String> {
     let parts = [
-        ("normalizer", canonical::normalizer(file.normalizer.as_ref()), canonical::normalizer(Some(&recipe.normalizer))),
+        (
+            "normalizer",
+            canonical::normalizer(file.normalizer.as_ref()),
+            canonical::normalizer(Some(&recipe.normalizer)),
+        ),
         (
             "pre_tokenizer",
             canonical::pre_tokenizer(file.pre_tokenizer.as_ref()),
@@ -478,7 +479,10 @@ fn note(path: &Path, file: &File<'_>, recipe: &Recipe, class: Class) -> Vec<Stri
         return Vec::new();
     }
     let what = other.join(" and ");
-    vec![format!("{}: its {what} do not count, for the class ({class:?}) has its own, as in transformers 5", path.display())]
+    vec![format!(
+        "{}: its {what} do not count, for the class ({class:?}) has its own, as in transformers 5",
+        path.display()
+    )]
 }
 
 fn lowers_everything(normalizer: &NormalizerWrapper) -> bool {
@@ -524,8 +528,8 @@ fn refuse_other_files(keys: &Map<String, Value>, path: &Path) -> Result<(), Spec
 fn missing(path: &Path) -> SpecError {
     let directory = path.parent().unwrap_or(path).display();
     let what = format!(
-        "there is no vocabulary either that its class could be built from; make it with \
-         python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{directory}').save_pretrained('{directory}')\""
+        "nor is there a vocab.txt, or a vocab.json with merges.txt, that its class could be built from; a tokenizer of \
+         SentencePiece becomes one with python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{directory}').save_pretrained('{directory}')\""
     );
     SpecError::MissingTokenizer { path: path.to_owned(), what }
 }

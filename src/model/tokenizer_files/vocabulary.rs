@@ -47,16 +47,15 @@ impl Vocabulary {
         let file: File = parse(files.json.as_bytes(), &files.path)?;
         let mut ids = match file.model.and_then(|model| model.vocab) {
             Some(Words::Numbers(ids)) => ids,
-            Some(Words::Pieces(pieces)) => {
-                (0..).zip(pieces).map(|(number, (piece, _))| (piece, number)).collect()
-            }
+            Some(Words::Pieces(pieces)) => (0..).zip(pieces).map(|(number, (piece, _))| (piece, number)).collect(),
             None => HashMap::new(),
         };
         let (size, mut greatest) = (u32::try_from(ids.len()).unwrap_or(u32::MAX), None);
         let of_file = file.added_tokens.unwrap_or_default();
         for call in std::iter::once(&of_file).chain(&files.added) {
             // As the tokenizer library numbers them.
-            let mut next = greatest.filter(|greatest| *greatest >= size || size == 0).map_or(size, |greatest| greatest + 1);
+            let mut next =
+                greatest.filter(|greatest| *greatest >= size || size == 0).map_or(size, |greatest| greatest + 1);
             for token in call.iter().filter(|token| !token.content.is_empty()) {
                 let id = *ids.entry(token.content.clone()).or_insert_with(|| {
                     next += 1;
