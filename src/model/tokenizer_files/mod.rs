@@ -12,12 +12,13 @@ mod recipes;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod written;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
@@ -26,7 +27,7 @@ use tokenizers::{AddedToken, PostProcessorWrapper};
 
 use self::added::{Sources, Tokens, truthy};
 use self::class::Class;
-use self::recipes::{Frame, Model, Recipe, Special, Unknown};
+use self::recipes::{Frame, Recipe, Special};
 pub use self::vocabulary::Vocabulary;
 use super::spec::SpecError;
 use crate::domain::Digest;
@@ -85,46 +86,6 @@ struct FileModel<'a> {
     vocab: Option<&'a RawValue>,
     #[serde(borrow, default)]
     merges: Option<&'a RawValue>,
-}
-
-/// A `tokenizer.json` to be written.
-#[derive(Serialize)]
-struct Written<'a> {
-    version: &'a str,
-    truncation: Option<()>,
-    padding: Option<()>,
-    added_tokens: [(); 0],
-    normalizer: &'a Value,
-    pre_tokenizer: &'a Value,
-    post_processor: &'a Value,
-    decoder: Option<()>,
-    model: WrittenModel<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type")]
-enum WrittenModel<'a> {
-    WordPiece {
-        unk_token: &'a str,
-        continuing_subword_prefix: &'a str,
-        max_input_chars_per_word: usize,
-        vocab: &'a RawValue,
-    },
-    #[serde(rename = "BPE")]
-    Bpe {
-        dropout: Option<()>,
-        unk_token: Option<&'a str>,
-        fuse_unk: bool,
-        byte_fallback: bool,
-        ignore_merges: bool,
-        vocab: &'a RawValue,
-        merges: &'a RawValue,
-    },
-    Unigram {
-        unk_id: u64,
-        byte_fallback: bool,
-        vocab: &'a RawValue,
-    },
 }
 
 /// The files beside `tokenizer.json`.
@@ -275,54 +236,7 @@ impl TokenizerFiles {
         vocabulary: Option<&RawValue>,
         merges: Option<&str>,
     ) -> Result<Self, SpecError> {
-        let none = || SpecError::invalid(&path, "it has no vocabulary");
-        let vocabulary = vocabulary.ok_or_else(none)?;
-        let is_list = vocabulary.get().starts_with('[');
-        let by_number = if is_list && !matches!(recipe.model, Model::Unigram { .. }) {
-            Some(vocabulary::numbered(&parse::<Vec<Value>>(vocabulary.get().as_bytes(), &path)?))
-        } else {
-            None
-        };
-        let vocab: &RawValue = match &by_number {
-            Some(text) => parse(text.as_bytes(), &path)?,
-            None => vocabulary,
-        };
-        let merges: &RawValue = parse(merges.unwrap_or("[]").as_bytes(), &path)?;
-        let model = match &recipe.model {
-            Model::WordPiece { unknown } => WrittenModel::WordPiece {
-                unk_token: unknown,
-                continuing_subword_prefix: "##",
-                max_input_chars_per_word: 100,
-                vocab,
-            },
-            Model::Bpe { unknown, fuse_unknown, byte_fallback } => WrittenModel::Bpe {
-                dropout: None,
-                unk_token: unknown.as_deref(),
-                fuse_unk: *fuse_unknown,
-                byte_fallback: *byte_fallback,
-                ignore_merges: false,
-                vocab,
-                merges,
-            },
-            Model::Unigram { .. } if !is_list => {
-                return Err(SpecError::invalid(&path, "its vocabulary has no scores, which its class wants"));
-            }
-            Model::Unigram { unknown } => {
-                WrittenModel::Unigram { unk_id: unknown_id(unknown, vocab, &path)?, byte_fallback: false, vocab }
-            }
-        };
-        let written = Written {
-            version: "1.0",
-            truncation: None,
-            padding: None,
-            added_tokens: [],
-            normalizer: &recipe.normalizer,
-            pre_tokenizer: &recipe.pre_tokenizer,
-            post_processor,
-            decoder: None,
-            model,
-        };
-        let json = serde_json::to_string(&written).map_err(|source| SpecError::Json { path: path.clone(), source })?;
+        let json = written::json(&path, recipe, post_processor, vocabulary, merges)?;
         let frame = match &recipe.special {
             Special::These(frame) => Some(frame),
             Special::OfFile(frame) => Some(frame).filter(|_| post_processor.is_null()),
@@ -448,16 +362,6 @@ fn new_among(known: &[AddedToken], tokens: Vec<AddedToken>) -> Vec<Vec<AddedToke
         }
     }
     if new.is_empty() { Vec::new() } else { vec![new] }
-}
-
-fn unknown_id(unknown: &Unknown, vocabulary: &RawValue, path: &Path) -> Result<u64, SpecError> {
-    let Unknown::Piece { piece, score, otherwise } = unknown else {
-        let Unknown::Number(number) = unknown else { unreachable!("there is no third kind") };
-        return Ok(*number);
-    };
-    let pieces: Vec<(String, f64)> = parse(vocabulary.get().as_bytes(), path)?;
-    let is_it = |(name, found): &(String, f64)| name == piece && score.is_none_or(|score| score == *found);
-    Ok(pieces.iter().position(is_it).map_or(*otherwise, |place| place as u64))
 }
 
 /// What is said where a class does not cut texts as the file does.
