@@ -11,7 +11,8 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::domain::Digest;
+use super::spec::Architecture;
+use crate::domain::{Digest, VectorKind};
 
 /// Rows by name. Where two answer to one name, the first counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,12 +116,15 @@ pub struct Entry {
     pub architecture: String,
     /// Number of weights.
     pub parameters: u64,
-    /// Number of layers.
+    /// Number of layers; 0 of a table of vectors.
     pub layers: u32,
-    /// Length of a vector.
+    /// The kinds of vectors that it gives, first the one that it is for.
+    #[serde(default = "dense_alone")]
+    pub emit: Vec<VectorKind>,
+    /// Length of a vector of the first kind: of a text, or of a token; for weights of tokens the vocabulary.
     pub dimension: u32,
-    /// Longest text in tokens, special tokens and prompt included.
-    pub max_tokens: u32,
+    /// Longest text in tokens, special tokens and prompt included; none where texts of any length are read.
+    pub max_tokens: Option<u32>,
     /// What the authors recommend and the directory may not say.
     pub advice: Option<String>,
     /// A Python package that contains the same directory.
@@ -180,14 +184,22 @@ impl Entry {
         if self.revision.trim().is_empty() {
             return Some("revision is empty; write a commit, or \"main\"".to_owned());
         }
+        if self.emit.is_empty() {
+            return Some("emit names no kind of vectors".to_owned());
+        }
+        let is_table = self.architecture == Architecture::Static.as_str();
         let counts = [
             ("parameters", self.parameters),
-            ("layers", self.layers.into()),
+            ("layers", if is_table { 1 } else { self.layers.into() }),
             ("dimension", self.dimension.into()),
-            ("max_tokens", self.max_tokens.into()),
+            ("max_tokens", self.max_tokens.map_or(1, u64::from)),
         ];
         counts.iter().find(|(_, count)| *count == 0).map(|(key, _)| format!("{key} must be at least 1"))
     }
+}
+
+fn dense_alone() -> Vec<VectorKind> {
+    vec![VectorKind::Dense]
 }
 
 #[derive(Serialize, Deserialize)]
@@ -236,7 +248,12 @@ mod tests {
     use super::*;
 
     /// A `model_type` each of which this program has layers for.
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 17] = [
+        "static",
+        "new",
+        "gte",
+        "camembert",
+        "albert",
         "bert",
         "xlm-roberta",
         "roberta",
@@ -270,10 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn every_built_in_row_is_pinned_or_on_main_and_of_a_known_architecture() {
+    fn every_built_in_row_is_pinned_and_of_a_known_architecture() {
         for entry in Registry::built_in().entries() {
-            let commit = entry.revision.len() == 40 && entry.revision.bytes().all(|byte| byte.is_ascii_hexdigit());
-            assert!(commit || entry.revision == "main", "{}: {}", entry.name, entry.revision);
+            assert!(entry.is_pinned(), "{}: {}", entry.name, entry.revision);
             assert!(KNOWN.contains(&entry.architecture.as_str()), "{}: {}", entry.name, entry.architecture);
             assert_eq!(entry.file, None, "{}", entry.name);
         }
@@ -333,6 +349,8 @@ mod tests {
         check_error(&ROW.replace("'mine'", "'me/mine'"), 1, "'/'");
         check_error(&ROW.replace("layers = 1", "layers = 0"), 1, "layers must be at least 1");
         check_error(&format!("{ROW}{ROW}"), 10, "mine is there already, for the model mine");
+        check_error(&format!("{ROW}emit = []\n"), 1, "emit");
+        check_error(&format!("{ROW}emit = ['colour']\n"), 10, "colour");
         check_error("models = 1\n", 1, "models");
     }
 

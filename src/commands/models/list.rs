@@ -22,7 +22,7 @@ impl<'a> List<'a> {
 impl Report for List<'_> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut rows = vec![
-            ["name", "architecture", "dimension", "tokens", "parameters", "layers", "hub", "revision", "from"]
+            ["name", "architecture", "gives", "dimension", "tokens", "parameters", "layers", "hub", "revision", "from"]
                 .map(str::to_owned),
         ];
         rows.extend(self.models.iter().map(row));
@@ -30,12 +30,13 @@ impl Report for List<'_> {
     }
 }
 
-fn row(entry: &Entry) -> [String; 9] {
+fn row(entry: &Entry) -> [String; 10] {
     [
         entry.name.clone(),
         entry.architecture.clone(),
+        kinds(entry),
         entry.dimension.to_string(),
-        entry.max_tokens.to_string(),
+        limit(entry),
         count(entry.parameters),
         entry.layers.to_string(),
         entry.hub.clone(),
@@ -43,6 +44,16 @@ fn row(entry: &Entry) -> [String; 9] {
         if entry.is_pinned() { entry.revision.chars().take(12).collect() } else { entry.revision_in_words() },
         entry.file.as_ref().map_or_else(|| "built in".to_owned(), |file| file.display().to_string()),
     ]
+}
+
+/// The kinds of vectors, first the one that the model is for.
+pub(super) fn kinds(entry: &Entry) -> String {
+    entry.emit.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The longest text.
+pub(super) fn limit(entry: &Entry) -> String {
+    entry.max_tokens.map_or_else(|| "any".to_owned(), |tokens| tokens.to_string())
 }
 
 /// `22.7 M`

@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 use super::{Report, inside};
 use crate::model::registry::{Entry, Registry};
 use crate::model::source::{ModelFiles, Provenance};
-use crate::model::spec::ModelSpec;
+use crate::model::spec::{ModelSpec, TextRole};
 use crate::model::weights::Weights;
 
 /// What `models pull` says.
@@ -65,6 +65,9 @@ fn described(repository: &str, directory: &Path) -> Option<Entry> {
     let parameters = Weights::of(&spec, &[spec.default_kind]).ok()?.numbers();
     let layers = ["num_hidden_layers", "n_layers", "n_layer", "num_layers"];
     let layers = layers.iter().find_map(|key| spec.config.get(*key)?.as_u64()).and_then(|it| u32::try_from(it).ok());
+    let widths = spec.widths();
+    let mut emit = vec![spec.default_kind];
+    emit.extend(widths.kinds().filter(|kind| *kind != spec.default_kind));
     Some(Entry {
         name: repository.rsplit('/').next().unwrap_or(repository).to_owned(),
         aliases: Vec::new(),
@@ -72,10 +75,11 @@ fn described(repository: &str, directory: &Path) -> Option<Entry> {
         revision: "main".to_owned(),
         architecture: spec.architecture.as_str().to_owned(),
         parameters,
-        // A table of vectors has none; a row has at least one.
-        layers: layers.unwrap_or(1),
-        dimension: u32::try_from(spec.dimension).ok()?,
-        max_tokens: u32::try_from(spec.max_length).ok()?,
+        // A table of vectors has none.
+        layers: layers.unwrap_or(0),
+        emit,
+        dimension: u32::try_from(widths.of(spec.default_kind)?).ok()?,
+        max_tokens: Some(u32::try_from(spec.longest(TextRole::Document)).ok()?),
         advice: None,
         package: None,
         file: None,

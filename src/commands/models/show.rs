@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::list::count;
+use super::list::{count, kinds, limit};
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
 use crate::domain::{VectorKind, Widths};
@@ -155,8 +155,9 @@ fn write_row(row: &Entry, out: &mut dyn Write) -> io::Result<()> {
     }
     let layers = format!("{}, {} layers, {} parameters", row.architecture, row.layers, count(row.parameters));
     lines.push(("architecture", layers));
+    lines.push(("gives", kinds(row)));
     lines.push(("dimension", row.dimension.to_string()));
-    lines.push(("longest text", format!("{} tokens", row.max_tokens)));
+    lines.push(("longest text", format!("{} tokens", limit(row))));
     lines.extend(row.package.as_ref().map(|package| ("package", format!("{} {}", package.name, package.version))));
     lines.extend(row.advice.clone().map(|advice| ("advice", advice)));
     write_lines(&lines, out)
