@@ -22,8 +22,8 @@ impl Directory {
         directory.json("config.json", &json!({"model_type": "bert", "hidden_size": 8, "max_position_embeddings": 64}));
         directory.modules(&["Transformer", "Pooling", "Normalize"]);
         directory.json("1_Pooling/config.json", &json!({"pooling_mode_mean_tokens": true}));
-        let model = json!({"type": "WordPiece", "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}});
-        directory.json("tokenizer.json", &json!({"model": model}));
+        let normalizer = json!({"type": "BertNormalizer", "lowercase": true});
+        directory.json("tokenizer.json", &json!({"normalizer": normalizer}));
         directory.write("model.safetensors", "");
         directory
     }

@@ -163,6 +163,8 @@ impl TokenizerFiles {
             Some(model) => parse(model.get().as_bytes(), &path)?,
             None => FileModel::default(),
         };
+        // Without a vocabulary nothing can be built; whoever builds it says so.
+        let class = model.vocab.map_or(Class::AsItIs, |_| class);
         let padding = file.padding.as_ref().and_then(|padding| padding["pad_token"].as_str());
         let tokens = tokens(class, beside, file.added_tokens.as_deref(), padding)
             .map_err(|what| SpecError::invalid(&path.with_file_name("tokenizer_config.json"), what))?;
