@@ -157,7 +157,7 @@ impl Tokenizer {
     }
 
     fn filled_up(&self, mut sequence: TokenSeq) -> TokenSeq {
-        let Some(Expansion { token, length, seen }) = self.expansion else { return sequence };
+        let Some(Expansion { token, length, seen, .. }) = self.expansion else { return sequence };
         let missing = length.saturating_sub(sequence.ids.len());
         sequence.ids.extend(std::iter::repeat_n(token, missing));
         sequence.unseen = if seen { 0 } else { u32::try_from(missing).unwrap_or(u32::MAX) };

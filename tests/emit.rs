@@ -151,9 +151,15 @@ fn members_without_dense_vectors_are_not_fused_and_turns_make_no_difference() {
 
 #[test]
 fn commands_about_models_know_all_kinds() {
-    for model in
-        ["splade-mlm", "splade-modernbert", "splade-router", "colbert-pylate", "colbert-stanford", "xlmr-bin-heads"]
-    {
+    for model in [
+        "splade-mlm",
+        "splade-modernbert",
+        "splade-router",
+        "colbert-pylate",
+        "colbert-modernbert",
+        "colbert-stanford",
+        "xlmr-bin-heads",
+    ] {
         let directory = format!("{MODELS}/{model}");
         let finished = Program::bare().arguments(&["models", "verify", &directory, "--json"]).run();
         assert_eq!(finished.exit_code, 0, "{model}: {}", finished.stderr);

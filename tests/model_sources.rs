@@ -238,7 +238,7 @@ fn a_hub_that_cannot_be_reached_is_given_up_soon_and_the_package_is_asked() {
         let message = result.as_ref().unwrap_err().to_string();
         let errors = tried(result);
         let [
-            AttemptError::Hub(HubError::Unreachable { .. }),
+            AttemptError::Hub(HubError::Unreachable { .. } | HubError::Busy { .. }),
             AttemptError::NotCached,
             AttemptError::Package(PackageError::NoPip { .. }),
         ] = &errors[..]
@@ -265,7 +265,7 @@ fn an_error_page_is_never_taken_for_a_file() {
     let hub = Hub::serving("bert-minilm").with(Fault::status("model.safetensors", 503, usize::MAX));
     let machine = Machine::new();
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
-    assert!(matches!(&errors[0], AttemptError::Hub(HubError::Unreachable { .. })), "{errors:?}");
+    assert!(matches!(&errors[0], AttemptError::Hub(HubError::Busy { status: 503, .. })), "{errors:?}");
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Offline, &[]));
     assert!(matches!(errors[1], AttemptError::NotCached), "{errors:?}");
 }
@@ -290,7 +290,7 @@ fn a_repository_without_weights_is_refused_before_anything_is_fetched() {
     let (machine, hub) =
         (Machine::new(), Hub::serving("bert-minilm").without("model.safetensors").without("pytorch_model.bin"));
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
-    assert!(matches!(&errors[..], [AttemptError::Hub(HubError::NoWeights)]), "{errors:?}");
+    assert!(matches!(&errors[..], [AttemptError::Hub(HubError::NoWeights { is_adapter: false })]), "{errors:?}");
     assert!(!machine.repository().exists());
 }
 

@@ -204,6 +204,16 @@ fn a_token_that_was_stored_at_login_is_used() {
 }
 
 #[test]
+fn a_token_from_the_environment_needs_not_be_clean_nor_have_the_newer_name() {
+    for (name, token) in [("HF_TOKEN", " hf_copied\n"), ("HUGGING_FACE_HUB_TOKEN", "hf_copied")] {
+        let (home, hub) = (Home::new(), Hub::serving("bert-minilm"));
+        let program = home.program(&hub.endpoint()).arguments(&["models", "pull", REPOSITORY]);
+        check_whole(&home, &hub, &program.variable(name, token).run());
+        assert!(hub.requests().iter().all(|request| request.headers["authorization"] == "bearer hf_copied"));
+    }
+}
+
+#[test]
 fn progress_of_a_slow_file_is_told_in_lines() {
     let slow = Fault::Slow { path: WEIGHTS, bytes_per_second: 28_000 };
     let (home, hub) = (Home::new(), Hub::serving("bert-minilm").with(slow));

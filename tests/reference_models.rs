@@ -224,6 +224,7 @@ fn the_three_heads_of_a_bge_m3_are_true_to_their_reference() {
 #[test]
 fn colberts_of_both_layouts_are_true_to_their_references() {
     check("colbert-pylate");
+    check("colbert-modernbert");
     check("colbert-stanford");
 }
 

@@ -20,6 +20,7 @@ use crate::embedder::{ModelError, ModelFault, find_files};
 use crate::exit;
 use crate::model::registry::{Registry, RegistryError};
 use crate::model::source::{Attempt, AttemptError, ExportError, ModelFiles, SourceError};
+use crate::model::spec::ModelSpec;
 use crate::telemetry::event::Observers;
 use crate::telemetry::{Log, Plain, Progress};
 
@@ -104,7 +105,12 @@ pub(super) fn run(command: ModelsCommand, environment: &Environment, out: &mut d
     };
     match verb {
         Verb::Show => write(&show::Shown::new(&name, &resolved, &registry)?, json, out),
-        Verb::Pull => write(&pull::Pulled::new(fetched(&name, &resolved, &registry)?, &registry), json, out),
+        Verb::Pull => {
+            let files = fetched(&name, &resolved, &registry)?;
+            // What was here already may be of a kind that embedding refuses.
+            ModelSpec::read(&files.directory).map_err(|error| ModelsError::of_model(&name, error))?;
+            write(&pull::Pulled::new(files, &registry), json, out);
+        }
         Verb::Export { to, overwrite } => {
             let files = fetched(&name, &resolved, &registry)?;
             write(&export::Exported::new(files, &to, overwrite)?, json, out);

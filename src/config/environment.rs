@@ -19,6 +19,8 @@ pub enum Kind {
     Switch,
     /// Separated by white space or commas.
     List,
+    /// Text without the white space that copying leaves around it; nothing else is nothing.
+    Token,
 }
 
 /// One variable and the setting that it gives.
@@ -87,13 +89,16 @@ pub const VARIABLES: &[Variable] = &[
     variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
     variable("EMBEDDER_INCREMENTAL", "incremental", Kind::Switch),
     variable("EMBEDDER_CACHE_DIR", "cache_dir", Kind::Text),
+    variable("TRANSFORMERS_OFFLINE", "offline", Kind::Switch),
     variable("HF_HUB_OFFLINE", "offline", Kind::Switch),
     variable("EMBEDDER_OFFLINE", "offline", Kind::Switch),
     variable("HF_HOME", "hf_cache_dir", Kind::Text),
     variable("EMBEDDER_HF_CACHE_DIR", "hf_cache_dir", Kind::Text),
+    variable("HUGGINGFACE_HUB_CACHE", "hf_hub_cache", Kind::Text),
     variable("HF_HUB_CACHE", "hf_hub_cache", Kind::Text),
     variable("HF_ENDPOINT", "hf_endpoint", Kind::Text),
-    variable("HF_TOKEN", "hf_token", Kind::Text),
+    variable("HUGGING_FACE_HUB_TOKEN", "hf_token", Kind::Token),
+    variable("HF_TOKEN", "hf_token", Kind::Token),
     variable("EMBEDDER_RUN_ID", "run_id", Kind::Text),
     variable("EMBEDDER_MAX_DURATION", "max_duration", Kind::Text),
     variable("EMBEDDER_PROGRESS", "progress", Kind::Text),
@@ -261,7 +266,8 @@ impl Environment {
         }
         let mut values = Vec::new();
         for variable in VARIABLES {
-            if let Some(text) = self.get(variable.name)? {
+            let text = self.get(variable.name)?;
+            if let Some(text) = text.filter(|text| variable.kind != Kind::Token || !text.trim().is_empty()) {
                 let value = variable.kind.read(text).map_err(|expected| EnvironmentError::Unreadable {
                     name: variable.name.to_owned(),
                     value: text.to_owned(),
@@ -278,6 +284,7 @@ impl Kind {
     fn read(self, text: &str) -> Result<Value, &'static str> {
         match self {
             Self::Text => Ok(Value::from(text)),
+            Self::Token => Ok(Value::from(text.replace(['\r', '\n'], "").trim())),
             Self::Number => {
                 text.trim().parse::<u64>().map(Value::from).map_err(|_| "a whole number that is not negative")
             }
@@ -331,6 +338,24 @@ mod tests {
             &[("EMBEDDER_FORCE_CPU", "maybe")],
             "environment variable EMBEDDER_FORCE_CPU=\"maybe\": expected 1, true, yes or on; or 0, false, no or off",
         );
+    }
+
+    #[test]
+    fn a_token_is_what_is_left_without_white_space_and_the_newer_name_goes_first() {
+        let tokens = |variables: &[(&str, &str)]| {
+            let values = environment(variables).values().unwrap();
+            values.into_iter().map(|(_, value)| value.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(tokens(&[("HF_TOKEN", " hf_abc\r\n")]), ["hf_abc"]);
+        assert_eq!(tokens(&[("HF_TOKEN", "hf_new"), ("HUGGING_FACE_HUB_TOKEN", "hf_old\n")]), ["hf_old", "hf_new"]);
+        assert_eq!(tokens(&[("HF_TOKEN", " \n"), ("HUGGING_FACE_HUB_TOKEN", "hf_old")]), ["hf_old"]);
+    }
+
+    #[test]
+    fn the_hubs_own_switch_goes_before_that_of_transformers() {
+        let variables = environment(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]);
+        let switches: Vec<Value> = variables.values().unwrap().into_iter().map(|(_, value)| value).collect();
+        assert_eq!(switches, [Value::from(true), Value::from(false)], "the later one counts");
     }
 
     #[test]

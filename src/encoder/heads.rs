@@ -210,6 +210,7 @@ impl<B: Backend> Multi<B> {
     ) -> Result<Self, LoadError> {
         let skipped = match role {
             TextRole::Document => head.skipped.clone(),
+            TextRole::Query if head.skips_in_queries => head.skipped.clone(),
             TextRole::Query => Vec::new(),
         };
         let mut steps = dense::read(&head.steps, VectorKind::Multi, weights)?.into_iter();

@@ -199,10 +199,9 @@ impl Fuser<'_> {
             record.status = RowStatus::Failed;
             record.error = Some(reason.clone());
         }
-        if record.status.has_vector() {
-            record.tokens = tokens.unwrap_or_default();
-        } else {
-            (record.tokens, record.tokens_truncated) = (0, 0);
+        record.tokens = tokens.unwrap_or_default();
+        if !record.status.has_vector() {
+            record.tokens_truncated = 0;
         }
         Ok(fault)
     }

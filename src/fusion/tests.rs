@@ -52,8 +52,7 @@ fn check(outputs: &[Output], order: &Order, normalized: &[f64], statuses: &[RowS
             }
             if let Some(states) = &shard.states {
                 let primary = outputs[0].record(row);
-                let tokens = if statuses[row].has_vector() { primary.tokens } else { 0 };
-                let (state, text) = (states[index], primary.text_sha256);
+                let (state, text, tokens) = (states[index], primary.text_sha256, primary.tokens);
                 assert_eq!((state.status, state.tokens, state.text_sha256), (statuses[row], tokens, text), "row {row}");
             }
         }
@@ -144,7 +143,7 @@ fn a_mean_that_cancels_out_is_a_failed_row_with_its_reason() {
     let shard = &read(root.path(), &manifest)[1];
     assert!(shard.vectors[4..8].iter().all(|component| component.is_nan()));
     let state = shard.states.as_ref().unwrap()[1];
-    assert_eq!((state.status, state.tokens), (Failed, 0));
+    assert_eq!((state.status, state.tokens), (Failed, 405), "they are those of the first member");
 
     // The report of a concatenation of the same members has no such row.
     let concatenation = Order { existing: Existing::Overwrite, ..order(Method::Concat, &outputs) };

@@ -3,7 +3,7 @@
 //! It exists so that nobody has to type a repository and a revision, and so that a plan can be made before a download.
 //! It never says how a model computes; the model's own directory does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -220,6 +220,7 @@ fn rows(text: &str, path: &Path) -> Result<Vec<Entry>, RegistryError> {
         invalid(error.span().map_or(0, |span| span.start), error.message().trim().replace('\n', ", "))
     })?;
     let mut seen: HashMap<String, String> = HashMap::new();
+    let mut repositories: HashSet<(String, String)> = HashSet::new();
     let mut entries = Vec::with_capacity(file.model.len());
     for row in file.model {
         let start = row.span().start;
@@ -227,10 +228,17 @@ fn rows(text: &str, path: &Path) -> Result<Vec<Entry>, RegistryError> {
         if let Some(fault) = entry.fault() {
             return Err(invalid(start, fault));
         }
-        for name in entry.names() {
+        // Of one repository there may be rows for several revisions; the id alone means the first of them.
+        let repository = entry.hub.to_ascii_lowercase();
+        let first = seen.get(&repository).cloned();
+        for name in entry.names().filter(|name| first.is_none() || *name != entry.hub) {
             if let Some(other) = seen.insert(name.to_ascii_lowercase(), entry.name.clone()) {
                 return Err(invalid(start, format!("{name} is there already, for the model {other}")));
             }
+        }
+        if !repositories.insert((repository, entry.revision.clone())) {
+            let what = format!("{} at {} is there already; give that row more aliases", entry.hub, entry.revision);
+            return Err(invalid(start, what));
         }
         entries.push(entry);
     }
@@ -352,6 +360,19 @@ mod tests {
         check_error(&format!("{ROW}emit = []\n"), 1, "emit");
         check_error(&format!("{ROW}emit = ['colour']\n"), 10, "colour");
         check_error("models = 1\n", 1, "models");
+        let same = ROW.replace("'mine'", "'yours'");
+        check_error(&format!("{ROW}{same}"), 10, "is there already; give that row more aliases");
+    }
+
+    #[test]
+    fn a_repository_has_as_many_rows_as_revisions_and_its_id_means_the_first() {
+        let revision = ROW.lines().find(|line| line.starts_with("revision")).unwrap();
+        let other = ROW.replace("'mine'", "'older'").replace(revision, "revision = 'v1'");
+        let file = file(&format!("{ROW}{other}"));
+        let registry = Registry::with_file(Some(file.path())).unwrap();
+        let found = |name: &str| registry.find(name).map(|entry| (entry.name.as_str(), entry.revision == "v1"));
+        assert_eq!(found("older"), Some(("older", true)));
+        assert_eq!((found("mine"), found("me/mine")), (Some(("mine", false)), Some(("mine", false))));
     }
 
     #[test]

@@ -128,10 +128,11 @@ fn described_sparse(head: &SparseHead) -> String {
 
 /// Likewise.
 fn described_multi(head: &MultiHead) -> String {
-    let MultiHead { steps, left_out, skipped, markers, expansion, .. } = head;
+    let MultiHead { steps, left_out, skipped, skips_in_queries, markers, expansion, .. } = head;
     let steps: Vec<String> = steps.iter().map(described).collect();
     let expansion = expansion.map(|expansion| (expansion.token, expansion.length, expansion.seen));
-    format!("{steps:?} {left_out} {skipped:?} {markers:?} {expansion:?}")
+    let in_queries = if *skips_in_queries { " in queries" } else { "" };
+    format!("{steps:?} {left_out} {skipped:?}{in_queries} {markers:?} {expansion:?}")
 }
 
 struct Fields(DigestWriter<io::Sink>);

@@ -84,10 +84,141 @@ fn what_never_works_is_given_up_and_what_came_is_kept() {
     let home = Home::new();
     let run = home.pull(&hub);
     assert_eq!(run.exit_code, 5, "{}", run.stderr);
-    assert!(run.stderr.contains("could not be reached") && run.stderr.contains("answer 503"), "{}", run.stderr);
+    let parts = ["does not serve now", "answer 503", "try again later"];
+    parts.iter().for_each(|part| assert!(run.stderr.contains(part), "{part}: {}", run.stderr));
+    assert!(!run.stderr.contains("could not be reached"), "{}", run.stderr);
     // Counted from the attempt that brought something.
     assert_eq!(hub.requests_for(WEIGHTS).len(), 5);
     hub.recover();
     check_whole(&home, &hub, &home.pull(&hub));
     assert_eq!(hub.served(WEIGHTS), size_of_weights());
+}
+
+#[test]
+fn a_file_that_is_shorter_than_it_should_be_is_given_up_though_nothing_says_how_long_it_is() {
+    let (home, hub) =
+        (Home::new(), Hub::serving("bert-minilm").with(Fault::Unmeasured { path: "tokenizer.json", by: 7 }));
+    let run = home.pull(&hub);
+    assert_eq!(run.exit_code, 5, "{}", run.stderr);
+    assert!(run.stderr.contains("tokenizer.json arrived broken"), "{}", run.stderr);
+    // To its end, on from there, once more from the beginning, on from there.
+    assert_eq!(hub.requests_for("tokenizer.json").len(), 4);
+}
+
+#[test]
+fn a_server_that_begins_anew_and_never_gets_further_is_given_up() {
+    let after = [4000, 3000, 2000, 3900, 1000, 4000, 500, 5000, 100].to_vec();
+    let (home, hub) = (Home::new(), Hub::serving("bert-minilm").with(Fault::Restless { path: WEIGHTS, after }));
+    let run = home.pull(&hub);
+    assert_eq!(run.exit_code, 5, "{}", run.stderr);
+    assert_eq!(hub.requests_for(WEIGHTS).len(), 5, "only the first one brought something");
+    // One that gets a little further each time is not.
+    let after: Vec<usize> = (1..9).map(|step| step * 1000).collect();
+    let (home, hub) = (Home::new(), Hub::serving("bert-minilm").with(Fault::Restless { path: WEIGHTS, after }));
+    check_whole(&home, &hub, &home.pull(&hub));
+}
+
+#[test]
+fn a_hub_that_is_busy_for_long_says_for_how_long() {
+    let headers = vec![("Retry-After", "3600".to_owned())];
+    let busy = Fault::Status { path: "revision/main", status: 429, times: usize::MAX, headers };
+    let (home, hub) = (Home::new(), Hub::serving("bert-minilm").with(busy));
+    let run = home.pull(&hub);
+    assert_eq!(run.exit_code, 5, "{}", run.stderr);
+    let parts = ["has been asked too often; it asks to wait for 1h", "answer 429", "try again in 1h", "HF_TOKEN"];
+    parts.iter().for_each(|part| assert!(run.stderr.contains(part), "{part}: {}", run.stderr));
+    assert!(!run.stderr.contains("could not be reached") && hub.requests().len() == 1, "{}", run.stderr);
+}
+
+#[test]
+fn a_model_that_cannot_be_used_is_refused_before_its_weights_are_fetched() {
+    for (file, text, expected) in [
+        ("config.json", r#"{"model_type": "xlnet", "hidden_size": 32}"#, "config.json: "),
+        ("adapter_config.json", "{}", "adapter_config.json: an adapter is not supported"),
+    ] {
+        let (home, hub) = (Home::new(), Hub::serving("bert-minilm"));
+        hub.put(file, text.into());
+        for run in [home.pull(&hub), home.embed(&hub.endpoint(), "out", &["--model", REPOSITORY])] {
+            assert_eq!(run.exit_code, 5, "{}\n{}", run.stdout, run.stderr);
+            for part in [expected, "not supported", REPOSITORY, "whose weights were not fetched"] {
+                assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+            }
+            assert!(!run.stderr.contains("check-"), "{}", run.stderr);
+        }
+        assert_eq!(hub.requests_for(WEIGHTS).len(), 0);
+        let left = std::fs::read_dir(home.path("embed-collections")).into_iter().flatten();
+        assert!(!left.flatten().any(|entry| entry.file_name().to_str().unwrap().starts_with("check")));
+    }
+}
+
+#[test]
+fn a_repository_with_an_adapter_alone_is_named_so() {
+    let hub = Hub::serving("bert-minilm").without(WEIGHTS).without("pytorch_model.bin");
+    hub.put("adapter_config.json", b"{}".to_vec());
+    hub.put("adapter_model.safetensors", vec![1; 10]);
+    let run = Home::new().pull(&hub);
+    assert_eq!(run.exit_code, 5, "{}", run.stderr);
+    assert!(run.stderr.contains("it is an adapter for another model"), "{}", run.stderr);
+}
+
+#[test]
+fn an_endpoint_that_is_no_address_is_named_with_what_one_is() {
+    for endpoint in ["huggingface.co", "localhost:8080", "ftp://hub.example"] {
+        let run = Home::new().program(endpoint).arguments(&["models", "pull", REPOSITORY]).run();
+        assert_eq!(run.exit_code, 5, "{}", run.stderr);
+        let named = format!("HF_ENDPOINT is {endpoint:?}");
+        for part in [&named, "begins with https://"] {
+            assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_mirror_without_lists_is_asked_about_each_file() {
+    let (home, hub) = (Home::new(), Hub::serving("bert-minilm").with(Fault::status("recursive=true", 404, usize::MAX)));
+    check_whole(&home, &hub, &home.pull(&hub));
+    assert!(hub.requests_for(WEIGHTS).iter().any(|request| request.method == "HEAD"));
+    assert_eq!(hub.served(WEIGHTS), size_of_weights());
+}
+
+#[test]
+fn modules_may_be_in_directories_of_any_name() {
+    let hub = Hub::serving("bert-minilm").without("1_Pooling/config.json");
+    let file = |name: &str| std::fs::read(std::path::Path::new(crate::program::TINY_MODEL).join(name)).unwrap();
+    let modules = String::from_utf8(file("modules.json")).unwrap().replace("1_Pooling", "pool");
+    hub.put("modules.json", modules.into());
+    hub.put("pool/config.json", file("1_Pooling/config.json"));
+    let home = Home::new();
+    check_whole(&home, &hub, &home.pull(&hub));
+    let run = home.embed(&hub.endpoint(), "out", &["--model", REPOSITORY]);
+    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+}
+
+#[test]
+fn what_cannot_be_kept_in_mind_is_said_and_the_model_is_used() {
+    let (home, hub) = (Home::new(), Hub::serving("bert-minilm"));
+    std::fs::write(home.path("embed-collections"), "no directory").unwrap();
+    let run = home.pull(&hub);
+    assert_eq!(run.exit_code, 0, "{}\n{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("the hub will be asked again next time"), "{}", run.stdout);
+    // Whoever wrote the cache wrote what the revision is; nobody else can write there.
+    let refs = home.repository().join("refs");
+    let hidden = home.path("refs");
+    std::fs::rename(&refs, &hidden).unwrap();
+    std::fs::write(&refs, "no directory").unwrap();
+    let run = home.pull(&hub);
+    assert_eq!(run.exit_code, 0, "{}\n{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("nothing here tells what main is"), "{}", run.stdout);
+    assert_eq!(hub.served(WEIGHTS), size_of_weights());
+}
+
+#[test]
+fn a_pull_of_what_is_here_and_cannot_be_used_says_so() {
+    let (home, hub) = (Home::new(), Hub::empty());
+    let directory = home.path("xlnet");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("config.json"), r#"{"model_type": "xlnet", "d_model": 32}"#).unwrap();
+    let run = home.models(&hub, &["pull", directory.to_str().unwrap()]);
+    assert_eq!(run.exit_code, 5, "{}", run.stdout);
+    assert!(run.stderr.contains("xlnet") && run.stderr.contains("not supported"), "{}", run.stderr);
 }

@@ -30,6 +30,10 @@ pub enum Fault {
     Cut { path: &'static str, after: usize, times: usize },
     /// The file is shorter, and says so.
     Short { path: &'static str, by: usize },
+    /// The file is shorter, and nothing says how long it is.
+    Unmeasured { path: &'static str, by: usize },
+    /// Always the whole file, and the connection ends after each of these numbers of bytes in turn.
+    Restless { path: &'static str, after: Vec<usize> },
     /// One byte is another.
     Twisted { path: &'static str },
     /// So many bytes a second.
@@ -189,6 +193,9 @@ impl State {
             _ => {}
         }
         let path = request.path.split('?').next().unwrap_or_default();
+        if request.method == "HEAD" {
+            return self.describe(stream, path);
+        }
         match self.body(path) {
             Some(body) => self.serve(stream, &request, body, fault.as_ref()),
             None => respond(stream, 404, &[("X-Error-Code", "RepoNotFound".to_owned())], b"{}"),
@@ -197,14 +204,23 @@ impl State {
 
     /// The first fault that is not used up, and that bears on the path.
     fn fault_of(&self, path: &str) -> Option<Fault> {
+        let found_path = path;
         self.faults.lock().unwrap().iter_mut().find_map(|fault| {
             let found = fault.clone();
             let (end, times) = match fault {
                 Fault::Status { path, times, .. } | Fault::Cut { path, times, .. } => (*path, Some(times)),
                 Fault::Redirect { path, .. }
                 | Fault::Short { path, .. }
+                | Fault::Unmeasured { path, .. }
                 | Fault::Twisted { path }
                 | Fault::Slow { path, .. } => (*path, None),
+                Fault::Restless { path, after } => {
+                    if !found_path.ends_with(*path) || after.is_empty() {
+                        return None;
+                    }
+                    after.remove(0);
+                    return Some(found);
+                }
                 Fault::NoRanges | Fault::LoginPage => ("", None),
             };
             if !path.ends_with(end) {
@@ -224,7 +240,8 @@ impl State {
         let files = self.files.lock().unwrap();
         if let Some(rest) = path.strip_prefix(&format!("/api/models/{REPOSITORY}/")) {
             let body = if rest.starts_with("revision/") {
-                json!({"id": REPOSITORY, "sha": COMMIT})
+                let siblings: Vec<_> = files.keys().map(|name| json!({"rfilename": name})).collect();
+                json!({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings})
             } else {
                 files.iter().map(|(path, bytes)| entry(path, bytes)).collect()
             };
@@ -233,6 +250,23 @@ impl State {
         let resolved = format!("/{REPOSITORY}/resolve/{COMMIT}/");
         let name = path.strip_prefix(&resolved).or_else(|| path.strip_prefix("/elsewhere/"))?;
         files.get(name).cloned()
+    }
+
+    /// What a file is without its bytes; large ones are elsewhere.
+    fn describe(&self, stream: &mut TcpStream, path: &str) -> std::io::Result<()> {
+        let Some(bytes) = self.body(path) else { return respond(stream, 404, &[], b"") };
+        let entry = entry(path, &bytes);
+        let quoted = |text: &serde_json::Value| format!("{:?}", text.as_str().unwrap_or_default());
+        match entry.get("lfs") {
+            None => write_head(stream, 200, &[("ETag", quoted(&entry["oid"]))], bytes.len())?,
+            Some(large) => {
+                let (tag, size) = (quoted(&large["oid"]), bytes.len().to_string());
+                let location = "http://elsewhere.invalid/large".to_owned();
+                let headers = [("X-Linked-Etag", tag), ("X-Linked-Size", size), ("Location", location)];
+                write_head(stream, 302, &headers, 0)?;
+            }
+        }
+        stream.shutdown(Shutdown::Write)
     }
 
     fn serve(
@@ -244,22 +278,30 @@ impl State {
     ) -> std::io::Result<()> {
         let total = body.len();
         match fault {
-            Some(Fault::Short { by, .. }) => body.truncate(total - by),
+            Some(Fault::Short { by, .. } | Fault::Unmeasured { by, .. }) => body.truncate(total - by),
             Some(Fault::Twisted { .. }) => *body.last_mut().unwrap() ^= 1,
             _ => {}
         }
-        let range = request.headers.get("range").filter(|_| !matches!(fault, Some(Fault::NoRanges)));
+        let knows_ranges = !matches!(fault, Some(Fault::NoRanges | Fault::Restless { .. }));
+        let range = request.headers.get("range").filter(|_| knows_ranges);
         let start = range.map_or(0, |range| range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap());
-        if start >= total && start > 0 {
+        if start >= body.len() && start > 0 {
             return respond(stream, 416, &[], b"");
         }
         let status = if range.is_some() { 206 } else { 200 };
         let place = format!("bytes {start}-{}/{total}", total - 1);
         let headers: &[_] = if range.is_some() { &[("Content-Range", place)] } else { &[] };
         let body = &body[start..];
-        write_head(stream, status, headers, body.len())?;
+        if matches!(fault, Some(Fault::Unmeasured { .. })) {
+            stream.write_all(format!("HTTP/1.1 {status} x\r\nConnection: close\r\n").as_bytes())?;
+            headers.iter().try_for_each(|(name, value)| stream.write_all(format!("{name}: {value}\r\n").as_bytes()))?;
+            stream.write_all(b"\r\n")?;
+        } else {
+            write_head(stream, status, headers, body.len())?;
+        }
         let sent = match fault {
             Some(Fault::Cut { after, .. }) => &body[..body.len().min(*after)],
+            Some(Fault::Restless { after, .. }) => &body[..body.len().min(after[0])],
             _ => body,
         };
         let piece = match fault {

@@ -26,15 +26,25 @@ pub enum SourceError {
     },
     /// The name is neither a directory, nor in the registry, nor a hub id.
     #[error(
-        "{name:?} is no directory, no hub id (owner/name) and none of the known models{}; `embed-collections models list` \
-         lists them",
-        did_you_mean(similar)
+        "{name:?} is no directory, no hub id (owner/name) and none of the known models{}; {}",
+        did_you_mean(similar),
+        meant.as_ref().map_or_else(|| "`embed-collections models list` lists them".to_owned(), ToString::to_string)
     )]
     UnknownName {
         /// The name.
         name: String,
         /// Known names that are like it.
         similar: Vec<String>,
+        /// What the name says otherwise than a name does.
+        meant: Option<Meant>,
+    },
+    /// The model is on the hub, and asks for what is not there. Its weights were not fetched.
+    #[error("{what} (in {repository} on the hub, whose weights were not fetched)")]
+    Unusable {
+        /// `owner/name`.
+        repository: String,
+        /// What it asks for, and in which file.
+        what: String,
     },
     /// The model is not on this machine and could not be fetched.
     #[error("the model {name} is not on this machine and could not be fetched{}; {ways_out}", list(tried))]
@@ -46,6 +56,29 @@ pub enum SourceError {
         /// What the user can do.
         ways_out: String,
     },
+}
+
+/// A repository that was named in another way.
+#[derive(Debug)]
+pub struct Meant {
+    /// `owner/name`.
+    pub repository: String,
+    /// The revision that was named with it, unless it is the usual one.
+    pub revision: Option<String>,
+}
+
+impl fmt::Display for Meant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { repository, revision } = self;
+        match revision {
+            None => write!(f, "pass {repository}"),
+            Some(revision) => write!(
+                f,
+                "a revision stands in a file of models (--models-file), as revision = {revision:?} in a row of {repository}; \
+                 `embed-collections models pull {repository}` prints such a row"
+            ),
+        }
+    }
 }
 
 /// One place that was tried.
@@ -94,6 +127,14 @@ impl AttemptError {
         matches!(self, Self::Hub(error) if error.is_of_a_name())
     }
 
+    /// When the hub may serve again, where it does not now.
+    fn serves_again(&self) -> Option<String> {
+        match self {
+            Self::Hub(error) => error.serves_again(),
+            _ => None,
+        }
+    }
+
     /// Whether the hub gave no answer, so that it may well have the model.
     pub(super) fn is_without_an_answer(&self) -> bool {
         match self {
@@ -127,6 +168,12 @@ impl SourceError {
             };
             ways.push(format!("check the name{}", did_you_mean(&similar)));
             ways.push("set HF_TOKEN to a token of an account that may read it".to_owned());
+        } else if let Some(when) = tried.iter().find_map(|attempt| attempt.error.serves_again()) {
+            ways.push(format!("try again {when}"));
+            ways.push(
+                "set HF_ENDPOINT to another hub, or HF_TOKEN: hubs serve those for longer who say who they are"
+                    .to_owned(),
+            );
         } else if tried.iter().any(|attempt| attempt.error.is_without_an_answer()) {
             ways.push("set HF_ENDPOINT to a hub that can be reached, and HF_TOKEN if it asks who you are".to_owned());
         }

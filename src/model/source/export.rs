@@ -4,12 +4,12 @@
 //! links are followed. All is written under another name, read back, and gets its own name only when it is whole, so
 //! that half a model never stands where a whole one is looked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use walkdir::WalkDir;
 
 use super::{blob_digest, files};
@@ -205,24 +205,12 @@ fn select(directory: &Path) -> Result<Vec<String>, ExportError> {
             sizes.insert(path.replace(std::path::MAIN_SEPARATOR, "/"), entry.metadata().map_or(0, |it| it.len()));
         }
     }
-    let modules = module_directories(directory);
+    let modules = files::module_directories(&directory.join(files::MODULES));
     let selection = files::select_among(&sizes, |path| files::is_wanted_with(path, &modules));
     if !files::has_weights(&selection) {
         return Err(ExportError::NoWeights { directory: directory.to_owned() });
     }
     Ok(selection.into_iter().map(|(path, _)| path).collect())
-}
-
-/// The directories that `modules.json` names, which may be called anything. What is wrong with the file is told by
-/// whoever reads the model.
-fn module_directories(directory: &Path) -> BTreeSet<String> {
-    #[derive(Deserialize)]
-    struct Module {
-        path: String,
-    }
-    let text = fs::read(directory.join("modules.json")).unwrap_or_default();
-    let modules: Vec<Module> = serde_json::from_slice(&text).unwrap_or_default();
-    modules.into_iter().map(|module| module.path.trim_end_matches('/').to_owned()).collect()
 }
 
 /// Copies one file through to the disk and reads it back.

@@ -24,24 +24,49 @@ pub(super) fn is_wanted_with(path: &str, modules: &BTreeSet<String>) -> bool {
     match path.rsplit_once('/') {
         None => is_wanted_name(path),
         Some((directory, name)) => {
-            (is_module_directory(directory) || modules.contains(directory)) && is_wanted_name(name)
+            (is_module_directory(directory) || is_named(directory, modules)) && is_wanted_name(name)
         }
     }
 }
 
+/// A directory of a module, or one below it for a module of a router.
+fn is_named(path: &str, modules: &BTreeSet<String>) -> bool {
+    let is_below = |(directory, name): (&str, &str)| modules.contains(directory) && is_routed(name);
+    modules.contains(path) || path.rsplit_once('/').is_some_and(is_below)
+}
+
+/// What says which directories are a model's.
+pub(super) const MODULES: &str = "modules.json";
+
+/// The directories that `modules.json` names, which may be called anything. What is wrong with the file is told by
+/// whoever reads the model.
+pub(super) fn module_directories(modules: &Path) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Module {
+        path: String,
+    }
+    let text = std::fs::read(modules).unwrap_or_default();
+    let modules: Vec<Module> = serde_json::from_slice(&text).unwrap_or_default();
+    modules.into_iter().map(|module| module.path.trim_end_matches('/').to_owned()).collect()
+}
+
 /// `1_Pooling`, or a router's `document_0_Transformer`, which may be in a directory of the router's own.
 fn is_module_directory(path: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_class = |text: &str| text.starts_with(|first: char| first.is_ascii_uppercase());
     let is_module = |name: &str| name.split_once('_').is_some_and(|(number, _)| is_number(number));
-    let is_routed = |name: &str| {
-        let mut parts = name.rsplitn(3, '_');
-        parts.next().is_some_and(is_class) && parts.next().is_some_and(is_number) && parts.next().is_some()
-    };
     match path.split_once('/') {
         None => is_module(path) || is_routed(path),
         Some((router, routed)) => is_module(router) && is_routed(routed),
     }
+}
+
+fn is_routed(name: &str) -> bool {
+    let is_class = |text: &str| text.starts_with(|first: char| first.is_ascii_uppercase());
+    let mut parts = name.rsplitn(3, '_');
+    parts.next().is_some_and(is_class) && parts.next().is_some_and(is_number) && parts.next().is_some()
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "see above")]
@@ -93,13 +118,13 @@ fn rank(name: &str) -> Option<usize> {
     })
 }
 
-/// The wanted ones among `files`, weights last; of weights that a directory has several times over, safetensors before
-/// those of `PyTorch`, and whole ones before shards.
-pub(super) fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+#[cfg(test)]
+fn select(files: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
     select_among(files, is_wanted)
 }
 
-/// The same with another idea of what is wanted.
+/// The wanted ones among `files`, weights last; of weights that a directory has several times over, safetensors before
+/// those of `PyTorch`, and whole ones before shards.
 pub(super) fn select_among(files: &BTreeMap<String, u64>, is_wanted: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
     let split = |path: &str| path.rfind('/').map_or(0, |slash| slash + 1);
     let mut best: BTreeMap<&str, usize> = BTreeMap::new();

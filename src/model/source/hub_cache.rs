@@ -95,19 +95,24 @@ impl CachedRepository {
         self.cache.join(".locks").join(folder).join(format!("{name}.lock"))
     }
 
-    /// Records that these are all files of a commit, and that the revision is that commit.
-    pub(super) fn record(&self, revision: &str, commit: &str, files: &[(String, u64)]) -> io::Result<()> {
+    /// Records that these are all files of a commit, and that the revision is that commit; returns what could not be
+    /// written, which costs a question the next time and nothing else.
+    pub(super) fn record(&self, revision: &str, commit: &str, files: &[(String, u64)]) -> Vec<String> {
         let record = Record { files: files.iter().cloned().collect(), origin: self.origin(commit) };
-        std::fs::create_dir_all(&self.records)?;
-        record.write(&self.record_path(commit))?;
-        if revision != commit {
+        let path = self.record_path(commit);
+        let recorded = std::fs::create_dir_all(&self.records).and_then(|()| record.write(&path));
+        let recorded = recorded.map_err(|error| {
+            format!("cannot write {}: {error}; the hub will be asked again next time", path.display())
+        });
+        let named = if revision == commit || self.commit(revision).as_deref() == Some(commit) {
+            Ok(())
+        } else {
             let path = self.directory.join("refs").join(revision);
-            let partial = path.with_added_extension(format!("{}.partial", std::process::id()));
-            std::fs::create_dir_all(path.parent().unwrap_or(&self.directory))?;
-            std::fs::write(&partial, commit)?;
-            std::fs::rename(&partial, &path)?;
-        }
-        Ok(())
+            name(&path, commit).map_err(|error| {
+                format!("cannot write {}: {error}; without it, nothing here tells what {revision} is", path.display())
+            })
+        };
+        [recorded, named].into_iter().filter_map(Result::err).collect()
     }
 
     fn origin(&self, commit: &str) -> String {
@@ -126,6 +131,14 @@ impl CachedRepository {
         let commit = std::fs::read_to_string(self.directory.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
+}
+
+/// Writes what a revision is.
+fn name(path: &Path, commit: &str) -> io::Result<()> {
+    let partial = path.with_added_extension(format!("{}.partial", std::process::id()));
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    std::fs::write(&partial, commit)?;
+    std::fs::rename(&partial, path)
 }
 
 /// The digest that a file must have, where the name of what it links to tells: large files in the hub's cache are links to

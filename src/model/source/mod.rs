@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use self::error::{Attempt, AttemptError, SourceError};
+pub use self::error::{Attempt, AttemptError, Meant, SourceError};
 pub use self::export::{Export, ExportError, Exported};
 pub use self::hub::{Answer, HubError};
 use self::hub_cache::CachedRepository;
@@ -192,8 +192,28 @@ fn classify<'run>(name: &str, home: Option<&Path>, registry: &'run Registry) -> 
     };
     match name.split_once('/') {
         Some((owner, rest)) if is_part(owner) && is_part(rest) => Ok(Named::HubId),
-        _ => Err(SourceError::UnknownName { name: name.to_owned(), similar: registry.similar(name) }),
+        _ => {
+            let meant = repository_in(name);
+            Err(SourceError::UnknownName { name: name.to_owned(), similar: registry.similar(name), meant })
+        }
     }
+}
+
+/// What is meant by an address of the hub, or by a revision behind an id.
+fn repository_in(name: &str) -> Option<Meant> {
+    let path = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://"));
+    let path = path.and_then(|address| Some(address.split_once('/')?.1)).or_else(|| name.strip_prefix("hf.co/"));
+    let whole = path.unwrap_or(name).split(['?', '#']).next().unwrap_or_default();
+    let mut parts = whole.split('/');
+    let owner = parts.next().filter(|owner| !owner.is_empty())?;
+    let (name, behind) = match parts.next()?.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (whole.split('/').nth(1)?, None),
+    };
+    let of_address = parts.next().filter(|part| ["tree", "resolve", "blob"].contains(part)).and_then(|_| parts.next());
+    let is_id = !name.is_empty() && (path.is_some() || behind.is_some());
+    let revision = behind.or(of_address).filter(|revision| !revision.is_empty() && *revision != "main");
+    is_id.then(|| Meant { repository: format!("{owner}/{name}"), revision: revision.map(str::to_owned) })
 }
 
 fn local(name: &str, directory: PathBuf, registry: &Registry) -> ModelFiles {
@@ -231,9 +251,9 @@ impl<'run> Wanted<'run> {
     }
 
     fn download<'a>(&'a self, cache: &'a CachedRepository) -> hub::Download<'a> {
-        let SourceRequest { endpoint, token, .. } = *self.request;
+        let SourceRequest { endpoint, token, own_cache, .. } = *self.request;
         let Self { repository, revision, on_event, .. } = *self;
-        hub::Download { repository, revision, endpoint, token, cache, on_event }
+        hub::Download { repository, revision, endpoint, token, cache, own_cache, on_event }
     }
 
     fn find(&self) -> Result<Found, SourceError> {
@@ -254,6 +274,9 @@ impl<'run> Wanted<'run> {
         let mut tried = Vec::new();
         let unreachable = match self.ask_hub(&cache) {
             Ok(found) => return Ok(found),
+            Err(AttemptError::Hub(HubError::Unusable { what })) => {
+                return Err(SourceError::Unusable { repository: self.repository.to_owned(), what });
+            }
             Err(error) => {
                 let unreachable = error.is_without_an_answer();
                 let place = format!("the hub's repository {} at {}", self.repository, self.revision);
@@ -288,8 +311,8 @@ impl<'run> Wanted<'run> {
         if self.request.network == Network::Offline {
             return Err(AttemptError::Offline);
         }
-        let (directory, commit) = hub::download(&self.download(cache))?;
-        Ok((directory, self.hub_provenance(commit, false), Vec::new()))
+        let (directory, commit, notes) = hub::download(&self.download(cache))?;
+        Ok((directory, self.hub_provenance(commit, false), notes))
     }
 
     fn hub_provenance(&self, commit: String, cached: bool) -> Provenance {
@@ -336,6 +359,25 @@ mod tests {
         check("someone/some-model_1.5", "hub");
         for name in ["", "no-such-model", "a/b/c", "a/", "/", "a/..", "a b/c", "a/b?c"] {
             check(name, if name == "/" { "directory /" } else { "unknown" });
+        }
+    }
+
+    #[test]
+    fn an_address_and_a_revision_tell_which_repository_is_meant() {
+        for (name, expected) in [
+            ("https://huggingface.co/owner/tiny", "pass owner/tiny"),
+            ("https://huggingface.co/owner/tiny/tree/main?x=y", "pass owner/tiny"),
+            ("hf.co/owner/tiny", "pass owner/tiny"),
+            ("http://mirror:80/owner/tiny/tree/v1.0", "owner/tiny; `embed-collections models pull owner/tiny` prints"),
+            ("owner/tiny@v1.0", "revision = \"v1.0\""),
+            ("owner/tiny@", "pass owner/tiny"),
+        ] {
+            let message = classify(name, None, Registry::built_in()).unwrap_err().to_string();
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+        for name in ["https://huggingface.co", "a@b", "a/b/c", "a/b?c"] {
+            let message = classify(name, None, Registry::built_in()).unwrap_err().to_string();
+            assert!(!message.contains("pass ") && !message.contains("revision"), "{name}: {message}");
         }
     }
 

@@ -11,6 +11,8 @@ use crate::domain::Fetching;
 /// A model whose small files are here and whose weights are not. Its directory is gone when this is dropped.
 #[derive(Debug)]
 pub struct Peek {
+    /// What is removed.
+    root: PathBuf,
     directory: PathBuf,
     /// The registry's name or the hub id.
     pub name: String,
@@ -30,7 +32,7 @@ impl Peek {
 impl Drop for Peek {
     fn drop(&mut self) {
         // It is small, and in a cache.
-        let _ = fs::remove_dir_all(&self.directory);
+        let _ = fs::remove_dir_all(&self.root);
     }
 }
 
@@ -50,16 +52,19 @@ pub fn peek(request: &SourceRequest<'_>, on_event: &dyn Fn(Fetching)) -> Result<
         let tried = vec![Attempt::new(place(), super::AttemptError::Offline)];
         return Err(SourceError::unavailable(request, entry, tried));
     }
-    let directory = request.own_cache.join(format!("peek-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&directory);
+    let cache = wanted.cache();
+    let root = request.own_cache.join(format!("peek-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&root);
+    // As in the hub's cache: what a model is may be in its name.
+    let folder = cache.directory().file_name().unwrap_or_default();
     let mut peek = Peek {
-        directory,
+        directory: root.join(folder).join("snapshots").join(wanted.revision.replace('/', "-")),
+        root,
         name: entry.map_or(request.name, |entry| &entry.name).to_owned(),
         provenance: Provenance::Local,
         sizes: Vec::new(),
     };
     let failed = |error: HubError| SourceError::unavailable(request, entry, vec![Attempt::new(place(), error)]);
-    let cache = wanted.cache();
     let (commit, sizes) = super::hub::peek(&wanted.download(&cache), &peek.directory).map_err(failed)?;
     (peek.provenance, peek.sizes) = (wanted.hub_provenance(commit, false), sizes);
     Ok(peek)

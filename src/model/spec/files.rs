@@ -100,7 +100,19 @@ pub(super) struct SentenceConfig {
     pub(super) document_length: Option<usize>,
     pub(super) query_length: Option<usize>,
     pub(super) query_expansion: Option<Value>,
+    /// Those of the three that the file has at all, be it as null.
+    pub(super) set: Vec<&'static str>,
 }
+
+impl SentenceConfig {
+    /// Whether the file has one of the keys of a model that gives vectors of tokens.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.set.contains(&key)
+    }
+}
+
+/// What a model that gives vectors of tokens may say of its texts, in this file or, of `PyLate`, in another.
+const OF_TOKENS: [&str; 3] = ["document_length", "query_length", "query_expansion"];
 
 /// What a transformer is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +151,8 @@ fn parse_sentence_config(raw: &Map<String, Value>, task: Task, path: &Path) -> R
         Task::FillMask => ("fill-mask", "logits"),
         Task::Vectors | Task::Tokens => ("feature-extraction", "last_hidden_state"),
     };
-    let mut config = SentenceConfig::default();
+    let set = OF_TOKENS.into_iter().filter(|key| raw.contains_key(*key)).collect();
+    let mut config = SentenceConfig { set, ..SentenceConfig::default() };
     let mut tokenizer_length = None;
     for (key, value) in raw {
         match key.as_str() {
@@ -196,14 +209,50 @@ pub(super) struct LibraryConfig {
     pub(super) default_prompt_name: Option<String>,
     pub(super) similarity_fn_name: Option<String>,
     /// From here on: what `PyLate` says of a `ColBERT` model.
-    pub(super) query_prefix: Option<String>,
-    pub(super) document_prefix: Option<String>,
-    pub(super) query_length: Option<usize>,
-    pub(super) document_length: Option<usize>,
-    pub(super) do_query_expansion: Option<bool>,
-    pub(super) attend_to_expansion_tokens: Option<bool>,
-    pub(super) attend_to_mask_tokens: Option<bool>,
-    pub(super) skiplist_words: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) query_prefix: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) document_prefix: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) query_length: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) document_length: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) query_expansion: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) do_query_expansion: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) attend_to_expansion_tokens: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) attend_to_mask_tokens: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) skiplist_words: Option<Value>,
+}
+
+/// A value that is there; null is one, and means something else than none.
+pub(super) fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+impl LibraryConfig {
+    /// Whether `PyLate` wrote what goes before queries or documents, which it did for `ColBERT` models alone.
+    pub(super) fn has_prefixes(&self) -> bool {
+        self.query_prefix.is_some() || self.document_prefix.is_some()
+    }
+
+    /// Whether there is any of `PyLate`'s keys.
+    pub(super) fn is_of_pylate(&self) -> bool {
+        let more = [
+            &self.query_length,
+            &self.document_length,
+            &self.query_expansion,
+            &self.do_query_expansion,
+            &self.attend_to_expansion_tokens,
+            &self.attend_to_mask_tokens,
+            &self.skiplist_words,
+        ];
+        self.has_prefixes() || more.into_iter().any(Option::is_some)
+    }
 }
 
 /// The kinds of models by the names of sentence-transformers' classes.
@@ -258,7 +307,7 @@ fn length(value: &Value, key: &str, path: &Path) -> Result<u64, SpecError> {
     whole.ok_or_else(|| SpecError::invalid(path, format!("{key} {value} is not a number of tokens above 0")))
 }
 
-fn tokens(value: &Value, key: &str, path: &Path) -> Result<usize, SpecError> {
+pub(super) fn tokens(value: &Value, key: &str, path: &Path) -> Result<usize, SpecError> {
     Ok(usize::try_from(length(value, key, path)?).unwrap_or(usize::MAX))
 }
 

@@ -52,6 +52,8 @@ pub struct MultiHead {
     pub left_out: usize,
     /// Tokens that have none in documents: punctuation.
     pub skipped: Vec<u32>,
+    /// Whether they have none in queries either.
+    pub skips_in_queries: bool,
     /// Prompts that are one token each, whatever the tokenizer makes of their characters.
     pub markers: Vec<String>,
     /// Longest document in tokens, if the model says.
@@ -67,8 +69,10 @@ pub struct MultiHead {
 pub struct Expansion {
     /// The token, as a rule `[MASK]`.
     pub token: u32,
-    /// Tokens of every query.
+    /// Tokens of every query, or of every short one.
     pub length: usize,
+    /// Whether longer queries are cut to that.
+    pub cuts: bool,
     /// Whether other tokens see it.
     pub seen: bool,
 }
@@ -141,6 +145,7 @@ pub(super) fn of_bge_m3(
             dimension: outputs,
             left_out: 1,
             skipped: Vec::new(),
+            skips_in_queries: false,
             markers: Vec::new(),
             document_length: None,
             query_length: None,

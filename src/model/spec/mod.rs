@@ -18,6 +18,7 @@ mod tokenizer;
 mod weight_files;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -96,7 +97,7 @@ impl ModelSpec {
         }
         let library_path = directory.join("config_sentence_transformers.json");
         let library = files::library_config(&library_path)?;
-        let Some(steps) = modules::read(directory, library.model_type.as_deref())? else { return plain(directory) };
+        let Some(steps) = modules::read(directory, &library)? else { return plain(directory) };
         let (mut prompts, default_prompt_name) = prompts(&library, &library_path)?;
         refuse_other_type(&library, &steps.kind, &library_path)?;
         let mut spec = match steps.kind {
@@ -118,11 +119,16 @@ impl ModelSpec {
                 let head = if let Some(mask) = mask {
                     colbert::native(first, after, spec.hidden_size, &sentence, mask)?
                 } else {
-                    let (head, found) = colbert::pylate(first, after, spec.hidden_size, &library, prompts)?;
+                    let library = (&library, &*library_path);
+                    let (head, found) = colbert::pylate(first, after, spec.hidden_size, &sentence, library, prompts)?;
                     prompts = found;
                     head
                 };
-                spec.with_tokens(head)?
+                // The reference library gives every such model both, so that queries can be told from documents.
+                for name in ["query", "document"] {
+                    prompts.entry(name.to_owned()).or_default();
+                }
+                spec.with_tokens(head)
             }
             First::Static => with_table(&steps.first)?,
         };
@@ -174,16 +180,36 @@ impl ModelSpec {
         Ok(Self { sparse, dimension: 0, default_kind: VectorKind::Sparse, ..self })
     }
 
-    fn with_tokens(self, head: MultiHead) -> Result<Self, SpecError> {
-        let path = self.directory.join("config.json");
-        // Elsewhere a token may see only its neighbours, or none that is seen.
-        let full = [Architecture::Bert, Architecture::DistilBert, Architecture::Electra, Architecture::Albert];
-        let full = full.contains(&self.architecture) || self.architecture == Architecture::Roberta;
-        if head.expansion.is_some_and(|expansion| !expansion.seen) && !full {
-            let what = format!("queries filled up with unseen tokens in a {} model", self.architecture.as_str());
-            return Err(SpecError::unsupported(&path, what));
-        }
-        Ok(Self { multi: Some(head), dimension: 0, default_kind: VectorKind::Multi, ..self })
+    fn with_tokens(self, head: MultiHead) -> Self {
+        let spec = Self { multi: Some(head), dimension: 0, default_kind: VectorKind::Multi, ..self };
+        let note = spec.queries_refused().map(|what| {
+            format!(
+                "{}: {what} are not supported, so that it embeds documents and no queries",
+                spec.directory.display()
+            )
+        });
+        let notes = spec.notes.into_iter().chain(note).collect();
+        Self { notes, ..spec }
+    }
+
+    /// What queries are that cannot be embedded: elsewhere, a token may see only its neighbours, or none that is seen.
+    fn queries_refused(&self) -> Option<String> {
+        let expansion = self.multi.as_ref()?.expansion.filter(|expansion| !expansion.seen)?;
+        let all_see_all = match self.architecture {
+            Architecture::Bert
+            | Architecture::DistilBert
+            | Architecture::Electra
+            | Architecture::Albert
+            | Architecture::Roberta => true,
+            Architecture::ModernBert => {
+                let number = |key: &str| self.config.get(key).and_then(Value::as_u64);
+                let window = number("sliding_window").unwrap_or(number("local_attention").unwrap_or(128) / 2);
+                expansion.length as u64 <= window
+            }
+            _ => false,
+        };
+        (!all_see_all)
+            .then(|| format!("queries filled up with unseen tokens in a {} model", self.architecture.as_str()))
     }
 
     /// What the model can give, each kind with its width.
@@ -208,7 +234,10 @@ impl ModelSpec {
         let Some(head) = &self.multi else { return self.max_length };
         let of_role = match role {
             TextRole::Document => head.document_length,
-            TextRole::Query => head.expansion.map(|expansion| expansion.length).or(head.query_length),
+            TextRole::Query => match head.expansion {
+                Some(expansion) if expansion.cuts => Some(expansion.length),
+                _ => head.query_length,
+            },
         };
         of_role.unwrap_or(self.max_length).min(self.positions.unwrap_or(usize::MAX))
     }
@@ -223,6 +252,11 @@ impl ModelSpec {
             && name == "query"
         {
             return Err(SpecError::unsupported(path, format!("the way of queries ({query:?})")));
+        }
+        if let (Some(what), PromptChoice::Named(name)) = (self.queries_refused(), choice)
+            && name == "query"
+        {
+            return Err(SpecError::unsupported(&self.directory.join("config.json"), what));
         }
         prompt::choose(choice, &self.prompts, self.default_prompt_name.as_deref()).map_err(|name| {
             SpecError::UnknownPrompt {
@@ -364,16 +398,25 @@ fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
 /// those are meant.
 fn plain_masked_lm(spec: ModelSpec) -> ModelSpec {
     let directory = spec.directory.canonicalize().unwrap_or_else(|_| spec.directory.clone());
-    let names = [directory.to_str(), spec.config.get("_name_or_path").and_then(Value::as_str)];
-    let named_splade = names.into_iter().flatten().any(|name| name.to_lowercase().contains("splade"));
+    // Of what is around it, nothing counts; but a snapshot in the hub's cache is called after its commit.
+    let snapshots = directory.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
+    let named = snapshots.and_then(Path::parent).unwrap_or(&directory).file_name().and_then(OsStr::to_str);
+    let origin = spec.config.get("_name_or_path").and_then(Value::as_str);
+    let origin = origin.and_then(|origin| origin.trim_end_matches('/').rsplit('/').next());
+    let named_splade = [named, origin].into_iter().flatten().any(|name| name.to_lowercase().contains("splade"));
     let pooling = SpladePooling { strategy: SpladeStrategy::Max, activation: SpladeActivation::Relu };
     let vocabulary = vocabulary(&spec.config);
     let sparse = Some(SparseHead::MaskedLm { pooling, vocabulary });
     let default_kind = if named_splade { VectorKind::Sparse } else { VectorKind::Dense };
     let mut notes = spec.notes;
-    if !named_splade {
-        notes.push(format!("{} is a masked language model: --emit sparse gives SPLADE's weights", directory.display()));
-    }
+    let place = directory.display();
+    notes.push(if named_splade {
+        format!(
+            "{place} is a masked language model called SPLADE: its weights are what it gives unless --emit says dense"
+        )
+    } else {
+        format!("{place} is a masked language model: --emit sparse gives SPLADE's weights")
+    });
     ModelSpec { sparse, default_kind, notes, ..spec }
 }
 
@@ -386,7 +429,7 @@ fn stanford(directory: &Path) -> Result<ModelSpec, SpecError> {
     if width_after(&head.steps, spec.hidden_size)? != head.dimension {
         return Err(SpecError::invalid(&path, "hidden_size is not that of linear.weight"));
     }
-    Ok(ModelSpec { prompts, ..spec.with_tokens(head)? })
+    Ok(ModelSpec { prompts, ..spec.with_tokens(head) })
 }
 
 /// Width of vectors after some steps, whose sizes must fit each other.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::after::{self, AfterPooling};
 use super::error::SpecError;
-use super::files::{Module, read_json};
+use super::files::{LibraryConfig, Module, read_json};
 use super::heads::splade_pooling;
 use super::router::{self, Route};
 use crate::nn::{Pooling, SpladePooling};
@@ -62,8 +62,8 @@ impl PoolingStep {
     }
 }
 
-/// Reads `modules.json`; `None` when there is none. `model_type` is the library's name for the kind of the model.
-pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<Steps>, SpecError> {
+/// Reads `modules.json`; `None` when there is none. `library` says what kind of model it is.
+pub(super) fn read(directory: &Path, library: &LibraryConfig) -> Result<Option<Steps>, SpecError> {
     let path = directory.join("modules.json");
     let Some(mut modules) = read_json::<Vec<Module>>(&path)? else { return Ok(None) };
     let route = match modules.first() {
@@ -75,6 +75,7 @@ pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<
         }
         _ => None,
     };
+    let model_type = kind_of(&modules, library, &path)?;
     let mut modules = modules.iter();
 
     let first = modules.next().ok_or_else(|| SpecError::invalid(&path, "it lists no module"))?;
@@ -122,6 +123,18 @@ pub(super) fn read(directory: &Path, model_type: Option<&str>) -> Result<Option<
         }
     }
     Ok(Some(Steps { first: first_directory, kind, after, route }))
+}
+
+/// The library's name for the kind of a model. `PyLate` saves some `ColBERT` models without it, or with another: they
+/// have its prefixes, and a layer after the transformer where others have a pooling.
+fn kind_of<'a>(modules: &[Module], library: &'a LibraryConfig, path: &Path) -> Result<Option<&'a str>, SpecError> {
+    let named = library.model_type.as_deref();
+    if !library.has_prefixes() || named.is_some_and(|name| name != "SentenceTransformer") {
+        return Ok(named);
+    }
+    let classes: Vec<&str> = modules.iter().map(|module| class(module, path)).collect::<Result<_, _>>()?;
+    let is_colbert = classes.get(..2) == Some(&["Transformer", "Dense"]) && !classes.contains(&"Pooling");
+    Ok(if is_colbert { Some("ColBERT") } else { named })
 }
 
 /// The steps of a model that gives vectors of tokens: layers, which tokens count, scaling.

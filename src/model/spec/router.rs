@@ -43,14 +43,13 @@ struct Parameters {
 pub(super) fn read(directory: &Path, prefix: &str) -> Result<(Route, Vec<Module>), SpecError> {
     let path = directory.join("router_config.json");
     // What the class was once called kept it elsewhere.
-    let (path, config) = match read_json::<Config>(&path)? {
-        Some(config) => (path, config),
-        None => {
-            let older = directory.join("config.json");
-            let what = "it says which way documents take through the model";
-            let config = read_json::<Config>(&older)?.ok_or(SpecError::Missing { path, what })?;
-            (older, config)
-        }
+    let (path, config) = if let Some(config) = read_json::<Config>(&path)? {
+        (path, config)
+    } else {
+        let older = directory.join("config.json");
+        let what = "it says which way documents take through the model";
+        let config = read_json::<Config>(&older)?.ok_or(SpecError::Missing { path, what })?;
+        (older, config)
     };
     let known = || config.structure.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     // Where a model has no route for the task, it is asked without one.

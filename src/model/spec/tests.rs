@@ -1,6 +1,7 @@
 //! Directories as they are found, and each thing that is refused, by its name.
 
 mod after;
+mod colbert;
 mod refused;
 mod router;
 

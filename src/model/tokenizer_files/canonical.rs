@@ -79,11 +79,15 @@ fn write(value: &Value, text: &mut String) {
         }
         // A score that is whole may be written without its point.
         Value::Number(number) => match number.as_f64() {
-            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => text.push_str(&format!("{float:.0}")),
+            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => text.push_str(&whole(float)),
             _ => text.push_str(&number.to_string()),
         },
         other => text.push_str(&other.to_string()),
     }
+}
+
+fn whole(float: f64) -> String {
+    format!("{float:.0}")
 }
 
 fn write_object(map: &Map<String, Value>, text: &mut String) {

@@ -187,7 +187,7 @@ impl TokenizerFiles {
                 .is_none_or(|names| names.iter().any(|name| name == "token_type_ids"));
             let second_types = has_types && file.post_processor.as_ref().is_some_and(has_second_type);
             let json = text(bytes, &path)?;
-            let new = Self { added, second_types, cut_left, ..Self::new(path, json) };
+            let new = Self { added, cut_left, second_types, ..Self::new(path, json) };
             return Ok(new.with_names(&tokens, false));
         };
         let notes = note(&path, &file, &recipe, class);
@@ -270,7 +270,7 @@ impl TokenizerFiles {
         if keys.get("fix_mistral_regex").is_some_and(truthy) {
             return Err(SpecError::unsupported(path, "fix_mistral_regex true"));
         }
-        Ok(Self { cut_left, split_special, lowercase, ..self })
+        Ok(Self { lowercase, split_special, cut_left, ..self })
     }
 
     /// Builds it.

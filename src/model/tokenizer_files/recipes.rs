@@ -152,6 +152,7 @@ pub(super) fn with_more(class: Class, keys: &Map<String, Value>, mut tokens: Tok
 }
 
 /// The recipe of a class; `None` where it takes the file as it is. `charsmap` is the table of characters in the file.
+#[expect(clippy::too_many_lines, reason = "one arm a class, and most of it data")]
 pub(super) fn of(
     class: Class,
     keys: &Map<String, Value>,
@@ -226,7 +227,7 @@ pub(super) fn of(
             steps.extend(precompiled());
             let frame = Frame { before: Some(needed("cls_token")?), after: Some(needed("sep_token")?), unknown: None };
             let pre_tokenizer = words(keys.prepend("always", "never"));
-            recipe(sequence(steps), pre_tokenizer, pieces(1), Special::OfFile(frame))
+            recipe(sequence(&steps), pre_tokenizer, pieces(1), Special::OfFile(frame))
         }
         Class::DebertaV2 => {
             let mut steps = Vec::new();
@@ -244,7 +245,7 @@ pub(super) fn of(
             let otherwise = keys.0.get("unk_id").map_or(Some(1), Value::as_u64).ok_or("unk_id is no number")?;
             let unknown = Unknown::Piece { piece: needed("unk_token")?, score: Some(0.0), otherwise };
             let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": cuts});
-            recipe(sequence(steps), pre_tokenizer, Model::Unigram { unknown }, around("cls_token", "sep_token")?)
+            recipe(sequence(&steps), pre_tokenizer, Model::Unigram { unknown }, around("cls_token", "sep_token")?)
         }
         Class::Llama => {
             let model = Model::Bpe { unknown: None, fuse_unknown: true, byte_fallback: true };
@@ -328,6 +329,6 @@ fn words(prepend_scheme: &str) -> Value {
     json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace(prepend_scheme, true)]})
 }
 
-fn sequence(normalizers: Vec<Value>) -> Value {
+fn sequence(normalizers: &[Value]) -> Value {
     json!({"type": "Sequence", "normalizers": normalizers})
 }

@@ -116,6 +116,6 @@ fn unknown_id(unknown: &Unknown, vocabulary: &RawValue, path: &Path) -> Result<u
         return Ok(*number);
     };
     let pieces: Vec<(String, f64)> = parse(vocabulary.get().as_bytes(), path)?;
-    let is_it = |(name, found): &(String, f64)| name == piece && score.is_none_or(|score| score == *found);
+    let is_it = |(name, found): &(String, f64)| name == piece && score.is_none_or(|score| (score - found).abs() == 0.0);
     Ok(pieces.iter().position(is_it).map_or(*otherwise, |place| place as u64))
 }

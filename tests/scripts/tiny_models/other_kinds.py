@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from .catalogue import cases, model
+from .encoders import modernbert_config, modernbert_tokenizer
 from .files import write_json
 from .layout import IDENTITY, bert_config, write_dense, write_modules
 from .texts import LONG, SENTENCE, TEXTS
@@ -43,6 +44,31 @@ def colbert_pylate(folder: Path) -> list:
             query_prefix="[Q] ", document_prefix="[D] ",
             query_length=11, document_length=30, attend_to_expansion_tokens=False,
             skiplist_words=list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"),
+        ),
+    )  # fmt: skip
+    return MULTI_VECTOR_CASES
+
+
+@model(
+    "colbert-modernbert", "GTE-ModernColBERT-v1", "a unit vector per token",
+    "PyLate's layout without model_type; local attention that reaches as far as a filled query is long, and no further",
+    runner="multi_vector",
+)  # fmt: skip
+def colbert_modernbert(folder: Path) -> list:
+    tokenizer = modernbert_tokenizer()
+    special(tokenizer, ["[Q] ", "[D] "])
+    vocabulary = write_tokenizer(folder, tokenizer, "PreTrainedTokenizerFast", BERT_SPECIALS, 512)
+    write_json(folder / "config.json", modernbert_config(20, 2, 3, 22, vocabulary, 22, tokenizer.token_to_id))
+    write_weights(folder)
+    write_modules(folder, [("Transformer", ""), ("pylate.models.Dense.Dense", "1_Dense")])
+    write_dense(folder / "1_Dense", 20, 9, False, IDENTITY)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 29, "do_lower_case": False})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        dict(
+            prompts={}, default_prompt_name=None, similarity_fn_name="MaxSim", query_prefix="[Q] ",
+            document_prefix="[D] ", query_length=11, document_length=30, attend_to_expansion_tokens=False,
+            skiplist_words=list("!.,"),
         ),
     )  # fmt: skip
     return MULTI_VECTOR_CASES

@@ -157,6 +157,9 @@ impl Fetch<'_> {
     /// Appends what is missing, asking again where an answer breaks off.
     fn fill(&self, file: &mut File, partial: &Path) -> Result<(), HubError> {
         let mut patience = Patience::new(TO_FETCH);
+        // What comes once more after a new beginning is no progress.
+        let mut most = 0;
+        let mut begun_anew = false;
         loop {
             let before = file.seek(SeekFrom::End(0)).map_err(cache_error(partial))?;
             if before > self.promise.bytes {
@@ -166,22 +169,29 @@ impl Fetch<'_> {
             if before == self.promise.bytes {
                 return Ok(());
             }
+            most = before.max(most);
             let Err(failure) = self.append(file, before) else { continue };
             let answer = match failure {
                 Failure::Answer(answer) => answer,
                 Failure::Write(source) => return Err(cache_error(partial)(source)),
                 Failure::Length(found, expected) => return Err(self.corrupt(partial, found, expected)),
             };
-            if let Answer::Status { status: 416, .. } = answer {
-                // What is here is not the beginning of what is there.
+            if before > 0 && matches!(answer, Answer::Status { status: 416, .. }) {
+                // What is here is not the beginning of what is there; or there is no more of it, which shows the second
+                // time.
+                if begun_anew {
+                    let expected = format!("{} bytes", self.promise.bytes);
+                    return Err(self.corrupt(partial, format!("{before} bytes"), expected));
+                }
+                begun_anew = true;
                 file.set_len(0).map_err(cache_error(partial))?;
-            } else if file.metadata().map_err(cache_error(partial))?.len() > before {
+                continue;
+            }
+            if file.metadata().map_err(cache_error(partial))?.len() > most {
                 patience.renew();
             }
             let failed = |answer| self.question.failed(Some(&self.promise.path), answer);
-            if !matches!(answer, Answer::Status { status: 416, .. }) || before == 0 {
-                self.client.wait(&mut patience, answer).map_err(failed)?;
-            }
+            self.client.wait(&mut patience, answer).map_err(failed)?;
         }
     }
 

@@ -4,11 +4,12 @@
 //! not there: there is a limit on connecting, and one on silence.
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
 use reqwest::blocking::Response;
-use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, RANGE, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +22,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 /// Of an answer that says no, as much is read as a person will.
 const MOST_SAID: usize = 300;
+/// From where a hub says that a file is to where that says it is.
+const MOST_STEPS: usize = 5;
 /// Lists of files are some kilobytes long.
 const MOST_LISTED: u64 = 64 << 20;
 
@@ -45,6 +48,9 @@ pub enum Answer {
         /// How long it asks to wait.
         wait: Option<Duration>,
     },
+    /// Nobody can be asked: what should be an address is none.
+    #[error("an address of a hub begins with https:// or http://")]
+    Unaddressed,
     /// It is none that a hub gives: the page of a network that wants its own login first.
     #[error("the answer is none of a hub: {what}")]
     Malformed {
@@ -60,7 +66,7 @@ impl Answer {
             Self::None(error) => !error.is_builder() && !error.is_redirect(),
             Self::Cut(_) => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504),
-            Self::Malformed { .. } => false,
+            Self::Malformed { .. } | Self::Unaddressed => false,
         }
     }
 
@@ -72,6 +78,8 @@ impl Answer {
 /// A connection to one hub.
 pub(super) struct Client<'run> {
     http: reqwest::blocking::Client,
+    /// The same, which goes nowhere else.
+    staying: reqwest::blocking::Client,
     hub: Url,
     token: Option<&'run str>,
     /// How often a question is asked.
@@ -86,17 +94,17 @@ impl<'run> Client<'run> {
         attempts: u32,
         on_event: &'run dyn Fn(Fetching),
     ) -> Result<Self, Answer> {
-        let hub = Url::parse(endpoint).map_err(|error| Answer::malformed(format!("{endpoint:?}: {error}")))?;
-        if hub.cannot_be_a_base() {
-            return Err(Answer::malformed(format!("{endpoint:?} is not the address of a hub")));
-        }
-        let http = reqwest::blocking::Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(SILENCE_LIMIT)
-            .build()
-            .map_err(Answer::None)?;
-        Ok(Self { http, hub, token, attempts, on_event })
+        let hub = Url::parse(endpoint).ok().filter(|hub| matches!(hub.scheme(), "http" | "https"));
+        let hub = hub.ok_or(Answer::Unaddressed)?;
+        let builder = || {
+            reqwest::blocking::Client::builder()
+                .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_LIMIT)
+                .timeout(SILENCE_LIMIT)
+        };
+        let http = builder().build().map_err(Answer::None)?;
+        let staying = builder().redirect(Policy::none()).build().map_err(Answer::None)?;
+        Ok(Self { http, staying, hub, token, attempts, on_event })
     }
 
     /// The address of something on the hub; each segment may hold any characters.
@@ -152,6 +160,45 @@ impl<'run> Client<'run> {
         if response.status().is_success() { Ok(response) } else { Err(refusal(response)) }
     }
 
+    /// What is said of a file without sending it; asked until there is an answer or no patience.
+    pub(super) fn ask_about(&self, url: &Url) -> Result<About, Answer> {
+        let mut patience = Patience::new(self.attempts);
+        loop {
+            match self.about(url) {
+                Ok(about) => return Ok(about),
+                Err(answer) => self.wait(&mut patience, answer)?,
+            }
+        }
+    }
+
+    /// Large files are elsewhere, and what they are is told by whoever sends there; only the hub itself is asked.
+    fn about(&self, url: &Url) -> Result<About, Answer> {
+        let mut url = url.clone();
+        for _ in 0..MOST_STEPS {
+            let mut request = self.staying.head(url.clone());
+            if let Some(token) = self.token {
+                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let response = request.send().map_err(Answer::None)?;
+            let header = |name: &str| header(response.headers(), name);
+            let next = header(LOCATION.as_str()).filter(|_| response.status().is_redirection());
+            if let (Some(tag), Some(bytes)) = (header("x-linked-etag"), header("x-linked-size")) {
+                return About::new(&tag, &bytes);
+            }
+            match next.and_then(|next| url.join(&next).ok()).filter(|next| next.origin() == self.hub.origin()) {
+                Some(next) => url = next,
+                None if response.status().is_success() => {
+                    return About::new(
+                        &header("etag").unwrap_or_default(),
+                        &header("content-length").unwrap_or_default(),
+                    );
+                }
+                None => return Err(refusal(response)),
+            }
+        }
+        Err(Answer::malformed("it sends from place to place"))
+    }
+
     /// Waits for the time after which it is sensible to ask again, and says so; fails where it is not.
     pub(super) fn wait(&self, patience: &mut Patience, answer: Answer) -> Result<(), Answer> {
         let Some(delay) = patience.after(&answer) else { return Err(answer) };
@@ -162,6 +209,21 @@ impl<'run> Client<'run> {
         (self.on_event)(Fetching::Waiting { reason, seconds: delay.as_secs_f64() });
         std::thread::sleep(delay);
         Ok(())
+    }
+}
+
+/// What a hub says of a file without sending it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) bytes: u64,
+    /// SHA-256 of a large file, git's name for a small one.
+    pub(super) digest: String,
+}
+
+impl About {
+    fn new(tag: &str, bytes: &str) -> Result<Self, Answer> {
+        let bytes = bytes.parse().map_err(|_| Answer::malformed("a file without its size"))?;
+        Ok(Self { bytes, digest: tag.trim_start_matches("W/").trim_matches('"').to_owned() })
     }
 }
 
@@ -186,7 +248,8 @@ fn refusal(response: Response) -> Answer {
         error: String,
     }
     let headers = response.headers();
-    let wait = asked_delay(header(headers, RETRY_AFTER.as_str()).as_deref(), header(headers, "ratelimit").as_deref());
+    let (after, limit) = (header(headers, RETRY_AFTER.as_str()), header(headers, "ratelimit"));
+    let wait = asked_delay(after.as_deref(), limit.as_deref(), SystemTime::now());
     let (status, code) = (response.status().as_u16(), header(headers, "x-error-code"));
     let message = header(headers, "x-error-message").unwrap_or_else(|| {
         let mut body = Vec::new();

@@ -2,8 +2,16 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::client::Answer;
+
+/// Asked for as a file, what files there are.
+pub(super) const LIST: &str = "api/models";
+const NO_WEIGHTS: &str =
+    "the repository has neither model.safetensors nor pytorch_model.bin; other kinds of weights are not supported";
+const ADAPTER: &str = "the repository has adapter_config.json and no weights of its own: it is an adapter for another model, \
+     which is not supported; merge the two (merge_and_unload of peft), save the model and pass its directory";
 
 /// Why the hub did not give the model.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +22,28 @@ pub enum HubError {
         /// The hub's address.
         endpoint: String,
         /// What went wrong.
+        #[source]
+        source: Box<Answer>,
+    },
+    /// It is there, and serves nobody now, or not who asks too often.
+    #[error("{endpoint} {}{}", if *status == 429 { "has been asked too often" } else { "does not serve now" }, to_wait(*wait))]
+    Busy {
+        /// The hub's address.
+        endpoint: String,
+        /// The HTTP status.
+        status: u16,
+        /// How long it asks to wait.
+        wait: Option<Duration>,
+        /// Its answer.
+        #[source]
+        source: Box<Answer>,
+    },
+    /// The setting is no address.
+    #[error("HF_ENDPOINT is {endpoint:?}")]
+    Unaddressed {
+        /// The setting.
+        endpoint: String,
+        /// What an address is.
         #[source]
         source: Box<Answer>,
     },
@@ -66,10 +96,17 @@ pub enum HubError {
         source: Box<Answer>,
     },
     /// The repository has no weights that can be read.
-    #[error(
-        "the repository has neither model.safetensors nor pytorch_model.bin; other kinds of weights are not supported"
-    )]
-    NoWeights,
+    #[error("{}", if *is_adapter { ADAPTER } else { NO_WEIGHTS })]
+    NoWeights {
+        /// Whether it has some that go with another model.
+        is_adapter: bool,
+    },
+    /// What the small files ask for is not there; the weights were not fetched.
+    #[error("{what}")]
+    Unusable {
+        /// What it is, and in which file.
+        what: String,
+    },
     /// What arrived is not what the hub promised.
     #[error("{file} arrived broken: {found} instead of {expected}; it was deleted, try again")]
     Corrupt {
@@ -103,13 +140,26 @@ pub enum HubError {
 impl HubError {
     /// Whether the hub may have the model, only that it cannot be asked.
     pub(in crate::model::source) fn was_not_reached(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+    }
+
+    /// When it may serve again, where it does not now.
+    pub(in crate::model::source) fn serves_again(&self) -> Option<String> {
+        match self {
+            Self::Busy { wait: Some(time), .. } => Some(format!("in {}", humantime::format_duration(*time))),
+            Self::Busy { wait: None, .. } => Some("later".to_owned()),
+            _ => None,
+        }
     }
 
     /// Whether the name may be wrong.
     pub(in crate::model::source) fn is_of_a_name(&self) -> bool {
         matches!(self, Self::Absent { .. } | Self::Refused { .. })
     }
+}
+
+fn to_wait(time: Option<Duration>) -> String {
+    time.map(|time| format!("; it asks to wait for {}", humantime::format_duration(time))).unwrap_or_default()
 }
 
 /// Who was asked for what.
@@ -126,8 +176,9 @@ impl Question<'_> {
     pub(super) fn failed(&self, file: Option<&str>, answer: Answer) -> HubError {
         let (endpoint, repository) = (self.endpoint.to_owned(), self.repository.to_owned());
         let with_token = self.with_token;
-        let (status, code) = match &answer {
-            Answer::Status { status, code, .. } => (*status, code.clone().unwrap_or_default()),
+        let (status, code, wait) = match &answer {
+            Answer::Status { status, code, wait, .. } => (*status, code.clone().unwrap_or_default(), *wait),
+            Answer::Unaddressed => return HubError::Unaddressed { endpoint, source: Box::new(answer) },
             Answer::None(error) if error.is_builder() => {
                 return HubError::Failed { endpoint, source: Box::new(answer) };
             }
@@ -139,6 +190,9 @@ impl Question<'_> {
             (401 | 403, _) => HubError::Refused { endpoint, repository, with_token, source },
             (404 | 410, _) => {
                 let what = match (file, code.as_str()) {
+                    (Some(LIST), _) => {
+                        format!("list of the files of {repository}, nor their names, which a mirror must give")
+                    }
                     (Some(file), _) => format!("{file} in {repository}, though it lists it"),
                     (None, "RevisionNotFound") => format!("revision {} of {repository}", self.revision),
                     (None, "RepoNotFound") => format!("repository {repository}"),
@@ -147,7 +201,8 @@ impl Question<'_> {
                 HubError::Absent { endpoint, what, source }
             }
             // 407 is a proxy's.
-            (407 | 408 | 429 | 500.., _) => HubError::Unreachable { endpoint, source },
+            (407, _) => HubError::Unreachable { endpoint, source },
+            (408 | 429 | 500.., _) => HubError::Busy { endpoint, status, wait, source },
             _ => HubError::Failed { endpoint, source },
         }
     }

@@ -1,6 +1,6 @@
 //! Whether to ask once more, and when.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::client::Answer;
 
@@ -48,11 +48,24 @@ impl Patience {
     }
 }
 
-/// The time that an answer asks to wait for: `Retry-After` in seconds, or `t=` of the hub's `RateLimit`.
-pub(super) fn asked_delay(retry_after: Option<&str>, rate_limit: Option<&str>) -> Option<Duration> {
-    let after = retry_after.and_then(|text| text.trim().parse().ok());
+/// The time that an answer asks to wait for: `Retry-After`, in seconds or as a date, or `t=` of the hub's `RateLimit`.
+pub(super) fn asked_delay(retry_after: Option<&str>, rate_limit: Option<&str>, now: SystemTime) -> Option<Duration> {
+    let after = || {
+        let text = retry_after?.trim();
+        let until = || Some(date(text)?.duration_since(now).unwrap_or_default());
+        text.parse().map(Duration::from_secs).ok().or_else(until)
+    };
     let reset = || rate_limit?.split([';', ',']).find_map(|part| part.trim().strip_prefix("t=")?.parse().ok());
-    after.or_else(reset).map(Duration::from_secs)
+    after().or_else(|| reset().map(Duration::from_secs))
+}
+
+/// A date as HTTP writes it: `Wed, 21 Oct 2026 07:28:00 GMT`.
+fn date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [_, day, month, year, time, "GMT"] = words[..] else { return None };
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
 }
 
 #[cfg(test)]
@@ -93,10 +106,14 @@ mod tests {
 
     #[test]
     fn the_time_to_wait_is_read_from_either_header() {
-        let seconds = |after, limit| asked_delay(after, limit).map(|delay| delay.as_secs());
+        let now = humantime::parse_rfc3339("2026-10-21T07:27:30Z").unwrap();
+        let seconds = |after, limit| asked_delay(after, limit, now).map(|delay| delay.as_secs());
         assert_eq!(seconds(Some(" 7 "), None), Some(7));
         assert_eq!(seconds(None, Some(r#""api";r=0;t=55"#)), Some(55));
         assert_eq!(seconds(Some("2"), Some(r#""api";r=0;t=55"#)), Some(2));
-        assert_eq!(seconds(Some("Wed, 21 Oct 2026 07:28:00 GMT"), Some("r=0")), None);
+        assert_eq!(seconds(Some("Wed, 21 Oct 2026 07:28:00 GMT"), Some("r=0")), Some(30));
+        assert_eq!(seconds(Some("Wed, 21 Oct 2026 07:00:00 GMT"), None), Some(0), "it is over");
+        assert_eq!(seconds(Some("soon"), Some("r=0")), None);
+        assert_eq!(seconds(Some("Wed, 99 Oct 2026 07:28:00 GMT"), None), None);
     }
 }
