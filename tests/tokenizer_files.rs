@@ -4,6 +4,8 @@
 //! tokens that transformers then gives for some texts, whole and cut. `TOKENIZER_REFERENCE=FILE` takes another file, one
 //! case a line, whose `directory` may lie anywhere.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its own files cannot be written")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
