@@ -1,16 +1,17 @@
 //! Text to tokens, with the model's own tokenizer.
 //!
-//! `tokenizer.json` says how to cut a text; how much of it a model sees is said by the model's limit alone. Truncation
-//! and padding stored in the file are ignored, as sentence-transformers does. What the limit cuts off is counted.
+//! The model's files say how to cut a text ([`TokenizerFiles`]); how much of it a model sees is said by the model's limit
+//! alone. Lengths stored in `tokenizer.json` are ignored, as sentence-transformers does. What the limit cuts off is counted.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use tokenizers::{AddedToken, PostProcessor, TruncationParams};
+use tokenizers::{AddedToken, PostProcessor, TruncationDirection, TruncationParams};
 
 use crate::domain::TokenSeq;
-use crate::model::spec::{Expansion, ModelSpec, TextRole};
+use crate::model::spec::{Architecture, Expansion, ModelSpec, SpecError, TextRole};
+use crate::model::tokenizer_files::TokenizerFiles;
 
 /// A tokenizer bound to one model's limit and prompt.
 pub struct Tokenizer {
@@ -26,6 +27,8 @@ pub struct Tokenizer {
     prompt: String,
     /// What fills texts up.
     expansion: Option<Expansion>,
+    /// How many words the model has, where its configuration says so.
+    words: Option<u32>,
 }
 
 /// A tokenizer that cannot be used.
@@ -39,6 +42,9 @@ pub enum TokenizerError {
         /// The tokenizer library's own words.
         source: tokenizers::Error,
     },
+    /// The files are missing or broken.
+    #[error(transparent)]
+    Files(#[from] SpecError),
     /// The limit leaves no room for text beside the special tokens.
     #[error(
         "a limit of {max_length} tokens leaves no room for text: the tokenizer adds {special} special tokens; raise --max-length"
@@ -52,6 +58,19 @@ pub enum TokenizerError {
     /// A text cannot be tokenised.
     #[error("cannot be tokenised: {0}")]
     Encode(tokenizers::Error),
+    /// A text has a token that the model has no vector of.
+    #[error(
+        "it has the token {token:?}, which has the number {id}, but the model has only {words} words (vocab_size in \
+         config.json); take such tokens out of the text, or fetch the model's own tokenizer"
+    )]
+    NoSuchWord {
+        /// The token.
+        token: String,
+        /// Its number.
+        id: u32,
+        /// How many words there are.
+        words: u32,
+    },
 }
 
 /// What is said where the library says nothing.
@@ -62,9 +81,17 @@ impl Tokenizer {
     /// prompt included.
     ///
     /// # Errors
-    /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
+    /// [`TokenizerError::Files`], [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
     pub fn load(path: &Path, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
-        Self::new(path, max_length, prompt, true, &[])
+        Self::new(&TokenizerFiles::as_it_is(path)?, max_length, prompt, true, &[])
+    }
+
+    /// The same of a whole directory's files.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
+    pub fn from_files(files: &TokenizerFiles, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
+        Self::new(files, max_length, prompt, true, &[])
     }
 
     /// The tokenizer of a model for texts of a role, as [`Tokenizer::load`]; with special tokens only where the model
@@ -76,19 +103,19 @@ impl Tokenizer {
         let markers = spec.multi.as_ref().map_or(&[][..], |head| &head.markers);
         let expansion = spec.multi.as_ref().and_then(|head| head.expansion).filter(|_| role == TextRole::Query);
         let plain = Self::new(&spec.tokenizer, max_length, prompt, spec.special_tokens, markers)?;
-        Ok(Self { expansion, ..plain })
+        Ok(Self { expansion, words: words(spec), ..plain })
     }
 
     fn new(
-        path: &Path,
+        files: &TokenizerFiles,
         max_length: usize,
         prompt: String,
         add_special: bool,
         markers: &[String],
     ) -> Result<Self, TokenizerError> {
-        let load_error = |source| TokenizerError::Load { path: path.into(), source };
+        let load_error = |source| TokenizerError::Load { path: files.path.clone(), source };
         // Of some broken files the library makes a panic.
-        let mut inner = catch_unwind(|| tokenizers::Tokenizer::from_file(path))
+        let mut inner = catch_unwind(|| files.build())
             .unwrap_or_else(|_| Err("it cannot be understood".into()))
             .map_err(load_error)?;
         markers.iter().try_for_each(|marker| make_one_token(&mut inner, marker)).map_err(load_error)?;
@@ -100,9 +127,10 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(load_error)?;
         let mut cut = inner.clone();
-        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        let direction = if files.cut_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
         cut.with_truncation(Some(truncation)).map_err(load_error)?;
-        let tokenizer = Self { whole: inner, cut, special, add_special, prompt, expansion: None };
+        let tokenizer = Self { whole: inner, cut, special, add_special, prompt, expansion: None, words: None };
         match tokenizer.encode_whole("") {
             Err(TokenizerError::Encode(source)) => Err(load_error(source)),
             _ => Ok(tokenizer),
@@ -112,13 +140,20 @@ impl Tokenizer {
     /// Token ids of the prompt and the text together.
     ///
     /// # Errors
-    /// [`TokenizerError::Encode`].
+    /// [`TokenizerError::Encode`], [`TokenizerError::NoSuchWord`].
     pub fn encode(&self, text: &str) -> Result<TokenSeq, TokenizerError> {
         let text = match self.prompt.as_str() {
             "" => Cow::Borrowed(text),
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
-        Ok(self.filled_up(self.encode_whole(&text)?))
+        let sequence = self.encode_whole(&text)?;
+        match self.words.and_then(|words| Some((words, *sequence.ids.iter().find(|id| **id >= words)?))) {
+            None => Ok(self.filled_up(sequence)),
+            Some((words, id)) => {
+                let token = self.whole.id_to_token(id).unwrap_or_default();
+                Err(TokenizerError::NoSuchWord { token, id, words })
+            }
+        }
     }
 
     fn filled_up(&self, mut sequence: TokenSeq) -> TokenSeq {
@@ -161,6 +196,17 @@ impl Tokenizer {
     }
 }
 
+/// How many words a model has. Only where its configuration says so: what it is else is known to the layers.
+fn words(spec: &ModelSpec) -> Option<u32> {
+    let number = |key: &str| u32::try_from(spec.config.get(key)?.as_u64()?).ok();
+    let words = number("vocab_size")?;
+    Some(match spec.architecture {
+        // It may have more rows than words.
+        Architecture::NomicBert => words.next_multiple_of(number("pad_vocab_size_multiple").unwrap_or(1).max(1)),
+        _ => words,
+    })
+}
+
 /// Makes a prompt's first word one token, if it is known as one and its characters would be cut otherwise: models were
 /// trained with its number, however it is spelled. A prompt that is known with the white space behind it is taken so.
 fn make_one_token(tokenizer: &mut tokenizers::Tokenizer, marker: &str) -> tokenizers::Result<()> {
@@ -194,6 +240,32 @@ mod tests {
         std::fs::write(&path, file.to_string()).unwrap();
         let Err(error) = Tokenizer::load(&path, 16, String::new()) else { panic!("it was taken") };
         assert!(error.to_string().contains("tokenizer.json") && error.to_string().contains("fetch"), "{error}");
+    }
+
+    #[test]
+    fn a_word_that_the_model_does_not_have_fails_its_text_alone() {
+        let directory = Path::new("tests/fixtures/models/bert-minilm");
+        let mut spec = ModelSpec::read(directory).unwrap();
+        let tokenizer = |spec: &ModelSpec| Tokenizer::of(spec, TextRole::Document, 40, String::new()).unwrap();
+        let ids = tokenizer(&spec).encode("a harbour").unwrap().ids;
+        let greatest = *ids.iter().max().unwrap();
+        spec.config["vocab_size"] = greatest.into();
+        let tokenizer = tokenizer(&spec);
+        let error = tokenizer.encode("a harbour").unwrap_err().to_string();
+        assert!(error.contains(&greatest.to_string()) && error.contains("vocab_size"), "{error}");
+        tokenizer.encode("").unwrap();
+    }
+
+    #[test]
+    fn texts_may_lose_their_beginning() {
+        let path = Path::new("tests/fixtures/models/bert-minilm/tokenizer.json");
+        let mut files = TokenizerFiles::as_it_is(path).unwrap();
+        let text = "the tide and the harbour and the stones";
+        let whole = Tokenizer::from_files(&files, 1000, String::new()).unwrap().encode(text).unwrap().ids;
+        files.cut_left = true;
+        let cut = Tokenizer::from_files(&files, 6, String::new()).unwrap().encode(text).unwrap();
+        assert_eq!((cut.ids[0], &cut.ids[1..]), (whole[0], &whole[whole.len() - 5..]));
+        assert_eq!(cut.truncated as usize, whole.len() - 6);
     }
 
     proptest! {

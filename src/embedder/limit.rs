@@ -28,7 +28,7 @@ const KEYS: [&str; 6] = [
 impl LimitOrigin {
     /// Looks into the model's files for what says so.
     pub(super) fn of(spec: &ModelSpec, limit: usize) -> Self {
-        let directory = spec.tokenizer.parent().unwrap_or(&spec.directory);
+        let directory = spec.tokenizer.path.parent().unwrap_or(&spec.directory);
         let mut files: Vec<PathBuf> =
             std::fs::read_dir(directory).into_iter().flatten().flatten().map(|it| it.path()).collect();
         files.retain(|path| is_sentence_config(path));

@@ -9,6 +9,7 @@ mod pointer;
 pub mod registry;
 pub mod source;
 pub mod spec;
+pub mod tokenizer_files;
 pub mod vector_space;
 pub mod weights;
 pub(crate) mod wrong_key;

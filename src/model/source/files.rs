@@ -81,6 +81,8 @@ fn is_wanted_name(name: &str) -> bool {
         "vocab.txt",
         // Looked for, because it means something where there is no modules.json.
         "chat_template.jinja",
+        "vocab.json",
+        "merges.txt",
         // What ColBERT models and the further heads of bge-m3 are described by and made of.
         "artifact.metadata",
         "sparse_linear.pt",
@@ -139,6 +141,9 @@ pub(super) fn select_among(files: &BTreeMap<String, u64>, is_wanted: impl Fn(&st
     for (path, bytes) in files {
         let (directory, name) = path.split_at(split(path));
         let spare = rank(name).is_some_and(|rank| best.get(directory).is_some_and(|best| rank != *best));
+        // A vocabulary that counts only where there is no tokenizer.json.
+        let other = matches!(name, "vocab.json" | "merges.txt" | "vocab.txt");
+        let spare = spare || (other && files.contains_key(&format!("{directory}tokenizer.json")));
         if !is_wanted(path) || spare {
             continue;
         }
@@ -209,6 +214,8 @@ mod tests {
             "tokenizer_config.json",
             "special_tokens_map.json",
             "vocab.txt",
+            "0_Transformer/vocab.json",
+            "merges.txt",
             "model.safetensors",
             "model-00001-of-00002.safetensors",
             "model.safetensors.index.json",
@@ -255,6 +262,9 @@ mod tests {
             select(&files).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(select_names(&files), ["vocab.txt", "model.safetensors"]);
+        let tokenizers = ["0_T/tokenizer.json", "0_T/vocab.json", "merges.txt", "tokenizer.json", "vocab.txt"];
+        assert_eq!(select_names(&tokenizers), ["0_T/tokenizer.json", "tokenizer.json"]);
+        assert_eq!(select_names(&["0_T/tokenizer.json", "merges.txt", "vocab.json"]).len(), 3);
         let shards = ["model.safetensors.index.json", "vocab.txt", "model-1.safetensors"];
         assert_eq!(select_names(&files[1..]), shards);
         let both = ["model-1.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model-1.bin"];

@@ -17,6 +17,14 @@ pub enum SpecError {
         /// What it is needed for, or the way out.
         what: &'static str,
     },
+    /// The tokenizer's file is not there, nor what it could be made from here.
+    #[error("{} is missing: {what}", path.display())]
+    MissingTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The way out.
+        what: String,
+    },
     /// A file is there and cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -87,11 +95,11 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    pub(super) fn unsupported(path: &Path, what: impl Into<String>) -> Self {
+    pub(in crate::model) fn unsupported(path: &Path, what: impl Into<String>) -> Self {
         Self::Unsupported { path: path.to_owned(), what: what.into() }
     }
 
-    pub(super) fn invalid(path: &Path, what: impl Into<String>) -> Self {
+    pub(in crate::model) fn invalid(path: &Path, what: impl Into<String>) -> Self {
         Self::Invalid { path: path.to_owned(), what: what.into() }
     }
 }

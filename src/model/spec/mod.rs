@@ -32,8 +32,9 @@ pub use self::heads::{Expansion, MultiHead, SparseHead, SpladeActivation, Splade
 use self::modules::{First, PoolingStep};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 pub use self::router::Route;
+use super::tokenizer_files::TokenizerFiles;
 use super::weights::{WeightError, Weights};
-use crate::domain::{Digest, DigestReader, VectorKind, Widths};
+use crate::domain::{Digest, VectorKind, Widths};
 pub use crate::nn::Pooling;
 
 /// What a model's directory says.
@@ -75,8 +76,8 @@ pub struct ModelSpec {
     pub default_prompt_name: Option<String>,
     /// How vectors are to be compared, as the directory says ("cosine", "dot", …).
     pub similarity: Option<String>,
-    /// `tokenizer.json`.
-    pub tokenizer: PathBuf,
+    /// What `tokenizer.json` and the files beside it make together.
+    pub tokenizer: TokenizerFiles,
     /// Whether its special tokens go around every text.
     pub special_tokens: bool,
     /// Weight files of the transformer, in the order of their names.
@@ -280,14 +281,12 @@ impl ModelSpec {
         })
     }
 
-    /// Digest of `tokenizer.json`.
+    /// Digest of the tokenizer.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When its text is not that of a tokenizer.
     pub fn tokenizer_digest(&self) -> Result<Digest, SpecError> {
-        let digest = std::fs::File::open(&self.tokenizer).and_then(DigestReader::drain);
-        let (digest, _) = digest.map_err(|source| SpecError::Read { path: self.tokenizer.clone(), source })?;
-        Ok(digest)
+        self.tokenizer.digest()
     }
 }
 
@@ -304,6 +303,9 @@ fn with_transformer(
         let what = format!("it pools vectors of {dimension}, but hidden_size in config.json is {}", config.hidden_size);
         return Err(SpecError::invalid(&pooling.path, what));
     }
+    let tokenizer = tokenizer::find(transformer, sentence.do_lower_case, config.architecture)?;
+    let max_length = max_length(sentence, &config, transformer, &mut notes)?;
+    notes.extend(tokenizer.notes.iter().cloned());
     Ok(ModelSpec {
         directory: transformer.to_owned(),
         architecture: config.architecture,
@@ -317,12 +319,12 @@ fn with_transformer(
         multi: None,
         default_kind: VectorKind::Dense,
         positions: config.rows,
-        max_length: max_length(sentence, &config, transformer, &mut notes)?,
+        max_length,
         include_prompt: pooling.include_prompt,
         prompts: BTreeMap::new(),
         default_prompt_name: None,
         similarity: None,
-        tokenizer: tokenizer::find(transformer, sentence.do_lower_case)?,
+        tokenizer,
         special_tokens: true,
         weights: weight_files::find(transformer)?,
         config: config.raw,
@@ -335,9 +337,9 @@ fn with_transformer(
 fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
     let weights = weight_files::find(directory)?;
     let width = table_width(&weights).map_err(|source| SpecError::Weights { source: Box::new(source) })?;
-    let tokenizer = tokenizer::find(directory, false)?;
+    let tokenizer = TokenizerFiles::as_it_is(&directory.join("tokenizer.json"))?;
     let mut notes = Vec::new();
-    let max_length = tokenizer::own_limit(&tokenizer)?.unwrap_or_else(|| {
+    let max_length = tokenizer::own_limit(&tokenizer.path)?.unwrap_or_else(|| {
         notes.push(format!(
             "a table of vectors sees texts of any length; {} is cut at {LENGTH_WITHOUT_LIMIT} tokens",
             directory.display()

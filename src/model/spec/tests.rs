@@ -85,7 +85,7 @@ fn a_directory_with_all_files_says_all() {
     assert_eq!((spec.prompts.len(), spec.default_prompt_name.as_deref()), (0, None));
     assert_eq!(spec.similarity.as_deref(), Some("cosine"));
     assert_eq!(spec.config["num_attention_heads"], 4);
-    assert!(spec.tokenizer.ends_with("tokenizer.json") && spec.weights[0].ends_with("model.safetensors"));
+    assert!(spec.tokenizer.path.ends_with("tokenizer.json") && spec.weights[0].ends_with("model.safetensors"));
     assert_eq!(spec.notes, [] as [String; 0]);
 
     let spec = fixture("bert-bge");

@@ -68,23 +68,27 @@ fn without_modules_a_model_that_was_made_for_something_else_is_refused() {
 }
 
 #[test]
-fn lower_casing_is_accepted_only_where_the_tokenizer_does_it_anyway() {
+fn types_of_tokens_other_than_0_are_refused_where_layers_take_them() {
     let directory = Directory::new();
-    directory.json("sentence_bert_config.json", &json!({"do_lower_case": true}));
+    let piece = json!({"Sequence": {"id": "A", "type_id": 1}});
+    let template = json!({"type": "TemplateProcessing", "single": [piece], "pair": [], "special_tokens": {}});
+    directory.json("tokenizer.json", &json!({"model": {"vocab": {"a": 0}}, "post_processor": template}));
+    // The class has a template of its own.
     directory.read().unwrap();
-    directory.json("tokenizer.json", &json!({"normalizer": {"type": "BertNormalizer", "lowercase": false}}));
-    directory.check_refused(&["do_lower_case", "sentence_bert_config.json"]);
-    directory.json("tokenizer.json", &json!({"normalizer": null}));
-    directory.check_refused(&["do_lower_case"]);
+    directory.json("tokenizer_config.json", &json!({"tokenizer_class": "PreTrainedTokenizerFast"}));
+    directory.check_refused(&["tokenizer.json", "type_id 1"]);
+    let names = ["input_ids", "attention_mask"];
+    let keys = json!({"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names});
+    directory.json("tokenizer_config.json", &keys);
+    directory.read().unwrap();
 }
 
 #[test]
-fn two_files_that_disagree_on_lower_case_are_refused() {
+fn words_that_are_cut_at_random_are_refused() {
     let directory = Directory::new();
-    directory.json("tokenizer_config.json", &json!({"do_lower_case": true}));
-    directory.read().unwrap();
-    directory.json("tokenizer_config.json", &json!({"do_lower_case": false}));
-    directory.check_refused(&["tokenizer_config.json", "do_lower_case false"]);
+    directory.json("tokenizer_config.json", &json!({"tokenizer_class": "PreTrainedTokenizerFast"}));
+    directory.json("tokenizer.json", &json!({"model": {"type": "BPE", "dropout": 0.1, "vocab": {}, "merges": []}}));
+    directory.check_refused(&["tokenizer.json", "dropout 0.1"]);
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn a_router_in_a_directory_of_its_own_is_read_there() {
     directory.json("0_Asym/d_1_Pooling/config.json", &json!({"pooling_mode": "cls"}));
     let spec = directory.read().unwrap();
     assert_eq!(spec.pooling, [Pooling::Cls]);
-    assert!(spec.tokenizer.ends_with("0_Asym/d_0_Transformer/tokenizer.json"), "{:?}", spec.tokenizer);
+    assert!(spec.tokenizer.path.ends_with("0_Asym/d_0_Transformer/tokenizer.json"), "{:?}", spec.tokenizer.path);
 }
 
 #[test]
