@@ -105,9 +105,11 @@ mod tests {
         let bit = |directory: &Path| {
             let path = directory.join("model.safetensors");
             let mut bytes = std::fs::read(&path).unwrap();
-            // The first number behind the header, whose length is before it.
+            // The header says where a tensor begins behind it, and its own length is before it.
             let header = usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
-            bytes[8 + header] ^= 1;
+            let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+            let words = tensors["embeddings.word_embeddings.weight"]["data_offsets"][0].as_u64().unwrap();
+            bytes[8 + header + usize::try_from(words).unwrap()] ^= 1;
             std::fs::write(path, bytes).unwrap();
         };
         let changes: [Change<'_>; 5] = [

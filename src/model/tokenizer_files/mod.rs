@@ -29,6 +29,7 @@ use self::added::{Sources, Tokens, truthy};
 use self::class::Class;
 use self::recipes::{Frame, Recipe, Special};
 pub use self::vocabulary::Vocabulary;
+use super::pointer;
 use super::spec::SpecError;
 use crate::domain::Digest;
 
@@ -450,6 +451,7 @@ fn text(bytes: &[u8], path: &Path) -> Result<Arc<str>, SpecError> {
 
 fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, SpecError> {
     match std::fs::read(path) {
+        Ok(bytes) if pointer::is_one(&bytes) => Err(SpecError::Pointer { path: path.to_owned() }),
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(SpecError::Read { path: path.to_owned(), source }),
