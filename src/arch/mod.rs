@@ -59,6 +59,14 @@ pub enum LoadError {
     /// A key of `config.json` is missing or of the wrong kind.
     #[error("config.json: {0}")]
     Config(serde_json::Error),
+    /// A key of `config.json` has a value of the wrong kind.
+    #[error("config.json: {key}: {source}")]
+    Key {
+        /// The key.
+        key: String,
+        /// What was expected.
+        source: serde_json::Error,
+    },
     /// A key of `config.json` asks for something that is not implemented.
     #[error("config.json asks for {key} = {value}, which is not implemented; supported: {supported}")]
     Unsupported {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::LoadError;
 use crate::model::weights::{WeightError, Weights};
+use crate::model::wrong_key;
 use crate::nn::{Activation, Backend, Inner, Matrix};
 
 /// A checkpoint and the backend that takes its layers.
@@ -138,7 +139,11 @@ impl<B: Backend> Parts<'_, B> {
 
 /// What `config.json` says, with defaults for keys that it leaves out.
 pub(super) fn config<T: DeserializeOwned>(config: &Value, defaults: Value) -> Result<T, LoadError> {
-    serde_json::from_value(merged(defaults, config.clone())).map_err(LoadError::Config)
+    let merged = merged(defaults, config.clone());
+    T::deserialize(&merged).map_err(|source| match merged.as_object().and_then(wrong_key::find::<T>) {
+        Some(key) => LoadError::Key { key, source },
+        None => LoadError::Config(source),
+    })
 }
 
 /// The keys of both objects, with the values of the second where both have one.

@@ -52,6 +52,7 @@ mod machine;
 mod report;
 mod reuse;
 mod run;
+mod space;
 mod spare;
 mod staged;
 #[cfg(test)]
@@ -65,6 +66,7 @@ pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use limit::LimitOrigin;
 pub use machine::cores;
 pub use run::Job;
+pub use space::default_space;
 pub use staged::{find_files, peek_files};
 
 use std::collections::BTreeMap;

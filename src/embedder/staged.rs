@@ -14,7 +14,7 @@ use crate::model::source::{
     default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
-use crate::model::vector_space::{self, vector_space};
+use crate::model::vector_space::{self, Scale, vector_space};
 use crate::model::weights::Weights;
 use crate::nn::Numbers;
 use crate::nn::cpu::gemm::Kernel;
@@ -95,30 +95,37 @@ impl Staged {
         let widths = wishes.widths(&name, &spec)?;
         let kinds: Vec<VectorKind> = widths.kinds().collect();
         let weights = Weights::of(&spec, &kinds)?;
-        let digests = weights.digests();
+        let tokenizer = || -> Result<_, ModelFault> {
+            let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
+            Ok((spec.tokenizer_digest()?, tokenizer))
+        };
+        let (digests, tokenizer) = rayon::join(|| weights.all_digests(), tokenizer);
+        let (digests, tensors) = digests?;
         check_names(&weights, &digests)?;
-        let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
+        let (tokenizer_digest, tokenizer) = tokenizer?;
         let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
         let Computation { numbers, kernel, class: dtype } = computation;
         let finish = Finish {
             left_out,
             normalize: spec.normalize,
             truncate_dim: wishes.truncate_dim,
+            cut_last: spec.truncate_dim.filter(|_| wishes.truncate_dim.is_none()),
             kinds: Some(Kinds::of(&kinds)),
             role: wishes.role,
             instructions: kernel.instructions(),
         };
-        let dense = widths.dense.map(|dimension| finish.dimension(dimension));
+        let dense = widths.dense.map(|_| finish.dimension(spec.dimension));
+        let scale = Scale::new(spec.normalize, finish.cut_last.is_some());
         let widths = Widths { dense, ..widths };
         let space = vector_space(
             &spec,
             &vector_space::Settings {
-                weights: digests.clone(),
-                tokenizer: spec.tokenizer_digest()?,
+                tensors,
+                tokenizer: tokenizer_digest,
                 prompt: prompt.clone(),
                 max_length: wishes.max_length,
                 widths,
-                normalized: spec.normalize,
+                scale,
                 dtype,
             },
         );
@@ -134,7 +141,7 @@ impl Staged {
             multi_dimension: widths.multi,
             dtype: dtype.as_str().to_owned(),
             pooling: spec.pooling_names(widths),
-            normalize: spec.normalize,
+            normalize: scale == Scale::Unit,
             max_length: wishes.max_length,
             prompt: prompt.text,
             threads: 0,

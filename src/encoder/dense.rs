@@ -160,7 +160,28 @@ fn activated(activation: DenseActivation, x: f32) -> f32 {
         DenseActivation::Gelu => 0.5 * x * (1.0 + candle_core::cpu::erf::erf_f32(x * std::f32::consts::FRAC_1_SQRT_2)),
         DenseActivation::Silu => x / (1.0 + (-x).exp()),
         DenseActivation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        DenseActivation::LeakyRelu => {
+            if x < 0.0 {
+                0.01 * x
+            } else {
+                x
+            }
+        }
+        DenseActivation::Elu => {
+            if x < 0.0 {
+                x.exp_m1()
+            } else {
+                x
+            }
+        }
+        DenseActivation::Softplus => softplus(x),
+        DenseActivation::Mish => x * softplus(x).tanh(),
     }
+}
+
+/// ln(1 + eˣ), which is x where eˣ is large.
+fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
 #[cfg(test)]
@@ -199,6 +220,10 @@ mod tests {
             (DenseActivation::Gelu, |x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))),
             (DenseActivation::Silu, |x| x / (1.0 + (-x).exp())),
             (DenseActivation::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+            (DenseActivation::LeakyRelu, |x| x.max(0.0) + 0.01 * x.min(0.0)),
+            (DenseActivation::Elu, |x| x.max(0.0) + x.min(0.0).exp_m1()),
+            (DenseActivation::Softplus, |x| x.exp().ln_1p()),
+            (DenseActivation::Mish, |x| x * x.exp().ln_1p().tanh()),
         ] {
             #[expect(clippy::cast_possible_truncation, reason = "an expected value to seven digits")]
             let expected = plain.map(|x: f32| function(x.into()) as f32);

@@ -13,6 +13,9 @@ pub struct Finish {
     pub normalize: bool,
     /// Keep only so many leading components (Matryoshka): cut first, then normalise.
     pub truncate_dim: Option<usize>,
+    /// Keep only so many leading components of the finished vector, as the model's own files may ask: normalise first,
+    /// then cut. Nothing is scaled again.
+    pub cut_last: Option<usize>,
     /// The kinds of vectors; `None` for the one that the model is for.
     pub kinds: Option<Kinds>,
     /// What the texts are, where that matters.
@@ -79,7 +82,7 @@ impl Finish {
 
     /// [sequences, width] to [sequences, dimension].
     pub fn apply(&self, pooled: Vec<f32>, width: usize) -> Embeddings {
-        let dimension = self.dimension(width);
+        let dimension = self.truncate_dim.map_or(width, |dimension| dimension.min(width));
         let mut values = if dimension == width {
             pooled
         } else {
@@ -88,12 +91,16 @@ impl Finish {
         if self.normalize {
             values.chunks_exact_mut(dimension).for_each(normalize);
         }
-        Embeddings::dense(dimension, values)
+        let last = self.dimension(width);
+        if last < dimension {
+            values = values.chunks_exact(dimension).flat_map(|vector| &vector[..last]).copied().collect();
+        }
+        Embeddings::dense(last, values)
     }
 
     /// Length of a finished vector.
     pub fn dimension(&self, width: usize) -> usize {
-        self.truncate_dim.map_or(width, |dimension| dimension.min(width))
+        [self.truncate_dim, self.cut_last].into_iter().flatten().fold(width, usize::min)
     }
 }
 
@@ -115,6 +122,13 @@ mod tests {
         let finish = Finish { normalize: true, truncate_dim: Some(2), ..Finish::default() };
         let embeddings = finish.apply(vec![3.0, 4.0, 100.0, 0.0, -2.0, 7.0], 3);
         assert_eq!(embeddings, Embeddings::dense(2, vec![0.6, 0.8, 0.0, -1.0]));
+    }
+
+    #[test]
+    fn what_the_files_cut_is_not_scaled_again() {
+        let finish = Finish { normalize: true, cut_last: Some(1), ..Finish::default() };
+        assert_eq!(finish.apply(vec![3.0, 4.0, 0.0, -2.0], 2), Embeddings::dense(1, vec![0.6, 0.0]));
+        assert_eq!((finish.dimension(2), finish.dimension(0)), (1, 0));
     }
 
     #[test]

@@ -5,11 +5,13 @@
 //! the alternative is vectors that look right and are not.
 
 mod footprint;
+mod pointer;
 pub mod registry;
 pub mod source;
 pub mod spec;
 pub mod tokenizer_files;
 pub mod vector_space;
 pub mod weights;
+pub(crate) mod wrong_key;
 
 pub use footprint::Footprint;

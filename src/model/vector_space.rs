@@ -7,14 +7,18 @@
 //! the length of its value, the value. Lengths make the list unambiguous: no value can run into the next field. The
 //! list opens with its own version; whoever changes the list changes the version.
 
+mod tensors;
+
 use std::io::{self, Write};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::spec::{AfterPooling, Dense, ModelSpec, MultiHead, Prompt, SparseHead};
+use self::tensors::meant;
+use super::spec::{AfterPooling, Architecture, Dense, ModelSpec, MultiHead, Prompt, SparseHead};
+use super::weights::TensorDigests;
 use crate::domain::{Digest, DigestWriter, VectorKind, Widths};
 
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// The arithmetic in which vectors are computed; vectors of two classes differ in the third or fourth digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,12 +45,34 @@ impl DtypeClass {
     }
 }
 
+/// How long written vectors are, as arrows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// As pooling and what follows it leave them.
+    AsIs,
+    /// Of unit length.
+    Unit,
+    /// Cut from vectors of unit length.
+    CutFromUnit,
+}
+
+impl Scale {
+    /// Of vectors that may be of unit length, and may be cut then.
+    pub fn new(normalized: bool, cut: bool) -> Self {
+        match (normalized, cut) {
+            (false, _) => Self::AsIs,
+            (true, false) => Self::Unit,
+            (true, true) => Self::CutFromUnit,
+        }
+    }
+}
+
 /// What a run adds to the model's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Digests of the weight files, in the order of their names, those of layers after pooling last.
-    pub weights: Vec<Digest>,
-    /// Digest of `tokenizer.json`.
+    /// Digests of the weights.
+    pub tensors: TensorDigests,
+    /// Digest of the tokenizer as it is used.
     pub tokenizer: Digest,
     /// The prompt in use.
     pub prompt: Prompt,
@@ -54,22 +80,35 @@ pub struct Settings {
     pub max_length: usize,
     /// What is written: the kinds, and their widths.
     pub widths: Widths,
-    /// Whether written vectors have unit length.
-    pub normalized: bool,
+    /// How long written vectors are.
+    pub scale: Scale,
     /// The arithmetic.
     pub dtype: DtypeClass,
 }
 
-/// The digest of a vector space. Equal exactly when the weights, the configuration of the layers, the tokenizer, the
-/// pooling and what follows it, the prompt's text, the limit, the dimension, the normalisation and the class of arithmetic are equal; the
-/// name of the model, of the prompt and of files do not matter.
+/// The digest of a vector space. It differs where the numbers of a tensor that is read, the configuration of the layers,
+/// the tokenizer, the pooling and what follows it, the prompt's text, the limit, the dimension, the normalisation or the
+/// class of arithmetic differ. It is the same however the tensors are stored (safetensors or files of `PyTorch`, one file
+/// or several, any order, with a prefix or without) and whatever else is stored beside them, as far as that is known by
+/// name; however `tokenizer.json` is written; and whatever the model, the prompt and the files are called.
+///
+/// Numbers stored in f16 are not the same as those in f32, even where they are equal. A key of `config.json` that is not
+/// known, and a tensor, make another space, although perhaps nothing reads them.
 pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     let mut fields = Fields(DigestWriter::new(io::sink()));
     fields.add("vector_space", VERSION.as_bytes());
     fields.add("architecture", spec.architecture.as_str().as_bytes());
-    fields.add("config", canonical_config(&spec.config).as_bytes());
-    for digest in &settings.weights {
-        fields.add("weights", digest.as_bytes());
+    fields.add("config", canonical_config(spec).as_bytes());
+    for (name, digest) in meant(&settings.tensors.own, settings.widths.sparse.is_some()) {
+        fields.add("tensor", name.as_bytes());
+        fields.add("numbers", digest.as_bytes());
+    }
+    for (kind, tensors) in settings.tensors.heads.iter().filter(|(kind, _)| settings.widths.of(*kind).is_some()) {
+        fields.add("layer", kind.as_str().as_bytes());
+        for tensor in tensors {
+            fields.add("tensor", tensor.name.as_bytes());
+            fields.add("numbers", tensor.digest.as_bytes());
+        }
     }
     fields.add("tokenizer", settings.tokenizer.as_bytes());
     let Widths { dense, sparse, multi } = settings.widths;
@@ -87,7 +126,12 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     fields.add("max_length", settings.max_length.to_string().as_bytes());
     if let Some(dimension) = dense {
         fields.add("dimension", dimension.to_string().as_bytes());
-        fields.add("normalized", flag(settings.normalized));
+        let scale: &[u8] = match settings.scale {
+            Scale::AsIs => b"as it is",
+            Scale::Unit => b"unit length",
+            Scale::CutFromUnit => b"cut from unit length",
+        };
+        fields.add("scale", scale);
     }
     fields.add("dtype", settings.dtype.as_str().as_bytes());
     // Dense vectors alone have the fields that they always had.
@@ -152,25 +196,62 @@ fn flag(value: bool) -> &'static [u8] {
 }
 
 /// Keys of `config.json` that say nothing about what the layers compute: where the file comes from, how it was
-/// trained, what a program may return. A key that is not listed counts, so that an unknown one can separate two
-/// spaces but never merge them.
-const NEUTRAL_KEYS: [&str; 23] = [
+/// trained, what a program may return, heads that are not used, text that is generated. A key that is not listed counts,
+/// so that an unknown one can separate two spaces but never merge them.
+const NEUTRAL_KEYS: [&str; 60] = [
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_commit_hash",
     "_name_or_path",
     "architectures",
+    "attention_dropout",
     "attention_probs_dropout_prob",
+    "attn_implementation",
+    "attn_pdrop",
+    "bos_token_id",
     "classifier_dropout",
+    "classifier_dropout_prob",
+    "deterministic_flash_attn",
+    "directionality",
+    "dropout",
+    "dropout_rate",
     "dtype",
+    "embd_pdrop",
+    "embedding_dropout",
+    "eos_token_id",
     "finetuning_task",
     "gradient_checkpointing",
     "hidden_dropout_prob",
     "id2label",
+    "initializer_factor",
     "initializer_range",
     "label2id",
+    "mlp_dropout",
     "model_type",
     "num_labels",
     "output_attentions",
     "output_hidden_states",
+    "pooler_dropout",
+    "pooler_fc_size",
+    "pooler_hidden_act",
+    "pooler_hidden_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
+    "problem_type",
+    "qa_dropout",
+    "reference_compile",
+    "resid_pdrop",
     "return_dict",
+    "seq_classif_dropout",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_last_dropout",
+    "summary_type",
+    "summary_use_proj",
+    "summary_proj_to_labels",
+    "task_specific_params",
     "tie_word_embeddings",
     "torch_dtype",
     "transformers.js_config",
@@ -180,12 +261,27 @@ const NEUTRAL_KEYS: [&str; 23] = [
     "vocab_size",
 ];
 
+/// Whether the number of the padding token decides where positions begin, in some tables of positions.
+fn reads_padding(architecture: Architecture) -> bool {
+    !matches!(
+        architecture,
+        Architecture::Bert
+            | Architecture::DistilBert
+            | Architecture::Electra
+            | Architecture::Albert
+            | Architecture::Mpnet
+            | Architecture::Static
+    )
+}
+
 /// `config.json` without what does not matter, its keys sorted.
-fn canonical_config(config: &Map<String, Value>) -> String {
-    let mut kept: Vec<(&String, &Value)> = config
+fn canonical_config(spec: &ModelSpec) -> String {
+    let mut kept: Vec<(&String, &Value)> = spec
+        .config
         .iter()
         .filter(|(key, value)| !NEUTRAL_KEYS.contains(&key.as_str()) && !value.is_null())
         .filter(|(key, value)| key.as_str() != "position_embedding_type" || *value != "absolute")
+        .filter(|(key, _)| key.as_str() != "pad_token_id" || reads_padding(spec.architecture))
         .collect();
     kept.sort_by_key(|(key, _)| *key);
     let mut text = String::new();
@@ -215,13 +311,18 @@ fn sorted(value: &Value) -> Value {
 mod tests {
     use std::path::Path;
 
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
     use crate::model::spec::{DenseActivation, Pooling, PromptOrigin};
+    use crate::model::weights::TensorDigest;
 
     fn bert() -> ModelSpec {
         ModelSpec::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/bert-minilm")).unwrap()
+    }
+
+    fn tensor(name: &str, numbers: &str) -> TensorDigest {
+        TensorDigest { name: name.to_owned(), digest: Digest::of(numbers.as_bytes()) }
     }
 
     fn prompt(text: &str) -> Prompt {
@@ -232,12 +333,15 @@ mod tests {
     fn space_with(change: impl FnOnce(&mut ModelSpec, &mut Settings)) -> Digest {
         let mut spec = bert();
         let mut settings = Settings {
-            weights: vec![Digest::of(b"weights"), Digest::of(b"more")],
+            tensors: TensorDigests {
+                own: vec![tensor("bert.a", "1"), tensor("bert.b", "2")],
+                heads: vec![(VectorKind::Dense, vec![tensor("linear.weight", "3")])],
+            },
             tokenizer: Digest::of(b"tokenizer"),
             prompt: prompt("p"),
             max_length: 80,
             widths: Widths::dense(32),
-            normalized: true,
+            scale: Scale::Unit,
             dtype: DtypeClass::F32,
         };
         change(&mut spec, &mut settings);
@@ -256,14 +360,18 @@ mod tests {
 
     #[test]
     fn every_part_of_the_meaning_makes_another_space() {
-        check_other(|_, settings| settings.weights.truncate(1));
-        check_other(|_, settings| settings.weights.reverse());
+        check_other(|_, settings| settings.tensors.own.truncate(1));
+        check_other(|_, settings| settings.tensors.own[0] = tensor("bert.a", "another"));
+        check_other(|_, settings| settings.tensors.own[0] = tensor("bert.c", "1"));
+        check_other(|_, settings| settings.tensors.heads[0].1[0] = tensor("linear.weight", "another"));
+        check_other(|_, settings| settings.tensors.heads.clear());
         check_other(|_, settings| settings.tokenizer = Digest::of(b"another"));
         check_other(|_, settings| settings.prompt = prompt(""));
         check_other(|_, settings| settings.prompt = prompt("q"));
         check_other(|_, settings| settings.max_length = 79);
         check_other(|_, settings| settings.widths = Widths::dense(16));
-        check_other(|_, settings| settings.normalized = false);
+        check_other(|_, settings| settings.scale = Scale::AsIs);
+        check_other(|_, settings| settings.scale = Scale::CutFromUnit);
         for dtype in [DtypeClass::F16, DtypeClass::Bf16, DtypeClass::Int8] {
             check_other(|_, settings| settings.dtype = dtype);
         }
@@ -296,9 +404,29 @@ mod tests {
     #[test]
     fn names_and_what_no_layer_computes_with_make_no_other_space() {
         check_same(|_, settings| settings.prompt.origin = PromptOrigin::Asked("x".to_owned()));
+        check_same(|_, settings| settings.tensors.own = vec![tensor("b", "2"), tensor("0.auto_model.a", "1")]);
+        check_same(|_, settings| settings.tensors.own.push(tensor("bert.pooler.dense.weight", "4")));
+        check_same(|_, settings| settings.tensors.heads.push((VectorKind::Multi, vec![tensor("weight", "5")])));
         check_same(|spec, _| spec.directory = "elsewhere".into());
         check_same(|spec, _| spec.weights = vec!["model-00001-of-00001.safetensors".into()]);
         check_same(|spec, _| spec.config["transformers_version"] = json!("5.0.0"));
+        for (key, value) in [
+            ("_attn_implementation_autoset", json!(true)),
+            ("attn_implementation", json!("eager")),
+            ("directionality", json!("bidi")),
+            ("bos_token_id", json!(7)),
+            ("pad_token_id", json!(7)),
+            ("pooler_fc_size", json!(768)),
+        ] {
+            check_same(|spec, _| _ = spec.config.insert(key.to_owned(), value));
+        }
+        let padding = |architecture, id: u32| {
+            space_with(|spec, _| {
+                spec.architecture = architecture;
+                spec.config["pad_token_id"] = json!(id);
+            })
+        };
+        assert_ne!(padding(Architecture::Roberta, 1), padding(Architecture::Roberta, 0), "positions begin behind it");
         check_same(|spec, _| _ = spec.config.remove("position_embedding_type"));
         check_same(|spec, _| _ = spec.config.insert("never_heard_of".to_owned(), Value::Null));
         check_same(|spec, _| {
@@ -331,7 +459,7 @@ mod tests {
 
     #[test]
     fn the_digest_of_a_known_space_does_not_change_from_version_to_version() {
-        let expected = "7b6f023a5c2102c5a42a6ca24bf0075eff5d406984d803a9f2d049d8f73738db";
+        let expected = "34a1200192c270dad66e284534515eff01e0506edb5c8dfae8abb7c683d0c98b";
         assert_eq!(space_with(|_, _| {}).to_string(), expected, "whoever changes the fields changes VERSION and this");
     }
 }

@@ -95,6 +95,7 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
             left_out,
             normalize: case.normalize.unwrap_or(self.spec.normalize),
             truncate_dim: case.truncate_dim,
+            cut_last: self.spec.truncate_dim.filter(|_| case.truncate_dim.is_none()),
             kinds: Some(Kinds::of(&kinds)),
             role,
             ..Finish::default()

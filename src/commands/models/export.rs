@@ -7,10 +7,9 @@ use serde::Serialize;
 
 use super::{ModelsError, Report};
 use crate::domain::{Digest, VectorKind};
-use crate::embedder::ModelFault;
+use crate::embedder::{ModelFault, default_space};
 use crate::model::source::{self, Export, ModelFiles, Provenance};
-use crate::model::spec::{ModelSpec, PromptChoice};
-use crate::model::vector_space::{self, DtypeClass, vector_space};
+use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 
 /// What `models export` says.
@@ -31,33 +30,27 @@ impl Exported {
     pub(super) fn new(files: ModelFiles, target: &Path, overwrite: bool) -> Result<Self, ModelsError> {
         let ModelFiles { name, directory, provenance, notes } = files;
         let failed = |source| ModelsError::Export { name: name.clone(), source };
-        let space_of = |directory: &Path| space(directory).map_err(|fault| ModelsError::of_model(&name, fault));
-        let vector_space = space_of(&directory)?;
+        let spaces_of = |directory: &Path| spaces(directory).map_err(|fault| ModelsError::of_model(&name, fault));
+        let expected = spaces_of(&directory)?;
         let export = Export::write(&directory, target, overwrite).map_err(failed)?;
-        let found = space_of(export.partial())?;
-        if found != vector_space {
-            let fault = format!("the copy has the vector_space {found} instead of {vector_space}; nothing was written");
+        let found = spaces_of(export.partial())?;
+        if found != expected {
+            let [(found, _), (expected, _)] = [found, expected];
+            let fault = format!("the copy has the vector_space {found} instead of {expected}; nothing was written");
             return Err(ModelsError::Faulty { name, faults: vec![fault] });
         }
         let (directory, files) = export.commit().map_err(failed)?;
-        Ok(Self { name, directory, provenance, vector_space, files, notes })
+        Ok(Self { name, directory, provenance, vector_space: expected.0, files, notes })
     }
 }
 
-fn space(directory: &Path) -> Result<Digest, ModelFault> {
+/// The space of a run without other settings, and that of all kinds of vectors that the model gives.
+fn spaces(directory: &Path) -> Result<(Digest, Digest), ModelFault> {
     let spec = ModelSpec::read(directory)?;
-    let widths = spec.widths();
-    let kinds: Vec<VectorKind> = widths.kinds().collect();
-    let settings = vector_space::Settings {
-        weights: Weights::of(&spec, &kinds)?.digests(),
-        tokenizer: spec.tokenizer_digest()?,
-        prompt: spec.prompt(&PromptChoice::Default)?,
-        max_length: spec.max_length,
-        widths,
-        normalized: spec.normalize,
-        dtype: DtypeClass::F32,
-    };
-    Ok(vector_space(&spec, &settings))
+    let kinds: Vec<VectorKind> = spec.widths().kinds().collect();
+    let tensors = Weights::of(&spec, &kinds)?.tensor_digests()?;
+    let all = default_space(&spec, tensors.clone(), &kinds)?;
+    Ok((default_space(&spec, tensors, &[spec.default_kind])?, all))
 }
 
 impl Report for Exported {

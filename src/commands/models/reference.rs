@@ -86,7 +86,7 @@ pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> 
         let devices: Vec<_> = lease.devices().map(|device| (device, 1)).collect();
         Ok(encoder::load(spec, weights, finish, &devices, Kernel::single(Instructions::detect()))?.pop())
     };
-    let mut finish = Finish { normalize: spec.normalize, ..Finish::default() };
+    let mut finish = Finish { normalize: spec.normalize, cut_last: spec.truncate_dim, ..Finish::default() };
     let mut encoder = load(finish)?;
 
     let path = directory.join("reference.json");
@@ -122,6 +122,7 @@ pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> 
                 left_out: if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? },
                 normalize: case.normalize.unwrap_or(spec.normalize),
                 truncate_dim: case.truncate_dim,
+                cut_last: spec.truncate_dim.filter(|_| case.truncate_dim.is_none()),
                 kinds: Some(Kinds::of(&[kind])),
                 role,
                 ..Finish::default()

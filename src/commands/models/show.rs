@@ -103,7 +103,7 @@ impl Files {
             pooling: spec.pooling.iter().map(|mode| mode.as_str()).collect(),
             after_pooling: spec.after_pooling.iter().map(described).collect(),
             normalize: spec.normalize,
-            dimension: spec.dimension,
+            dimension: spec.widths().dense.unwrap_or_default(),
             emit: emit(spec.widths()),
             default_emit: spec.default_kind,
             max_length: spec.longest(TextRole::Document),

@@ -10,7 +10,7 @@ use super::reference::{self, Comparison};
 use super::{ModelsError, Report, at_hand, inside};
 use crate::config::Resolved;
 use crate::domain::{Digest, VectorKind};
-use crate::embedder::ModelFault;
+use crate::embedder::{ModelFault, default_space};
 use crate::model::registry::{Entry, Registry};
 use crate::model::source::{ModelFiles, Provenance, blob_digest};
 use crate::model::spec::ModelSpec;
@@ -25,6 +25,8 @@ pub(super) struct Verified {
     provenance: Provenance,
     architecture: &'static str,
     parameters: u64,
+    /// Of a run without other settings, in f32.
+    vector_space: Digest,
     weights: Vec<File>,
     reference: Comparison,
     notes: Vec<String>,
@@ -60,12 +62,26 @@ impl Verified {
         let spec = ModelSpec::read(&directory)?;
         let kinds: Vec<VectorKind> = spec.widths().kinds().collect();
         let weights = Weights::of(&spec, &kinds)?;
-        let (listed, mut faults) = listed(&directory, &weights, row)?;
+        let (digests, tensors) = weights.all_digests()?;
+        let vector_space = default_space(&spec, tensors, &[spec.default_kind])?;
+        let (listed, mut faults) = listed(&directory, &weights, digests, row)?;
         let reference = reference::compare(&directory, &spec, &weights)?;
         faults.extend(reference.faults.iter().cloned());
         notes.extend(spec.notes.iter().cloned());
         let (architecture, parameters) = (spec.architecture.as_str(), weights.numbers());
-        Ok(Self { name, directory, provenance, architecture, parameters, weights: listed, reference, notes, faults })
+        let weights = listed;
+        Ok(Self {
+            name,
+            directory,
+            provenance,
+            architecture,
+            parameters,
+            vector_space,
+            weights,
+            reference,
+            notes,
+            faults,
+        })
     }
 
     /// An error if anything is not as it should be.
@@ -76,10 +92,15 @@ impl Verified {
 }
 
 /// Files with their tensors, and those whose digest is not the one that it should be.
-fn listed(directory: &Path, weights: &Weights, row: Option<&Entry>) -> Result<(Vec<File>, Vec<String>), ModelFault> {
+fn listed(
+    directory: &Path,
+    weights: &Weights,
+    digests: Vec<Digest>,
+    row: Option<&Entry>,
+) -> Result<(Vec<File>, Vec<String>), ModelFault> {
     let tensors = weights.tensors()?;
     let (mut files, mut faults) = (Vec::new(), Vec::new());
-    for (path, sha256) in weights.paths().into_iter().zip(weights.digests()) {
+    for (path, sha256) in weights.paths().into_iter().zip(digests) {
         let known = known_digest(path, directory, row);
         if let Some((expected, source)) = known.filter(|(expected, _)| *expected != sha256) {
             let path = path.display();
@@ -109,6 +130,7 @@ impl Report for Verified {
         let parameters = count(self.parameters);
         writeln!(out, "{}: {}, {parameters} parameters, {}", self.name, self.architecture, self.provenance)?;
         writeln!(out, "{}", self.directory.display())?;
+        writeln!(out, "vector_space {}", self.vector_space)?;
         for file in &self.weights {
             let checked = file.checked_against.map(|source| format!(" (checked against {source})")).unwrap_or_default();
             writeln!(out, "{} sha256 {}{checked}", file.path, file.sha256)?;

@@ -79,6 +79,8 @@ fn is_wanted_name(name: &str) -> bool {
         "special_tokens_map.json",
         "added_tokens.json",
         "vocab.txt",
+        // Looked for, because it means something where there is no modules.json.
+        "chat_template.jinja",
         "vocab.json",
         "merges.txt",
         // What ColBERT models and the further heads of bge-m3 are described by and made of.

@@ -53,10 +53,29 @@ pub enum DenseActivation {
     Silu,
     /// σ(x).
     Sigmoid,
+    /// x where that is positive, else x / 100.
+    LeakyRelu,
+    /// x where that is positive, else eˣ - 1.
+    Elu,
+    /// ln(1 + eˣ).
+    Softplus,
+    /// x tanh(ln(1 + eˣ)).
+    Mish,
 }
 
 impl DenseActivation {
-    const ALL: [Self; 6] = [Self::Identity, Self::Tanh, Self::Relu, Self::Gelu, Self::Silu, Self::Sigmoid];
+    const ALL: [Self; 10] = [
+        Self::Identity,
+        Self::Tanh,
+        Self::Relu,
+        Self::Gelu,
+        Self::Silu,
+        Self::Sigmoid,
+        Self::LeakyRelu,
+        Self::Elu,
+        Self::Softplus,
+        Self::Mish,
+    ];
 
     /// The name of the class in torch.
     pub fn as_str(self) -> &'static str {
@@ -67,6 +86,10 @@ impl DenseActivation {
             Self::Gelu => "GELU",
             Self::Silu => "SiLU",
             Self::Sigmoid => "Sigmoid",
+            Self::LeakyRelu => "LeakyReLU",
+            Self::Elu => "ELU",
+            Self::Softplus => "Softplus",
+            Self::Mish => "Mish",
         }
     }
 
@@ -93,6 +116,8 @@ pub(super) fn dense(directory: &Path, of: VectorsOf) -> Result<Dense, SpecError>
     let flag = |key: &str, default: bool| match config.get(key) {
         None => Ok(default),
         Some(Value::Bool(value)) => Ok(*value),
+        // As in the reference library, where nothing is no.
+        Some(Value::Null) => Ok(false),
         Some(other) => Err(SpecError::invalid(&path, format!("{key} {other} is neither true nor false"))),
     };
     let activation = match config.get("activation_function") {

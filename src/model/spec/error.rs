@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::model::pointer;
 use crate::model::weights::WeightError;
 
 /// A directory that cannot be read, contradicts itself, or asks for something that is not implemented.
@@ -39,6 +40,23 @@ pub enum SpecError {
         /// The file.
         path: PathBuf,
         /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// What was fetched is not the file.
+    #[error("{}", pointer::explained(path))]
+    Pointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key of a JSON file has a value of the wrong kind.
+    #[error("{}: the value of {key} is not what it should be", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What was expected.
         #[source]
         source: serde_json::Error,
     },

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::architecture::{Architecture, PositionTable};
 use super::error::SpecError;
+use crate::model::{pointer, wrong_key};
 
 /// `config.json` of the transformer; the architecture reads the rest of it from [`TransformerConfig::raw`].
 pub(super) struct TransformerConfig {
@@ -168,7 +170,8 @@ fn parse_sentence_config(raw: &Map<String, Value>, task: Task, path: &Path) -> R
             "query_length" if task == Task::Tokens => config.query_length = Some(tokens(value, key, path)?),
             "query_expansion" if task == Task::Tokens => config.query_expansion = Some(value.clone()),
             "tokenizer_args" | "processor_kwargs" => tokenizer_length = tokenizer_settings(value, key, path)?,
-            "model_args" | "model_kwargs" | "config_args" | "config_kwargs" if only_trust(value) => {}
+            "model_args" | "model_kwargs" => model_settings(value, key, path)?,
+            "config_args" | "config_kwargs" => config_settings(value, key, path)?,
             _ => return Err(SpecError::unsupported(path, format!("{key} {value}"))),
         }
     }
@@ -184,7 +187,8 @@ fn tokenizer_settings(value: &Value, key: &str, path: &Path) -> Result<Option<u6
     let mut limit = None;
     for (name, setting) in settings {
         match name.as_str() {
-            "trust_remote_code" => {}
+            "trust_remote_code" | "use_fast" | "padding_side" => {}
+            "truncation_side" if setting == "right" => {}
             "model_max_length" => limit = Some(length(setting, name, path)?),
             _ => return Err(SpecError::unsupported(path, format!("{key}.{name} {setting}"))),
         }
@@ -192,8 +196,47 @@ fn tokenizer_settings(value: &Value, key: &str, path: &Path) -> Result<Option<u6
     Ok(limit)
 }
 
-fn only_trust(value: &Value) -> bool {
-    value.as_object().is_some_and(|settings| settings.keys().all(|key| key == "trust_remote_code"))
+/// How the reference library is to load and run the layers.
+fn model_settings(value: &Value, key: &str, path: &Path) -> Result<(), SpecError> {
+    let Some(settings) = value.as_object() else {
+        return Err(SpecError::invalid(path, format!("{key} is not an object")));
+    };
+    for (name, setting) in settings {
+        match name.as_str() {
+            // By which kernels, with how much memory, and what nothing is made of: the numbers are the same.
+            "trust_remote_code"
+            | "attn_implementation"
+            | "low_cpu_mem_usage"
+            | "device_map"
+            | "use_safetensors"
+            | "add_pooling_layer" => {}
+            // That of the computation is a setting of the run; the weights are as they are stored.
+            "torch_dtype" | "dtype" if ["float32", "torch.float32", "auto"].iter().any(|dtype| setting == dtype) => {}
+            "torch_dtype" | "dtype" => {
+                let what =
+                    format!("{key}.{name} {setting} (the weights would be rounded; leave it out for those stored)");
+                return Err(SpecError::unsupported(path, what));
+            }
+            _ => return Err(SpecError::unsupported(path, format!("{key}.{name} {setting}"))),
+        }
+    }
+    Ok(())
+}
+
+/// What replaces keys of `config.json`: accepted where it says nothing of the layers, or what stands there anyway.
+fn config_settings(value: &Value, key: &str, path: &Path) -> Result<(), SpecError> {
+    let Some(settings) = value.as_object() else {
+        return Err(SpecError::invalid(path, format!("{key} is not an object")));
+    };
+    let config = read_json::<Map<String, Value>>(&path.with_file_name("config.json"))?.unwrap_or_default();
+    for (name, setting) in settings {
+        let neutral = ["trust_remote_code", "use_cache", "attn_implementation"].contains(&name.as_str());
+        if !neutral && config.get(name) != Some(setting) {
+            let what = format!("{key}.{name} {setting} (write it into config.json)");
+            return Err(SpecError::unsupported(path, what));
+        }
+    }
+    Ok(())
 }
 
 fn is_plain_text_modality(value: &Value, output: &str) -> bool {
@@ -207,6 +250,8 @@ pub(super) struct LibraryConfig {
     #[serde(default)]
     pub(super) prompts: Option<BTreeMap<String, Option<String>>>,
     pub(super) default_prompt_name: Option<String>,
+    /// How many leading components of a vector are kept.
+    pub(super) truncate_dim: Option<NonZeroUsize>,
     pub(super) similarity_fn_name: Option<String>,
     /// From here on: what `PyLate` says of a `ColBERT` model.
     #[serde(default, deserialize_with = "present")]
@@ -260,6 +305,12 @@ pub(super) const MODEL_TYPES: [&str; 4] = ["SentenceTransformer", "SparseEncoder
 
 pub(super) fn library_config(path: &Path) -> Result<LibraryConfig, SpecError> {
     let config = read_json::<LibraryConfig>(path)?.unwrap_or_default();
+    // There, null is no kind of model at all: modules.json is passed over, and a model made of nothing but config.json.
+    if read_json::<Map<String, Value>>(path)?.is_some_and(|raw| raw.get("model_type") == Some(&Value::Null)) {
+        let what =
+            "model_type null (sentence-transformers passes over modules.json then; leave the key out to have it read)";
+        return Err(SpecError::unsupported(path, what));
+    }
     match config.model_type.as_deref() {
         Some(other) if !MODEL_TYPES.contains(&other) => {
             Err(SpecError::unsupported(path, format!("a model of the kind {other}")))
@@ -286,7 +337,17 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(SpecError::Read { path: path.to_owned(), source }),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| SpecError::Json { path: path.to_owned(), source })
+    if pointer::is_one(&bytes) {
+        return Err(SpecError::Pointer { path: path.to_owned() });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| {
+        let path = path.to_owned();
+        let object = serde_json::from_slice::<Map<String, Value>>(&bytes).ok();
+        match object.and_then(|object| wrong_key::find::<T>(&object)) {
+            Some(key) => SpecError::Key { path, key, source },
+            None => SpecError::Json { path, source },
+        }
+    })
 }
 
 /// Whether a value asks for nothing: null, false, or an empty list, object or text.

@@ -112,11 +112,13 @@ pub(super) fn splade_pooling(directory: &Path) -> Result<SpladePooling, SpecErro
 /// The heads of bge-m3, where their files are there.
 pub(super) fn of_bge_m3(
     directory: &Path,
+    hidden_size: usize,
     vocabulary: usize,
 ) -> Result<(Option<SparseHead>, Option<MultiHead>), SpecError> {
     let sparse_path = directory.join("sparse_linear.pt");
     let sparse = if sparse_path.is_file() {
         let tokens = Vocabulary::of(&TokenizerFiles::read(directory, false)?)?;
+        refuse_other_width(&sparse_path, shape(&sparse_path, "weight")?, hidden_size, Some(1))?;
         let dropped = ["cls_token", "eos_token", "pad_token", "unk_token"];
         let dropped: Vec<u32> = dropped.into_iter().filter_map(|name| tokens.special(name)).collect();
         if tokens.special("cls_token").is_none() && tokens.special("eos_token").is_none() {
@@ -131,6 +133,7 @@ pub(super) fn of_bge_m3(
     let multi_path = directory.join("colbert_linear.pt");
     let multi = if multi_path.is_file() {
         let (inputs, outputs) = shape(&multi_path, "weight")?;
+        refuse_other_width(&multi_path, (inputs, outputs), hidden_size, None)?;
         let dense = Dense {
             directory: directory.to_owned(),
             weights: vec![multi_path],
@@ -155,6 +158,25 @@ pub(super) fn of_bge_m3(
         None
     };
     Ok((sparse, multi))
+}
+
+/// Refuses a layer that does not take what the transformer gives, or does not give as many numbers as it must.
+fn refuse_other_width(
+    path: &Path,
+    (inputs, outputs): (usize, usize),
+    hidden_size: usize,
+    expected: Option<usize>,
+) -> Result<(), SpecError> {
+    if inputs != hidden_size {
+        let what = format!("its weight takes vectors of {inputs}, but hidden_size in config.json is {hidden_size}");
+        return Err(SpecError::invalid(path, what));
+    }
+    match expected.filter(|expected| *expected != outputs) {
+        Some(expected) => {
+            Err(SpecError::invalid(path, format!("its weight gives {outputs} numbers instead of {expected}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Inputs and outputs of a linear layer, which no configuration tells.

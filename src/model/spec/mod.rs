@@ -19,6 +19,7 @@ mod weight_files;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -53,8 +54,10 @@ pub struct ModelSpec {
     pub after_pooling: Vec<AfterPooling>,
     /// Whether the vector is scaled to unit length at the end.
     pub normalize: bool,
-    /// Length of a vector of a text; 0 where the model gives none.
+    /// Length of a vector of a text before anything is cut off; 0 where the model gives none.
     pub dimension: usize,
+    /// How many leading components of the finished vector the files keep, where those are not all.
+    pub truncate_dim: Option<usize>,
     /// Where weights of the vocabulary come from, if the model gives them.
     pub sparse: Option<SparseHead>,
     /// Where vectors of tokens come from, if the model gives them.
@@ -104,7 +107,7 @@ impl ModelSpec {
             First::Transformer(ref pooling) => {
                 let sentence = files::sentence_config(&steps.first, Task::Vectors)?;
                 let spec = with_transformer(&steps.first, &sentence, pooling, Vec::new())?;
-                let (sparse, multi) = heads::of_bge_m3(&steps.first, vocabulary(&spec.config))?;
+                let (sparse, multi) = heads::of_bge_m3(&steps.first, spec.hidden_size, vocabulary(&spec.config))?;
                 ModelSpec { sparse, multi, ..spec }
             }
             First::MaskedLm(pooling) => {
@@ -135,6 +138,17 @@ impl ModelSpec {
         directory.clone_into(&mut spec.directory);
         if !spec.pooling.is_empty() {
             spec.finish_with(steps.after)?;
+        }
+        // Of the reference library's classes, only the one for vectors of texts knows the key.
+        let cut = library
+            .truncate_dim
+            .map(NonZeroUsize::get)
+            .filter(|_| matches!(steps.kind, First::Transformer(_) | First::Static));
+        spec.truncate_dim = cut.filter(|dimension| *dimension < spec.dimension);
+        if let Some(kept) = spec.truncate_dim {
+            let note =
+                format!("truncate_dim keeps {kept} of {} components; --truncate-dim overrules it", spec.dimension);
+            spec.notes.push(format!("{}: {note}", library_path.display()));
         }
         if let Some(Route { document, query: Some(query), .. }) = &steps.route {
             let texts = format!("its texts take the way of documents ({document:?}), not that of queries ({query:?})");
@@ -215,7 +229,7 @@ impl ModelSpec {
     /// What the model can give, each kind with its width.
     pub fn widths(&self) -> Widths {
         Widths {
-            dense: (self.dimension > 0).then_some(self.dimension),
+            dense: (self.dimension > 0).then_some(self.truncate_dim.unwrap_or(self.dimension)),
             sparse: self.sparse.as_ref().map(SparseHead::vocabulary),
             multi: self.multi.as_ref().map(|head| head.dimension),
         }
@@ -300,6 +314,7 @@ fn with_transformer(
         after_pooling: Vec::new(),
         normalize: false,
         dimension: config.hidden_size * pooling.modes.len(),
+        truncate_dim: None,
         sparse: None,
         multi: None,
         default_kind: VectorKind::Dense,
@@ -339,6 +354,7 @@ fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
         after_pooling: Vec::new(),
         normalize: false,
         dimension: width,
+        truncate_dim: None,
         sparse: None,
         multi: None,
         default_kind: VectorKind::Dense,
@@ -370,6 +386,7 @@ fn table_width(paths: &[PathBuf]) -> Result<usize, WeightError> {
 
 /// What sentence-transformers makes of a directory without `modules.json`.
 fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
+    refuse_chat(directory)?;
     let note = format!(
         "{} has no modules.json: dense vectors are the mean over the tokens and are not normalised, as in sentence-transformers",
         directory.display()
@@ -467,6 +484,20 @@ fn refuse_other_type(library: &LibraryConfig, first: &First, path: &Path) -> Res
     } else {
         Err(SpecError::unsupported(path, format!("a model of the kind {model_type} with such modules")))
     }
+}
+
+/// Without a `modules.json`, the reference library takes a model with a chat template for one that is spoken to. With
+/// one, it leaves the template alone unless `sentence_bert_config.json` says otherwise, which is refused there.
+fn refuse_chat(directory: &Path) -> Result<(), SpecError> {
+    let config = directory.join("tokenizer_config.json");
+    let key = files::read_json::<Map<String, Value>>(&config)?.unwrap_or_default().remove("chat_template");
+    let more = directory.join("additional_chat_templates");
+    let file = [directory.join("chat_template.jinja"), more].into_iter().find(|path| path.exists());
+    let found = key.filter(|template| !template.is_null()).map(|_| config);
+    let Some(path) = file.or(found) else { return Ok(()) };
+    let what = "a chat template without a modules.json (sentence-transformers puts every text through it; to embed texts \
+                as they are, remove it or add a modules.json)";
+    Err(SpecError::unsupported(&path, what))
 }
 
 fn refuse_adapter(transformer: &Path) -> Result<(), SpecError> {

@@ -323,3 +323,28 @@ fn a_masked_language_model_without_modules_is_splade_if_it_is_called_so() {
     directory.json("config.json", &other);
     assert_eq!(directory.read().unwrap().widths().to_string(), "dense", "its head is not implemented");
 }
+
+#[test]
+fn what_the_files_cut_is_the_width_of_what_is_written() {
+    let widths = |truncate_dim: usize| {
+        let directory = Directory::new();
+        directory.json("config_sentence_transformers.json", &json!({"truncate_dim": truncate_dim}));
+        let spec = directory.read().unwrap();
+        (spec.dimension, spec.truncate_dim, spec.widths().dense, spec.normalize, spec.notes.len())
+    };
+    assert_eq!(widths(3), (8, Some(3), Some(3), true, 1));
+    assert_eq!(widths(8), (8, None, Some(8), true, 0));
+    assert_eq!(widths(9), (8, None, Some(8), true, 0));
+}
+
+#[test]
+fn a_head_of_bge_m3_that_does_not_fit_is_named_by_its_file() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/xlmr-bin-heads");
+    for name in ["colbert_linear.pt", "sparse_linear.pt"] {
+        let directory = Directory::new();
+        directory.json("config.json", &json!({"model_type": "bert", "hidden_size": 9}));
+        std::fs::copy(fixture.join(name), directory.0.path().join(name)).unwrap();
+        let message = directory.read().unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("hidden_size in config.json is 9"), "{message}");
+    }
+}

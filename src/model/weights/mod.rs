@@ -3,11 +3,15 @@
 //! Mapped, so that a model is read once and by whoever needs it; checked when opened, so that a broken file is one
 //! clear error and not a strange vector. A checkpoint may put a prefix before all names; it is looked for here alone.
 
+mod digest;
+mod legacy;
 mod pickle;
 mod pytorch;
 #[cfg(test)]
 mod tests;
+mod view;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -15,17 +19,19 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
-use rayon::prelude::*;
 use safetensors::tensor::TensorView as RawView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+pub use self::digest::{TensorDigest, TensorDigests};
 pub use self::pickle::PickleError;
 pub use self::pytorch::PyTorchError;
+use self::view::View;
+use super::pointer;
 use super::spec::{AfterPooling, ModelSpec, SparseHead};
-use crate::domain::{Digest, VectorKind};
+use crate::domain::VectorKind;
 
 /// What checkpoints put before the names of a transformer's tensors.
-const PREFIXES: [&str; 16] = [
+pub(super) const PREFIXES: [&str; 16] = [
     "",
     "bert.",
     "roberta.",
@@ -64,6 +70,12 @@ pub enum WeightError {
         /// What the system says.
         #[source]
         source: io::Error,
+    },
+    /// What was fetched is not the file.
+    #[error("{}", pointer::explained(path))]
+    Pointer {
+        /// The file.
+        path: PathBuf,
     },
     /// A file is not safetensors, or not all of it is there.
     #[error("{} is not a whole safetensors file; delete it and fetch it again", path.display())]
@@ -155,7 +167,20 @@ pub struct TensorView<'weights> {
     /// Kind of the numbers.
     pub dtype: Dtype,
     /// The numbers, little-endian, row after row.
-    pub bytes: &'weights [u8],
+    pub bytes: Cow<'weights, [u8]>,
+}
+
+/// What a file says of a tensor, without its numbers.
+#[derive(Debug, Clone)]
+pub struct StoredTensor<'weights> {
+    /// The name in the file, prefix included.
+    pub name: String,
+    /// The file.
+    pub path: &'weights Path,
+    /// Lengths of the axes, outermost first.
+    pub shape: Vec<usize>,
+    /// Kind of the numbers.
+    pub dtype: Dtype,
 }
 
 impl Weights {
@@ -250,10 +275,15 @@ impl Weights {
     ///
     /// # Errors
     /// When a file says that the numbers of one are damaged.
-    pub fn tensors(&self) -> Result<Vec<TensorView<'_>>, WeightError> {
+    pub fn tensors(&self) -> Result<Vec<StoredTensor<'_>>, WeightError> {
         let mut own: Vec<(&String, &Place)> = self.places.iter().collect();
         own.sort_unstable_by_key(|(name, place)| (place.file, *name));
-        let mut tensors = own.into_iter().map(|(name, place)| self.view(name, place)).collect::<Result<Vec<_>, _>>()?;
+        let stored = |(name, place): (&'_ String, &'_ Place)| {
+            self.check(name, place)?;
+            let path = self.files[place.file].path.as_path();
+            Ok(StoredTensor { name: name.clone(), path, shape: place.shape.clone(), dtype: place.dtype })
+        };
+        let mut tensors = own.into_iter().map(stored).collect::<Result<Vec<_>, _>>()?;
         for weights in self.of_heads() {
             tensors.extend(weights.tensors()?);
         }
@@ -273,26 +303,24 @@ impl Weights {
         own + self.of_heads().map(Self::numbers).sum::<u64>()
     }
 
-    /// SHA-256 of every file, in the order in which they were given, those of heads last. Reads all of
-    /// them; on several threads.
-    pub fn digests(&self) -> Vec<Digest> {
-        let mut digests: Vec<Digest> = self.files.par_iter().map(|file| Digest::of(&file.map)).collect();
-        digests.extend(self.of_heads().flat_map(Self::digests));
-        digests
-    }
-
-    fn view(&self, name: &str, place: &Place) -> Result<TensorView<'_>, WeightError> {
+    fn check(&self, name: &str, place: &Place) -> Result<(), WeightError> {
         let file = &self.files[place.file];
         if place.block.is_some_and(|block| !file.blocks[block].is_whole(&file.map)) {
             return Err(WeightError::Damaged { tensor: name.to_owned(), path: file.path.clone() });
         }
-        Ok(TensorView {
-            name: name.to_owned(),
-            path: &file.path,
-            shape: place.shape.clone(),
-            dtype: place.dtype,
-            bytes: &file.map[place.start..place.end],
-        })
+        Ok(())
+    }
+
+    fn view(&self, name: &str, place: &Place) -> Result<TensorView<'_>, WeightError> {
+        self.check(name, place)?;
+        let Place { dtype, ref shape, ref view, .. } = *place;
+        let file = &self.files[place.file];
+        let bytes = &file.map[place.start..place.end];
+        let bytes = match view {
+            Some(view) => Cow::Owned(view.gather(shape, dtype, bytes)),
+            None => Cow::Borrowed(bytes),
+        };
+        Ok(TensorView { name: name.to_owned(), path: &file.path, shape: shape.clone(), dtype, bytes })
     }
 }
 
@@ -370,13 +398,16 @@ impl MappedFile {
 
     /// The tensors of the file, which is the one of this number.
     fn read(&mut self, file: usize) -> Result<Vec<(String, Place)>, WeightError> {
+        if pointer::is_one(&self.map) {
+            return Err(WeightError::Pointer { path: self.path.clone() });
+        }
         if self.path.extension().is_some_and(|extension| extension == "bin" || extension == "pt") {
             let found = pytorch::find(&self.map);
             let (tensors, blocks) = found.map_err(|source| WeightError::PyTorch { path: self.path.clone(), source })?;
             self.blocks = blocks;
             let place = |tensor: pytorch::Found| {
-                let pytorch::Found { name, dtype, shape, bytes, block } = tensor;
-                (name, Place { file, dtype, shape, start: bytes.start, end: bytes.end, block: Some(block) })
+                let pytorch::Found { name, dtype, shape, bytes, view, block } = tensor;
+                (name, Place { file, dtype, shape, start: bytes.start, end: bytes.end, view, block: Some(block) })
             };
             return Ok(tensors.into_iter().map(place).collect());
         }
@@ -393,6 +424,8 @@ struct Place {
     shape: Vec<usize>,
     start: usize,
     end: usize,
+    /// How the numbers lie there, where that is not row after row.
+    view: Option<View>,
     /// The block of a file of `PyTorch` that it is in.
     block: Option<usize>,
 }
@@ -401,7 +434,7 @@ impl Place {
     fn of(file: usize, tensor: &RawView<'_>, map: &Mmap) -> Self {
         let start = tensor.data().as_ptr().addr() - map.as_ptr().addr();
         let end = start + tensor.data().len();
-        Self { file, dtype: tensor.dtype(), shape: tensor.shape().to_vec(), start, end, block: None }
+        Self { file, dtype: tensor.dtype(), shape: tensor.shape().to_vec(), start, end, view: None, block: None }
     }
 }
 

@@ -21,7 +21,18 @@ pub(super) struct Described {
     pub(super) shape: Vec<u64>,
     /// Distance of neighbours along each axis, in numbers.
     pub(super) strides: Vec<u64>,
+    /// Whether its numbers are those of the storage with the other sign.
+    pub(super) negated: bool,
 }
+
+/// What a pickle makes, and where the next one begins.
+pub(super) struct Read<T> {
+    pub(super) value: T,
+    pub(super) end: usize,
+}
+
+/// The way out.
+const RESAVE: &str = "if you trust it, load it with torch and save its state_dict alone, best as safetensors";
 
 /// Why a pickle is not a dictionary of tensors.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -30,7 +41,10 @@ pub enum PickleError {
     #[error("it ends in the middle of an instruction")]
     Truncated,
     /// It has an instruction that a dictionary of tensors does not need.
-    #[error("at byte {at}, it has the instruction {code:#04x}, which a dictionary of tensors does not need")]
+    #[error(
+        "at byte {at}, it has the instruction {code:#04x}, which a dictionary of tensors does not need; {}",
+        RESAVE
+    )]
     Instruction {
         /// The instruction.
         code: u8,
@@ -38,7 +52,7 @@ pub enum PickleError {
         at: usize,
     },
     /// It names a class or function that is not known to be harmless.
-    #[error("it names {name}, and only tensors in a dictionary are read")]
+    #[error("it names {name}, and only tensors in a dictionary are read; {}", RESAVE)]
     Name {
         /// Module and name.
         name: String,
@@ -52,7 +66,7 @@ pub enum PickleError {
         at: usize,
     },
     /// The dictionary holds something else.
-    #[error("{key:?} is not a tensor; save the model's state_dict alone")]
+    #[error("{key:?} is not a tensor; {}", RESAVE)]
     NotTensor {
         /// Its key.
         key: String,
@@ -61,22 +75,53 @@ pub enum PickleError {
 
 /// The tensors of a pickle, in its order.
 pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<Described>, PickleError> {
-    let mut machine = Machine { bytes: pickle, ..Machine::default() };
-    while !machine.step()? {}
-    machine.result()
+    Ok(Machine::run(pickle)?.result()?.value)
+}
+
+/// The same of a pickle that others follow.
+pub(super) fn first_tensors(pickles: &[u8]) -> Result<Read<Vec<Described>>, PickleError> {
+    Machine::run(pickles)?.result()
+}
+
+/// A list of texts, of a pickle that others may follow.
+pub(super) fn first_texts(pickles: &[u8]) -> Result<Read<Vec<&str>>, PickleError> {
+    let mut machine = Machine::run(pickles)?;
+    let Value::List(list) = machine.pop()? else { return Err(machine.senseless("what it makes is no list")) };
+    let texts = machine.lists[list].iter().map(|value| match value {
+        Value::Text(text) => Some(*text),
+        _ => None,
+    });
+    let value = texts.collect::<Option<_>>().ok_or_else(|| machine.senseless("a list holds more than texts"))?;
+    Ok(Read { value, end: machine.at })
+}
+
+/// What a dictionary says under a key, of a pickle that others may follow.
+pub(super) fn first_truth(pickles: &[u8], key: &str) -> Result<Read<Option<bool>>, PickleError> {
+    let mut machine = Machine::run(pickles)?;
+    let Value::Dictionary(dictionary) = machine.pop()? else {
+        return Err(machine.senseless("what it makes is no dictionary"));
+    };
+    let value = machine.dictionaries[dictionary].iter().find_map(|entry| match entry {
+        (Value::Text(found), Value::Truth(value)) if *found == key => Some(*value),
+        _ => None,
+    });
+    Ok(Read { value, end: machine.at })
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Value<'a> {
     Mark,
-    /// None, a truth value, a floating-point number or a list: nothing that a tensor is made of.
+    /// None or a floating-point number: nothing that a tensor is made of.
     Other,
+    Truth(bool),
     Integer(i64),
     Text(&'a str),
     /// Index into the tuples.
     Tuple(usize),
     /// Index into the dictionaries.
     Dictionary(usize),
+    /// Index into the lists.
+    List(usize),
     Name(Name),
     /// Index into the storages.
     Storage(usize),
@@ -124,6 +169,7 @@ struct Tensor {
     offset: u64,
     shape: Vec<u64>,
     strides: Vec<u64>,
+    negated: bool,
 }
 
 #[derive(Default)]
@@ -134,11 +180,18 @@ struct Machine<'a> {
     memory: HashMap<u32, Value<'a>>,
     tuples: Vec<Vec<Value<'a>>>,
     dictionaries: Vec<Vec<(Value<'a>, Value<'a>)>>,
+    lists: Vec<Vec<Value<'a>>>,
     storages: Vec<Storage<'a>>,
     tensors: Vec<Tensor>,
 }
 
 impl<'a> Machine<'a> {
+    fn run(bytes: &'a [u8]) -> Result<Self, PickleError> {
+        let mut machine = Self { bytes, ..Self::default() };
+        while !machine.step()? {}
+        Ok(machine)
+    }
+
     /// Runs one instruction; true at the end.
     fn step(&mut self) -> Result<bool, PickleError> {
         let start = self.at;
@@ -147,7 +200,22 @@ impl<'a> Machine<'a> {
             // The protocol; later ones write other instructions.
             0x80 => _ = self.take(1)?,
             b'}' => self.dictionary(Vec::new()),
-            b']' | b'N' | 0x88 | 0x89 => self.stack.push(Value::Other),
+            b']' => {
+                self.stack.push(Value::List(self.lists.len()));
+                self.lists.push(Vec::new());
+            }
+            b'a' => {
+                let value = self.pop()?;
+                let list = self.top_list()?;
+                self.lists[list].push(value);
+            }
+            b'e' => {
+                let values = self.since_mark()?;
+                let list = self.top_list()?;
+                self.lists[list].extend(values);
+            }
+            b'N' => self.stack.push(Value::Other),
+            0x88 | 0x89 => self.stack.push(Value::Truth(code == 0x88)),
             b'G' => {
                 self.take(8)?;
                 self.stack.push(Value::Other);
@@ -206,7 +274,7 @@ impl<'a> Machine<'a> {
         Ok(false)
     }
 
-    fn result(mut self) -> Result<Vec<Described>, PickleError> {
+    fn result(mut self) -> Result<Read<Vec<Described>>, PickleError> {
         let Value::Dictionary(dictionary) = self.pop()? else {
             return Err(self.senseless("what it makes is no dictionary"));
         };
@@ -214,7 +282,12 @@ impl<'a> Machine<'a> {
         let mut names = HashSet::new();
         for (key, value) in &self.dictionaries[dictionary] {
             let Value::Text(name) = *key else { return Err(self.senseless("a key of the dictionary is no text")) };
-            let Value::Tensor(tensor) = *value else { return Err(PickleError::NotTensor { key: name.to_owned() }) };
+            let tensor = match *value {
+                Value::Tensor(tensor) => tensor,
+                // Such as the number of an epoch: no part of any layer.
+                Value::Integer(_) | Value::Text(_) | Value::Truth(_) | Value::Other => continue,
+                _ => return Err(PickleError::NotTensor { key: name.to_owned() }),
+            };
             // A long name recalled many times over would fill the memory.
             if !names.insert(name) {
                 return Err(self.senseless("a tensor is there twice"));
@@ -228,9 +301,10 @@ impl<'a> Machine<'a> {
                 offset: tensor.offset,
                 shape: tensor.shape.clone(),
                 strides: tensor.strides.clone(),
+                negated: tensor.negated,
             });
         }
-        Ok(described)
+        Ok(Read { value: described, end: self.at })
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], PickleError> {
@@ -294,6 +368,13 @@ impl<'a> Machine<'a> {
         }
     }
 
+    fn top_list(&self) -> Result<usize, PickleError> {
+        match self.stack.last() {
+            Some(Value::List(list)) => Ok(*list),
+            _ => Err(self.senseless("there is no list")),
+        }
+    }
+
     fn remember(&mut self, bytes: usize) -> Result<(), PickleError> {
         let slot = self.number(bytes)?;
         let value = *self.stack.last().ok_or_else(|| self.senseless("there is nothing to remember"))?;
@@ -324,7 +405,8 @@ impl<'a> Machine<'a> {
         Ok(line)
     }
 
-    /// ("storage", class, key, device, count) to a storage.
+    /// ("storage", class, key, device, count) to a storage. Before torch 1.6, a sixth part told of which other storage it
+    /// is a part, if of any.
     fn storage(&mut self) -> Result<(), PickleError> {
         let Value::Tuple(tuple) = self.pop()? else { return Err(self.senseless("a storage is not described")) };
         let [
@@ -333,10 +415,14 @@ impl<'a> Machine<'a> {
             Value::Text(key),
             Value::Text(_),
             Value::Integer(_),
+            ref rest @ ..,
         ] = self.tuples[tuple][..]
         else {
             return Err(self.senseless("a storage is described in another way than torch does"));
         };
+        if !matches!(rest, [] | [Value::Other]) {
+            return Err(self.senseless("a storage is a part of another"));
+        }
         // Keys are numbers in the order of writing.
         if key.len() > 32 {
             return Err(self.senseless("the key of a storage is no number"));
@@ -355,17 +441,42 @@ impl<'a> Machine<'a> {
             (Name::OrderedDictionary, []) => self.dictionary(Vec::new()),
             (
                 Name::RebuildTensor,
-                &[Value::Storage(storage), Value::Integer(offset), Value::Tuple(shape), Value::Tuple(strides), ..],
+                &[
+                    Value::Storage(storage),
+                    Value::Integer(offset),
+                    Value::Tuple(shape),
+                    Value::Tuple(strides),
+                    ref rest @ ..,
+                ],
             ) => {
+                // Whether it is trained, what is called while it is, and what its numbers are besides.
+                let negated = match *rest {
+                    [] | [_] | [_, _] => false,
+                    [_, _, Value::Dictionary(properties)] => self.negated(properties)?,
+                    _ => return Err(self.senseless("a tensor is described in another way than torch does")),
+                };
                 let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
                 let offset = u64::try_from(offset).map_err(|_| self.senseless("a tensor begins before its storage"))?;
                 self.stack.push(Value::Tensor(self.tensors.len()));
-                self.tensors.push(Tensor { storage, offset, shape, strides });
+                self.tensors.push(Tensor { storage, offset, shape, strides, negated });
             }
             (Name::RebuildParameter, &[tensor @ Value::Tensor(_), ..]) => self.stack.push(tensor),
             _ => return Err(self.senseless("a function is called in another way than torch does")),
         }
         Ok(())
+    }
+
+    /// Whether the numbers of a tensor have the other sign, of all properties the only one that is known.
+    fn negated(&self, properties: usize) -> Result<bool, PickleError> {
+        let mut negated = false;
+        for property in &self.dictionaries[properties] {
+            match *property {
+                (Value::Text("neg"), Value::Truth(value)) => negated = value,
+                (Value::Text(_), Value::Truth(false)) => {}
+                _ => return Err(self.senseless("a tensor has a property that is not known")),
+            }
+        }
+        Ok(negated)
     }
 
     fn sizes(&self, tuple: usize) -> Result<Vec<u64>, PickleError> {

@@ -10,16 +10,21 @@ use safetensors::Dtype;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::legacy;
 use super::pickle::{self, Described, PickleError};
+use super::view::{Extent, View};
 
 /// Longer than the list of tensors of any model: ten thousand of them take 2 MB.
-const LONGEST_PICKLE: usize = 16 << 20;
+pub(super) const LONGEST_PICKLE: usize = 16 << 20;
 
 /// Why a file of `PyTorch` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PyTorchError {
-    /// It is in the format of torch before 1.6.
-    #[error("it is in the format of torch before 1.6; load it with torch and save it once more, best as safetensors")]
+    /// It is in the format of torch before 1.6, and not as that was written.
+    #[error(
+        "it is in the format of torch before 1.6, and something in it is not known; load it with torch and save it once \
+         more, best as safetensors"
+    )]
     Legacy,
     /// It is no whole zip archive.
     #[error("it is no whole zip archive")]
@@ -59,9 +64,9 @@ pub enum PyTorchError {
         /// The entry.
         entry: String,
     },
-    /// A tensor's numbers are not one after the other.
+    /// A tensor's numbers are a view of others that is not known.
     #[error("the tensor {tensor} is a view of another (shape {shape:?}, strides {strides:?}); save it contiguous")]
-    Strided {
+    View {
         /// The tensor.
         tensor: String,
         /// Its shape.
@@ -77,6 +82,8 @@ pub(super) struct Found {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: Range<usize>,
+    /// How its numbers lie there, where that is not row after row.
+    pub(super) view: Option<View>,
     /// Index into the blocks.
     pub(super) block: usize,
 }
@@ -84,26 +91,32 @@ pub(super) struct Found {
 /// A block of numbers with its checksum, which is looked at once and only when a tensor of the block is wanted.
 pub(super) struct Block {
     bytes: Range<usize>,
-    checksum: u32,
+    /// None where the format has none.
+    checksum: Option<u32>,
     whole: OnceLock<bool>,
 }
 
 impl Block {
+    pub(super) fn new(bytes: Range<usize>, checksum: Option<u32>) -> Self {
+        Self { bytes, checksum, whole: OnceLock::new() }
+    }
+
+    /// Where it lies in the file.
+    pub(super) fn bytes(&self) -> &Range<usize> {
+        &self.bytes
+    }
+
     /// Whether the block is as it was written.
     pub(super) fn is_whole(&self, file: &[u8]) -> bool {
-        *self.whole.get_or_init(|| crc32fast::hash(&file[self.bytes.clone()]) == self.checksum)
+        let is_whole = |checksum| *self.whole.get_or_init(|| crc32fast::hash(&file[self.bytes.clone()]) == checksum);
+        self.checksum.is_none_or(is_whole)
     }
-}
-
-/// Before 1.6, a file was several pickles, the first of which is a number.
-fn is_legacy(file: &[u8]) -> bool {
-    file.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
 }
 
 /// The tensors of a file.
 pub(super) fn find(file: &[u8]) -> Result<(Vec<Found>, Vec<Block>), PyTorchError> {
-    if is_legacy(file) {
-        return Err(PyTorchError::Legacy);
+    if legacy::is_one(file) {
+        return legacy::find(file);
     }
     let mut archive = Archive::open(file)?;
     let (order, _) = archive.entry("byteorder").or_else(|error| match error {
@@ -132,45 +145,39 @@ pub(super) fn find(file: &[u8]) -> Result<(Vec<Found>, Vec<Block>), PyTorchError
             *block
         } else {
             let (bytes, checksum) = archive.entry(&entry)?;
-            blocks.push(Block { bytes, checksum, whole: OnceLock::new() });
+            blocks.push(Block::new(bytes, Some(checksum)));
             numbers.insert(entry.clone(), blocks.len() - 1);
             blocks.len() - 1
         };
-        tensors.push(place(described, block, &blocks[block].bytes, entry)?);
+        tensors.push(place(described, block, blocks[block].bytes(), file.len(), entry)?);
     }
     Ok((tensors, blocks))
 }
 
-/// Where a tensor lies in the file, given its block.
-fn place(tensor: Described, block: usize, bytes: &Range<usize>, entry: String) -> Result<Found, PyTorchError> {
-    let Described { name, dtype, offset, shape, strides, .. } = tensor;
-    if !is_contiguous(&shape, &strides) {
-        return Err(PyTorchError::Strided { tensor: name, shape, strides });
-    }
-    let lengths: Option<Vec<usize>> = shape.iter().map(|length| usize::try_from(*length).ok()).collect();
-    let range = lengths.as_ref().and_then(|lengths| {
-        let size = dtype.bitsize() / 8;
-        let count = lengths.iter().try_fold(1_usize, |product, length| product.checked_mul(*length))?;
-        let start = bytes.start.checked_add(usize::try_from(offset).ok()?.checked_mul(size)?)?;
-        let end = start.checked_add(count.checked_mul(size)?)?;
+/// Where a tensor lies in the file, given its block and the length of the file.
+pub(super) fn place(
+    tensor: Described,
+    block: usize,
+    bytes: &Range<usize>,
+    file: usize,
+    entry: String,
+) -> Result<Found, PyTorchError> {
+    let Described { name, dtype, offset, shape, strides, negated, .. } = tensor;
+    let Some(Extent { shape, numbers, count, view }) = Extent::new(&shape, &strides, negated, dtype) else {
+        return Err(PyTorchError::View { tensor: name, shape, strides });
+    };
+    let size = dtype.bitsize() / 8;
+    let range = usize::try_from(offset).ok().and_then(|offset| {
+        let start = bytes.start.checked_add(offset.checked_mul(size)?)?;
+        let end = start.checked_add(numbers.checked_mul(size)?)?;
         (end <= bytes.end).then_some(start..end)
     });
-    match (lengths, range) {
-        (Some(shape), Some(bytes)) => Ok(Found { name, dtype, shape, bytes, block }),
+    // One number may stand for many: without a bound, a small file could ask for much memory.
+    let bearable = count.checked_mul(size).is_some_and(|length| view.is_none() || length <= file.max(LONGEST_PICKLE));
+    match range {
+        Some(bytes) if bearable => Ok(Found { name, dtype, shape, bytes, view, block }),
         _ => Err(PyTorchError::Beyond { tensor: name, entry }),
     }
-}
-
-/// Whether numbers lie row after row. The stride of an axis of length 1 says nothing.
-fn is_contiguous(shape: &[u64], strides: &[u64]) -> bool {
-    let mut expected = 1_u64;
-    let axes = shape.iter().zip(strides).rev();
-    let rows = axes.filter(|(length, _)| **length != 1).all(|(length, stride)| {
-        let fits = *stride == expected;
-        expected = expected.saturating_mul(*length);
-        fits
-    });
-    shape.len() == strides.len() && (rows || shape.contains(&0))
 }
 
 struct Archive<'a> {

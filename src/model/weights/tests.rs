@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use safetensors::serialize;
 
 use super::*;
+use crate::domain::Digest;
 
 /// Writes a file with the given tensors.
 fn write(path: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> PathBuf {
@@ -199,6 +200,124 @@ fn open_bytes(bytes: &[u8]) -> Result<Weights, WeightError> {
     Weights::open(&[path])
 }
 
+/// One tensor of a file that has no others, as an extent of a block of whole numbers from 0 on.
+#[track_caller]
+fn check_view(offset: usize, shape: &[usize], strides: &[usize], expected: &[f32]) {
+    let pickle = pickled::dictionary(&[("x", pickled::tensor("FloatStorage", "0", offset, shape, strides))]);
+    let block = f32_bytes(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    check_f32(&open_bytes(&stored(&pickle, &[("0", block)])).unwrap(), "x", shape, expected);
+}
+
+#[test]
+fn a_view_gives_the_numbers_that_it_shows() {
+    check_view(0, &[2, 3], &[1, 2], &[0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+    check_view(1, &[3], &[2], &[1.0, 3.0, 5.0]);
+    check_view(3, &[4], &[0], &[3.0; 4]);
+    check_view(0, &[2, 2, 2], &[1, 4, 2], &[0.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0]);
+    check_view(7, &[1, 1], &[0x7fff_ffff, 5], &[7.0]);
+    check_view(0, &[0, 3], &[1, 9], &[]);
+}
+
+#[test]
+fn a_view_with_the_other_sign_is_read_so_and_any_other_property_is_refused() {
+    let of = |class: &str, properties: &[u8]| {
+        let mut tensor = pickled::tensor(class, "0", 0, &[2], &[1]);
+        // Before the end of the arguments.
+        tensor.splice(tensor.len() - 2.., [properties, b"tR"].concat());
+        stored(&pickled::dictionary(&[("x", tensor)]), &[("0", f32_bytes(&[1.5, -2.0, 0.0, 0.0]))])
+    };
+    let property = |name: &str, value: u8| [b"}", &pickled::text(name)[..], &[value, b's']].concat();
+    let check = |properties: &[u8], expected: &[f32]| {
+        check_f32(&open_bytes(&of("FloatStorage", properties)).unwrap(), "x", &[2], expected);
+    };
+    check(&property("neg", 0x88), &[-1.5, 2.0]);
+    check(&property("neg", 0x89), &[1.5, -2.0]);
+    check(b"}", &[1.5, -2.0]);
+    check_refused(&of("FloatStorage", &property("conj", 0x88)), "property that is not known");
+    check_refused(&of("FloatStorage", b"K\x01"), "another way than torch does");
+    check_refused(&of("LongStorage", &property("neg", 0x88)), "tensor x is a view");
+}
+
+#[test]
+fn what_is_no_tensor_is_passed_over_if_it_holds_none() {
+    let tensor = pickled::tensor("FloatStorage", "0", 0, &[1], &[1]);
+    let entries =
+        [("epoch", b"K\x03".to_vec()), ("name", pickled::text("x")), ("nothing", b"N".to_vec()), ("x", tensor)];
+    let weights = open_bytes(&stored(&pickled::dictionary(&entries), &[("0", f32_bytes(&[4.0]))])).unwrap();
+    check_f32(&weights, "x", &[1], &[4.0]);
+    assert_eq!(weights.names().collect::<Vec<_>>(), ["x"]);
+    let nested = pickled::dictionary(&[("state_dict", b"}".to_vec())]);
+    check_refused(&stored(&nested, &[]), "\"state_dict\" is not a tensor; if you trust it, load it with torch");
+}
+
+/// A file as torch before 1.6 wrote it: two blocks, the second of whole numbers.
+fn legacy_file() -> Vec<u8> {
+    let mut bytes = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();
+    bytes.extend(pickled::dictionary(&[("little_endian", vec![0x88])]));
+    // Each storage has one part more.
+    let tensor = |class: &str, key: &str, offset, shape: &[usize], strides: &[usize]| {
+        let tensor = pickled::tensor(class, key, offset, shape, strides);
+        let end = tensor.windows(2).position(|window| window == b"tQ").unwrap();
+        [&tensor[..end], b"N", &tensor[end..]].concat()
+    };
+    bytes.extend(pickled::dictionary(&[
+        ("a", tensor("FloatStorage", "94057352091136", 1, &[2], &[1])),
+        ("b", tensor("LongStorage", "7", 0, &[2], &[1])),
+        ("c", tensor("FloatStorage", "94057352091136", 0, &[3, 2], &[1, 0])),
+    ]));
+    bytes.extend([&b"\x80\x02]q\x00("[..], &pickled::text("7"), &pickled::text("94057352091136"), b"e."].concat());
+    bytes.extend([2_i64, 5, -6].into_iter().flat_map(i64::to_le_bytes));
+    bytes.extend(3_i64.to_le_bytes());
+    bytes.extend(f32_bytes(&[1.0, 2.0, 3.0]));
+    bytes
+}
+
+#[test]
+fn a_file_of_torch_before_1_6_gives_the_tensors_that_were_saved() {
+    let weights = open_bytes(&legacy_file()).unwrap();
+    check_f32(&weights, "a", &[2], &[2.0, 3.0]);
+    check_f32(&weights, "c", &[3, 2], &[1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
+    assert_eq!(weights.tensor("b").unwrap().to_i64().unwrap(), [5, -6]);
+    let whole = legacy_file();
+    for length in 21..whole.len() {
+        assert!(open_bytes(&whole[..length]).is_err(), "{length}");
+    }
+    let mut other = whole.clone();
+    let truth = other.windows(3).position(|window| window == [b'n', 0x88, b'u']).unwrap();
+    other[truth + 1] = 0x89;
+    check_refused(&other, "\"big\"-endian");
+}
+
+#[test]
+fn digests_of_tensors_do_not_depend_on_where_and_how_they_are_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let values = [1.0, 2.0, 3.0, 4.0];
+    let digests = |paths: &[PathBuf]| Weights::open(paths).unwrap().tensor_digests().unwrap().own;
+    let path = |name: &str| directory.path().join(name);
+    let tensor = |name| (name, Dtype::F32, &[2, 2][..], f32_bytes(&values));
+    let whole = digests(&[write(&path("model.safetensors"), &[tensor("a"), tensor("b")])]);
+    let shards = [write(&path("2.safetensors"), &[tensor("b")]), write(&path("1.safetensors"), &[tensor("a")])];
+    assert_eq!(digests(&shards), whole);
+    let transposed = f32_bytes(&[1.0, 3.0, 2.0, 4.0]);
+    let pickle = pickled::dictionary(&[
+        ("b", pickled::tensor("FloatStorage", "0", 0, &[2, 2], &[2, 1])),
+        ("a", pickled::tensor("FloatStorage", "1", 0, &[2, 2], &[1, 2])),
+    ]);
+    std::fs::write(path("pytorch_model.bin"), stored(&pickle, &[("0", f32_bytes(&values)), ("1", transposed)]))
+        .unwrap();
+    assert_eq!(digests(&[path("pytorch_model.bin")]), whole);
+
+    let others: [(Dtype, &[usize], Vec<u8>); 3] = [
+        (Dtype::F32, &[2, 2], f32_bytes(&[1.0, 2.0, 3.0, 5.0])),
+        (Dtype::F32, &[4], f32_bytes(&values)),
+        (Dtype::I32, &[2, 2], f32_bytes(&values)),
+    ];
+    for (dtype, shape, bytes) in others {
+        let other = digests(&[write(&path("other.safetensors"), &[tensor("a"), ("b", dtype, shape, bytes)])]);
+        assert_eq!((&other[0], other[1] == whole[1]), (&whole[0], false), "{dtype} {shape:?}");
+    }
+}
+
 /// What the error of a file says.
 fn refusal(bytes: &[u8]) -> String {
     open_bytes(bytes).map(|_| ()).unwrap_err().to_string()
@@ -236,7 +355,7 @@ fn a_pickle_that_names_anything_else_than_tensors_is_refused_by_that_name() {
     check(b"cos\nsystem\n(X\x02\0\0\0lstR", "os.system");
     check(b"cbuiltins\neval\n", "builtins.eval");
     check(b"ctorch\nQuantizedStorage\n", "torch.QuantizedStorage");
-    check(b"K\x01", "\"x\" is not a tensor");
+    check(b"}", "\"x\" is not a tensor");
     check(b"ccollections\nOrderedDict\n(K\x01tR", "called in another way");
     // An instance (`i`, `o`), an object (0x81), and an extension (0x82) all call code.
     for code in [b'i', b'o', 0x81, 0x82, 0x92, 0x93] {
@@ -254,8 +373,10 @@ fn a_tensor_that_does_not_lie_in_its_block_is_an_error() {
     check(2, &[1], &[1], "tensor x is larger");
     check(0, &[0x7fff_ffff, 0x0002_0001, 1], &[0x0002_0001, 1, 1], "tensor x is larger");
     check(0, &[1, 2], &[1], "tensor x is a view");
-    check(0, &[2, 1], &[2, 1], "tensor x is a view");
-    check(0, &[2, 2], &[1, 2], "tensor x is a view");
+    check(0, &[2, 1], &[2, 1], "tensor x is larger");
+    check(0, &[2, 2], &[1, 2], "tensor x is larger");
+    // A gigabyte of one number.
+    check(0, &[1 << 14, 1 << 14], &[0, 0], "tensor x is larger");
     let pickle = pickled::dictionary(&[("x", pickled::tensor("FloatStorage", "7", 0, &[1], &[1]))]);
     check_refused(&stored(&pickle, &[]), "no entry data/7");
 }
@@ -263,6 +384,8 @@ fn a_tensor_that_does_not_lie_in_its_block_is_an_error() {
 #[test]
 fn what_is_no_archive_of_today_is_refused_with_the_way_out() {
     check_refused(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.more", "before 1.6");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    check_refused(pointer.as_bytes(), "run `git lfs pull`");
     check_refused(b"", "no whole zip");
     check_refused(b"PK\x03\x04", "no whole zip");
     let pickle = pickled::dictionary(&[]);
@@ -307,7 +430,11 @@ fn read_all(bytes: &[u8]) {
     for tensor in tensors {
         assert!(tensor.bytes.end <= bytes.len());
         let size = tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8;
-        assert_eq!(tensor.bytes.len(), size);
+        let found = match tensor.view {
+            Some(view) => view.gather(&tensor.shape, tensor.dtype, &bytes[tensor.bytes]).len(),
+            None => tensor.bytes.len(),
+        };
+        assert_eq!(found, size);
         blocks[tensor.block].is_whole(bytes);
     }
 }
@@ -327,6 +454,18 @@ proptest! {
         }
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
+        }
+        read_all(&bytes);
+    }
+
+    #[test]
+    fn a_file_of_torch_before_1_6_with_other_bytes_never_panics(
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = legacy_file();
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
         }
         read_all(&bytes);
     }

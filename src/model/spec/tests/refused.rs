@@ -92,6 +92,85 @@ fn words_that_are_cut_at_random_are_refused() {
 }
 
 #[test]
+fn settings_of_the_library_that_change_no_number_are_accepted_and_others_refused() {
+    for settings in [
+        json!({"model_args": {"attn_implementation": "eager", "low_cpu_mem_usage": true, "torch_dtype": "float32"}}),
+        json!({"model_kwargs": {"add_pooling_layer": false, "trust_remote_code": true}}),
+        json!({"tokenizer_args": {"padding_side": "left", "use_fast": true, "truncation_side": "right"}}),
+        json!({"config_args": {"use_cache": false, "max_position_embeddings": 64}}),
+    ] {
+        let directory = Directory::new();
+        directory.json("sentence_bert_config.json", &settings);
+        directory.read().unwrap();
+    }
+    for (settings, part) in [
+        (json!({"model_args": {"torch_dtype": "float16"}}), "model_args.torch_dtype \"float16\" (the weights would be"),
+        (json!({"model_args": {"quantization_config": {"a": 1}}}), "model_args.quantization_config"),
+        (
+            json!({"config_args": {"num_hidden_layers": 1}}),
+            "config_args.num_hidden_layers 1 (write it into config.json)",
+        ),
+        (json!({"config_kwargs": {"max_position_embeddings": 32}}), "config_kwargs.max_position_embeddings 32"),
+        (json!({"tokenizer_args": {"truncation_side": "left"}}), "tokenizer_args.truncation_side"),
+        (json!({"tokenizer_args": {"do_lower_case": true}}), "tokenizer_args.do_lower_case"),
+    ] {
+        check_refused_with("sentence_bert_config.json", &settings, part);
+    }
+}
+
+#[test]
+fn a_chat_template_is_refused_where_the_library_would_use_it() {
+    let check = |name: &str, text: &str| {
+        let directory = Directory::new();
+        directory.write(name, text);
+        directory.read().unwrap();
+        directory.remove("modules.json");
+        directory.check_refused(&[name, "a chat template without a modules.json", "remove it or add a modules.json"]);
+    };
+    check("tokenizer_config.json", "{\"chat_template\": \"{{ messages }}\"}");
+    check("chat_template.jinja", "{{ messages }}");
+    let directory = Directory::new();
+    directory.remove("modules.json");
+    directory.json("tokenizer_config.json", &json!({"chat_template": null}));
+    directory.read().unwrap();
+}
+
+#[test]
+fn a_model_type_that_is_null_is_refused() {
+    check_refused_with("config_sentence_transformers.json", &json!({"model_type": null}), "model_type null");
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_named_by_its_key() {
+    for (name, value, part) in [
+        (
+            "config_sentence_transformers.json",
+            json!({"prompts": ["x"], "model_type": "SentenceTransformer"}),
+            "prompts",
+        ),
+        ("config_sentence_transformers.json", json!({"truncate_dim": 0}), "truncate_dim"),
+        ("config_sentence_transformers.json", json!({"truncate_dim": 1.5}), "truncate_dim"),
+    ] {
+        let directory = Directory::new();
+        directory.json(name, &value);
+        let error = directory.read().unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(name) && message.contains(&format!("the value of {part} ")), "{message}");
+    }
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_called_one() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for name in ["tokenizer.json", "config.json"] {
+        let directory = Directory::new();
+        directory.write(name, pointer);
+        let message = directory.read().unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("git lfs pull"), "{message}");
+    }
+}
+
+#[test]
 fn missing_and_broken_files_are_named() {
     for (name, part) in [
         ("config.json", "config.json is missing"),
