@@ -176,6 +176,7 @@ fn where_queries_would_come_out_otherwise_documents_alone_are_embedded() {
     ] {
         let directory = pylate();
         directory.json("config.json", &config);
+        directory.json("tokenizer_config.json", &json!({"tokenizer_class": "PreTrainedTokenizerFast"}));
         let mut library = json!({"model_type": "ColBERT", "query_length": length});
         directory.json(LIBRARY, &library);
         let spec = directory.read().unwrap();
