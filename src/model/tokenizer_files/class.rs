@@ -174,8 +174,8 @@ mod tests {
         check(&json!({"model_type": "roberta"}), &json!({"tokenizer_class": "NeverHeardOf"}), Ok(Class::AsItIs));
         check(&json!({"model_type": "llama"}), &json!({}), Ok(Class::AsItIs));
         check(
-            json!({"model_type": "new"}),
-            json!({"tokenizer_class": "XLMRobertaTokenizerFast"}),
+            &json!({"model_type": "new"}),
+            &json!({"tokenizer_class": "XLMRobertaTokenizerFast"}),
             Ok(Class::XlmRoberta),
         );
     }
