@@ -151,41 +151,57 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(config: Value, tokenizer_config: Value, expected: Result<Class, &str>) {
-        let map = |value: Value| value.as_object().unwrap().clone();
-        let found = of(&map(config.clone()), &map(tokenizer_config.clone()), true);
+    fn check(config: &Value, tokenizer_config: &Value, expected: Result<Class, &str>) {
+        let map = |value: &Value| value.as_object().unwrap().clone();
+        let found = of(&map(config), &map(tokenizer_config), true);
         assert_eq!(found, expected.map_err(str::to_owned), "{config} {tokenizer_config}");
     }
 
     #[test]
     fn the_class_is_the_one_that_is_named_or_else_the_one_of_the_model_type() {
-        check(json!({"model_type": "bert"}), json!({}), Ok(Class::Bert));
-        check(json!({"model_type": "bert"}), json!({"tokenizer_class": "XLMRobertaTokenizer"}), Ok(Class::XlmRoberta));
-        check(json!({"model_type": "bert", "tokenizer_class": "MPNetTokenizerFast"}), json!({}), Ok(Class::Mpnet));
-        check(json!({"model_type": "bert"}), json!({"tokenizer_class": "PreTrainedTokenizerFast"}), Ok(Class::AsItIs));
-        check(json!({"model_type": "roberta"}), json!({"tokenizer_class": "NeverHeardOf"}), Ok(Class::AsItIs));
-        check(json!({"model_type": "llama"}), json!({}), Ok(Class::AsItIs));
+        check(&json!({"model_type": "bert"}), &json!({}), Ok(Class::Bert));
         check(
-            json!({"model_type": "new"}),
-            json!({"tokenizer_class": "XLMRobertaTokenizerFast"}),
+            &json!({"model_type": "bert"}),
+            &json!({"tokenizer_class": "XLMRobertaTokenizer"}),
+            Ok(Class::XlmRoberta),
+        );
+        check(&json!({"model_type": "bert", "tokenizer_class": "MPNetTokenizerFast"}), &json!({}), Ok(Class::Mpnet));
+        check(
+            &json!({"model_type": "bert"}),
+            &json!({"tokenizer_class": "PreTrainedTokenizerFast"}),
+            Ok(Class::AsItIs),
+        );
+        check(&json!({"model_type": "roberta"}), &json!({"tokenizer_class": "NeverHeardOf"}), Ok(Class::AsItIs));
+        check(&json!({"model_type": "llama"}), &json!({}), Ok(Class::AsItIs));
+        check(
+            &json!({"model_type": "new"}),
+            &json!({"tokenizer_class": "XLMRobertaTokenizerFast"}),
             Ok(Class::XlmRoberta),
         );
     }
 
     #[test]
     fn some_model_types_have_a_class_of_their_own_whatever_is_named() {
-        check(json!({"model_type": "qwen2"}), json!({"tokenizer_class": "PreTrainedTokenizerFast"}), Ok(Class::Qwen2));
-        check(json!({"model_type": "qwen3"}), json!({"tokenizer_class": "PreTrainedTokenizerFast"}), Ok(Class::AsItIs));
-        check(json!({"model_type": "modernbert"}), json!({"tokenizer_class": "BertTokenizer"}), Ok(Class::AsItIs));
-        check(json!({"model_type": "mistral"}), json!({"tokenizer_class": "LlamaTokenizer"}), Ok(Class::AsItIs));
-        check(json!({"model_type": "llama"}), json!({"tokenizer_class": "LlamaTokenizer"}), Ok(Class::AsItIs));
+        check(
+            &json!({"model_type": "qwen2"}),
+            &json!({"tokenizer_class": "PreTrainedTokenizerFast"}),
+            Ok(Class::Qwen2),
+        );
+        check(
+            &json!({"model_type": "qwen3"}),
+            &json!({"tokenizer_class": "PreTrainedTokenizerFast"}),
+            Ok(Class::AsItIs),
+        );
+        check(&json!({"model_type": "modernbert"}), &json!({"tokenizer_class": "BertTokenizer"}), Ok(Class::AsItIs));
+        check(&json!({"model_type": "mistral"}), &json!({"tokenizer_class": "LlamaTokenizer"}), Ok(Class::AsItIs));
+        check(&json!({"model_type": "llama"}), &json!({"tokenizer_class": "LlamaTokenizer"}), Ok(Class::AsItIs));
     }
 
     #[test]
     fn a_class_that_would_be_built_otherwise_is_refused_by_name() {
         let phobert = json!({"tokenizer_class": "PhobertTokenizer"});
-        check(json!({"model_type": "roberta"}), phobert, Err("the class PhobertTokenizer"));
+        check(&json!({"model_type": "roberta"}), &phobert, Err("the class PhobertTokenizer"));
         let code = json!({"AutoTokenizer": ["tokenizer.Own", null]});
-        check(json!({"model_type": "llama"}), json!({"auto_map": code}), Err("auto_map"));
+        check(&json!({"model_type": "llama"}), &json!({"auto_map": code}), Err("auto_map"));
     }
 }
