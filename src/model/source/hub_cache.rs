@@ -64,14 +64,23 @@ impl CachedRepository {
                          if it has none, pass this directory as the model";
             return incomplete(lacks.to_owned());
         }
-        if let Err(error @ SpecError::Missing { .. }) = ModelSpec::read(&snapshot) {
-            return incomplete(error.to_string());
+        match ModelSpec::read(&snapshot) {
+            Err(error @ (SpecError::Missing { .. } | SpecError::MissingTokenizer { .. })) => {
+                return incomplete(error.to_string());
+            }
+            // A vocabulary alone may give other tokens than the file that a repository has beside it.
+            Ok(spec) => {
+                let whole = spec.tokenizer.path.with_file_name("tokenizer.json");
+                let name = whole.strip_prefix(&snapshot).ok().and_then(Path::to_str).unwrap_or("tokenizer.json");
+                if is_unknown(&name) {
+                    return incomplete(format!("it has no {name}, and nothing tells whether the model has one"));
+                }
+            }
+            Err(_) => {}
         }
         let mut note = format!("{} could not be compared with the hub and is used as it is", snapshot.display());
-        let unknown = ["sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json"]
-            .into_iter()
-            .filter(is_unknown)
-            .collect::<Vec<_>>();
+        let may_be_there = ["sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json"];
+        let unknown: Vec<&str> = may_be_there.into_iter().filter(is_unknown).collect();
         if !unknown.is_empty() {
             note += "; nothing tells whether the model has what it lacks: ";
             note += &unknown.join(", ");
