@@ -49,7 +49,7 @@ fn a_model_of_the_hub_is_the_same_elsewhere_and_only_what_is_read_is_carried() {
         fs::read_dir(home.path("carried")).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     let expected = "1_Pooling config.json config_sentence_transformers.json model.safetensors modules.json \
-                    sentence_bert_config.json special_tokens_map.json tokenizer.json tokenizer_config.json vocab.txt";
+                    sentence_bert_config.json special_tokens_map.json tokenizer.json tokenizer_config.json";
     assert_eq!(names, expected.split(' ').collect::<Vec<_>>());
 }
 
