@@ -138,6 +138,8 @@ def make_model(source: Path, output: Path, shape: Shape, max_positions: int, see
     shutil.copy(source / "tokenizer.json", output)
     settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
     settings["model_max_length"] = max_positions
+    # Else the class of some kinds of models would be taken for the one that is named here.
+    settings["auto_map"] = {"AutoTokenizer": ["tokenizer.Source", None]}
     write_json(output / "tokenizer_config.json", settings)
 
 
