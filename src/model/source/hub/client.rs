@@ -96,6 +96,8 @@ impl<'run> Client<'run> {
     ) -> Result<Self, Answer> {
         let hub = Url::parse(endpoint).ok().filter(|hub| matches!(hub.scheme(), "http" | "https"));
         let hub = hub.ok_or(Answer::Unaddressed)?;
+        // An error means that the program around this library has chosen its own.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
             reqwest::blocking::Client::builder()
                 .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
