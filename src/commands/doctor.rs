@@ -10,9 +10,9 @@ use std::path::Path;
 use super::devices::{DevicesError, describe_process, visibility_notes};
 use crate::cli::DoctorCommand;
 use crate::config::{self, Environment, Resolved};
-use crate::device::{ChoiceError, CpuLimits, Detection, DeviceInfo, DeviceKind, ENCODERS, Probe, ProbeError};
+use crate::device::{ChoiceError, CpuLimits, Detection, DeviceInfo, DeviceKind, ENCODERS, Probe, ProbeError, cores};
 use crate::domain::Bytes;
-use crate::embedder::{choice, cores, left_aside, look};
+use crate::embedder::{choice, left_aside, look};
 use crate::exit;
 
 /// How one thing stands.

@@ -11,6 +11,11 @@ use serde::Serialize;
 use super::{DeviceInfo, DeviceKind, DeviceUuid, Probe, ProbeError, Snapshot};
 use crate::domain::Bytes;
 
+/// Cores that this process may use: affinity and cgroup limits counted.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
 /// Reads `/proc` and the control groups.
 pub struct CpuProbe {
     root: PathBuf,

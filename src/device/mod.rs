@@ -18,7 +18,7 @@ mod threshold;
 mod visible;
 
 pub use choice::{Choice, ChoiceError, Chosen, Wanted, choose};
-pub use cpu::{CpuLimits, CpuProbe};
+pub use cpu::{CpuLimits, CpuProbe, cores};
 pub use detect::{Detection, Request, Versions, detect};
 pub use history::{HISTORY_LENGTH, History, Sample};
 pub use info::{ComputeCapability, DeviceInfo, DeviceKind, DeviceUuid};

@@ -59,9 +59,18 @@ impl Snapshot {
     /// The part of the memory that is not free, from 0 to 1.
     pub fn utilisation(&self) -> Option<f64> {
         let total = self.total.filter(|total| total.0 > 0)?;
-        // The driver keeps some memory that is neither used nor free; it cannot be had either.
-        let taken = self.free.map(|free| total.saturating_sub(free)).or(self.used)?;
-        Some(taken.0 as f64 / total.0 as f64)
+        Some(self.taken()?.0 as f64 / total.0 as f64)
+    }
+
+    /// Memory that is not available: the driver keeps some that is neither used nor free.
+    pub fn taken(&self) -> Option<Bytes> {
+        self.total.zip(self.free).map(|(total, free)| total.saturating_sub(free)).or(self.used)
+    }
+
+    /// What this process holds, if the driver reports it.
+    pub fn own(&self) -> Option<Bytes> {
+        let pid = std::process::id();
+        self.processes.iter().flatten().find(|process| process.pid == pid)?.used
     }
 
     /// The processes on it that are not `own`.

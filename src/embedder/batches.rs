@@ -3,16 +3,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::devices::Place;
 use super::fitting::{self, Fitting};
 use super::held::Held;
+use super::job::Turns;
 use super::learned::{Learned, Subject};
+use super::slot::DeviceSlot;
 use super::staged::Staged;
-use super::turn::Turns;
 use crate::batch::{BatchLimits, Controller, Controllers, Costs, MemoryModel, Occupancy, Span};
 use crate::config::Settings;
 use crate::device::{Probe, Snapshot};
-use crate::domain::Bytes;
 use crate::ensemble::{MEMORY_PART, soft_limit};
 use crate::telemetry::event::Event;
 
@@ -28,7 +27,7 @@ pub(super) struct Batches<'a> {
     turns: &'a Turns<'a>,
     staged: &'a [&'a Staged],
     learned: Option<Learned>,
-    places: &'a [Place],
+    places: &'a [DeviceSlot],
 }
 
 impl<'a> Batches<'a> {
@@ -42,7 +41,7 @@ impl<'a> Batches<'a> {
         });
         let mut batches = Self { models: Vec::new(), turns, staged, learned, places: &fitting.places };
         let of_model = |(staged, sequences): (&&Staged, &usize)| {
-            let of_place = |place: &Place| {
+            let of_place = |place: &DeviceSlot| {
                 let before = held.before(place).filter(|_| computes_on_gpu(settings, place));
                 (place.label.clone(), batches.controller(staged, place, before, *sequences))
             };
@@ -57,10 +56,16 @@ impl<'a> Batches<'a> {
         &self.models[model]
     }
 
-    fn controller(&self, staged: &Staged, place: &Place, before: Option<&Snapshot>, sequences: usize) -> Controller {
+    fn controller(
+        &self,
+        staged: &Staged,
+        place: &DeviceSlot,
+        before: Option<&Snapshot>,
+        sequences: usize,
+    ) -> Controller {
         let settings = self.turns.job.settings;
         let tokens = staged.info.batch_tokens;
-        let Some((total, used, before)) = before.and_then(|before| Some((before.total?, taken(before)?, before)))
+        let Some((total, used, before)) = before.and_then(|before| Some((before.total?, before.taken()?, before)))
         else {
             let start = BatchLimits { tokens, sequences };
             return Controller::new(Span { start, most_tokens: tokens }, settings.adaptive_batch);
@@ -86,7 +91,7 @@ impl<'a> Batches<'a> {
         )
     }
 
-    fn subject(&self, staged: &Staged, place: &Place, snapshot: &Snapshot) -> Subject {
+    fn subject(&self, staged: &Staged, place: &DeviceSlot, snapshot: &Snapshot) -> Subject {
         let devices = self.turns.devices.detection.devices();
         let device = devices.iter().find(|device| device.uuid == snapshot.uuid);
         Subject {
@@ -101,7 +106,7 @@ impl<'a> Batches<'a> {
         for place in self.places.iter().filter(|place| place.is_gpu()) {
             let snapshot = self.turns.devices.detection.snapshot(&place.uuid).ok();
             snapshot.iter().for_each(|snapshot| self.turns.devices.gpus.note(place, snapshot));
-            let Some(own) = snapshot.as_ref().and_then(own) else { continue };
+            let Some(own) = snapshot.as_ref().and_then(Snapshot::own) else { continue };
             for controllers in &self.models {
                 let mut controllers = controllers.lock().unwrap_or_else(PoisonError::into_inner);
                 controllers.of(&place.label).into_iter().for_each(|controller| controller.loaded(own.0));
@@ -130,23 +135,11 @@ impl<'a> Batches<'a> {
 }
 
 /// Whether layers are computed on the device itself. In a rehearsal it is only watched.
-pub(super) fn computes_on_gpu(settings: &Settings, place: &Place) -> bool {
+pub(super) fn computes_on_gpu(settings: &Settings, place: &DeviceSlot) -> bool {
     place.is_gpu() && !settings.rehearse
 }
 
 fn costs(staged: &Staged, settings: &Settings) -> Costs {
     let footprint = fitting::footprint(staged, settings, true);
     Costs { token_bytes: footprint.token_bytes, pair_bytes: footprint.pair_bytes }
-}
-
-/// Memory of a device that cannot be had.
-pub(super) fn taken(snapshot: &Snapshot) -> Option<Bytes> {
-    // The driver keeps some memory that is neither used nor free; it cannot be had either.
-    snapshot.total.zip(snapshot.free).map(|(total, free)| total.saturating_sub(free)).or(snapshot.used)
-}
-
-/// What this process holds on a device, where the driver tells it.
-pub(super) fn own(snapshot: &Snapshot) -> Option<Bytes> {
-    let pid = std::process::id();
-    snapshot.processes.iter().flatten().find(|process| process.pid == pid).and_then(|process| process.used)
 }

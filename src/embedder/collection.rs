@@ -1,49 +1,22 @@
 //! One collection through the models of a turn: outputs opened, the pipeline run, shards committed and told of.
 
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::error::{EmbedError, ModelError, with_causes};
+use super::job::{Faults, Job, Member};
 use super::staged::Staged;
 use super::{reuse, update};
-use crate::batch::Controllers;
 use crate::collection::Collection;
-use crate::config::{Resolved, Settings};
 use crate::domain::{CollectionName, RowStatus, Shard};
-use crate::encoder::SharedEncoder;
 use crate::known::Known;
 use crate::output::{
     CollectionTotals, CollectionWriter, CommitError, Counts, Manifest, OpenError, Opened, Plan, directory_name,
     forget_previous,
 };
-use crate::pipeline::{self, Commit, Lane, Pass, PassEnd, PassError, StageClock, StopSwitch, Worker};
+use crate::pipeline::{self, Commit, Lane, Pass, PassEnd, PassError, StageClock, Worker};
 use crate::telemetry::event::{Event, Observer, OutputFile};
-
-/// A model that takes part in a turn.
-pub(super) struct Member<'a> {
-    pub staged: &'a Staged,
-    pub controllers: &'a Mutex<Controllers>,
-    /// See [`Lane::fallback`].
-    pub fallback: Option<&'a dyn SharedEncoder>,
-    /// See [`Lane::exact`].
-    pub exact: Option<&'a dyn SharedEncoder>,
-    pub clock: &'a StageClock,
-}
-
-/// What all collections of a run share.
-#[derive(Clone, Copy)]
-pub(super) struct Job<'a> {
-    pub resolved: &'a Resolved,
-    pub settings: &'a Settings,
-    pub tokenizer_threads: usize,
-    pub run_id: &'a str,
-    pub stop: &'a StopSwitch,
-    pub faults: &'a Faults,
-    pub observer: &'a dyn Observer,
-}
 
 /// What became of a model in a collection: whether all rows are committed.
 pub(super) type MemberEnd = Result<bool, ModelError>;
@@ -178,23 +151,6 @@ impl Commit for Committer<'_> {
             self.known = None;
         }
         Ok(())
-    }
-}
-
-/// Faults of the input that have been told of. Every turn reads the input again, and would tell of them again.
-#[derive(Default)]
-pub(super) struct Faults {
-    hasher: RandomState,
-    told: Mutex<HashSet<u64>>,
-}
-
-impl Faults {
-    fn is_new(&self, event: &Event) -> bool {
-        let (Event::LoadingError { error, .. } | Event::InputWarning { warning: error, .. }) = event else {
-            return true;
-        };
-        let place = (error.path.as_str(), error.line, error.column, error.index, error.reason.as_str());
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(self.hasher.hash_one(place))
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::gpus::Gpus;
-use super::machine::cores;
+use super::slot::DeviceSlot;
 use crate::config::{Mode, Resolved, Settings};
 use crate::device::{
     Choice, ChoiceError, Chosen, Detection, DeviceInfo, DeviceKind, DeviceUuid, ENCODERS, Probe, Request, Thresholds,
-    Wanted, choose, detect, slots,
+    Wanted, choose, cores, detect, slots,
 };
 use crate::lease::{DeviceKey, DeviceKeyError};
 
@@ -19,28 +19,6 @@ pub struct Devices {
     pub choice: Choice,
     /// What of it is open.
     pub(super) gpus: Gpus,
-}
-
-/// A device that a run uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// As in `--devices`.
-    pub label: String,
-    /// CUDA's number of it; none for a part of the processor.
-    pub id: Option<u32>,
-    /// By which its memory is looked at.
-    pub uuid: DeviceUuid,
-    /// By which it is leased.
-    pub key: DeviceKey,
-    /// Encoder threads.
-    pub threads: usize,
-}
-
-impl Place {
-    /// Whether it is a GPU, with memory of its own.
-    pub(super) fn is_gpu(&self) -> bool {
-        self.id.is_some()
-    }
 }
 
 impl Devices {
@@ -65,14 +43,14 @@ impl Devices {
     }
 
     /// The devices in the order asked for. The encoder threads are divided among them as evenly as can be.
-    pub(super) fn places(&self, settings: &Settings) -> Result<Vec<Place>, DeviceKeyError> {
+    pub(super) fn places(&self, settings: &Settings) -> Result<Vec<DeviceSlot>, DeviceKeyError> {
         let threads = settings.threads.unwrap_or_else(cores);
         match &self.choice.chosen {
             Chosen::Cpu(slots) => {
                 let labels = self.choice.labels();
                 let place = |(slot, label): (&crate::device::CpuSlot, String)| {
                     let (uuid, key) = (DeviceUuid("cpu".to_owned()), DeviceKey::of_slot(slot.index));
-                    Place { label, id: None, uuid, key, threads: slot.cores }
+                    DeviceSlot { label, id: None, uuid, key, threads: slot.cores }
                 };
                 Ok(slots.iter().zip(labels).map(place).collect())
             }
@@ -83,7 +61,7 @@ impl Devices {
                 let place = |(gpu, share): (&DeviceInfo, crate::device::CpuSlot)| {
                     let key = DeviceKey::try_from(gpu)?;
                     let (label, uuid) = (gpu.label(), gpu.uuid.clone());
-                    Ok(Place { label, id: Some(gpu.index), uuid, key, threads: share.cores })
+                    Ok(DeviceSlot { label, id: Some(gpu.index), uuid, key, threads: share.cores })
                 };
                 gpus.iter().zip(shares).map(place).collect()
             }

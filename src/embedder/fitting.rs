@@ -1,11 +1,10 @@
 //! Which of the held devices a turn will use, and how large its batches may be there: the plan, held against what the
 //! devices say.
 
-use super::batches::taken;
-use super::devices::Place;
 use super::held::Held;
+use super::job::Turns;
+use super::slot::DeviceSlot;
 use super::staged::Staged;
-use super::turn::Turns;
 use crate::config::{Dtype, Settings};
 use crate::device::{DeviceUuid, Probe, Snapshot};
 use crate::domain::{Bytes, VectorKind};
@@ -25,7 +24,7 @@ const CPU_OVERHEAD: Bytes = Bytes::mib(256);
 /// What a turn uses.
 pub(super) struct Fitting {
     /// The devices, best first.
-    pub places: Vec<Place>,
+    pub places: Vec<DeviceSlot>,
     /// Most sequences in a batch, for each model.
     pub batch_sizes: Vec<usize>,
 }
@@ -39,7 +38,7 @@ pub(super) fn predict(turns: &Turns<'_>, models: &[&Staged]) {
         let snapshot = detection.snapshot(&place.uuid).ok();
         tell(turns, models, &place.label, snapshot.as_ref(), &fits(models, settings, room(snapshot.as_ref()), true, 1));
     }
-    if !places.iter().any(Place::is_gpu) {
+    if !places.iter().any(DeviceSlot::is_gpu) {
         let snapshot = detection.snapshot(&DeviceUuid("cpu".to_owned())).ok();
         let threads = places.iter().map(|place| place.threads).sum();
         let fits = fits(models, settings, room(snapshot.as_ref()), false, threads);
@@ -53,8 +52,8 @@ pub(super) fn fitting(turns: &Turns<'_>, held: &Held<'_>, models: &[&Staged]) ->
     let (settings, observer) = (turns.job.settings, turns.job.observer);
     let several = settings.data_parallel.unwrap_or(true);
     let places = &held.places()[..if several { held.places().len() } else { 1 }];
-    let gpus = places.iter().any(Place::is_gpu);
-    let (mut used, mut refused): (Vec<(Place, Vec<Fit>)>, Vec<String>) = (Vec::new(), Vec::new());
+    let gpus = places.iter().any(DeviceSlot::is_gpu);
+    let (mut used, mut refused): (Vec<(DeviceSlot, Vec<Fit>)>, Vec<String>) = (Vec::new(), Vec::new());
     if gpus {
         for place in places {
             let fits = fits(models, settings, room(held.before(place)), true, 1);
@@ -147,7 +146,7 @@ fn fits(models: &[&Staged], settings: &Settings, room: Room, gpu: bool, workers:
 }
 
 fn room(snapshot: Option<&Snapshot>) -> Room {
-    Room { total: snapshot.and_then(|snapshot| snapshot.total), used: snapshot.and_then(taken) }
+    Room { total: snapshot.and_then(|snapshot| snapshot.total), used: snapshot.and_then(Snapshot::taken) }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a sensible amount")]
@@ -199,7 +198,7 @@ fn arithmetic(models: &[&Staged], label: &str, snapshot: Option<&Snapshot>, fits
 }
 
 /// All cores, for models that no device has room for.
-fn processor(threads: usize) -> Place {
+fn processor(threads: usize) -> DeviceSlot {
     let label = "cpu".to_owned();
-    Place { id: None, uuid: DeviceUuid(label.clone()), key: DeviceKey::of_slot(0), label, threads }
+    DeviceSlot { id: None, uuid: DeviceUuid(label.clone()), key: DeviceKey::of_slot(0), label, threads }
 }

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::batches::own;
-use super::devices::Place;
 use super::error::EmbedError;
+use super::slot::DeviceSlot;
 use crate::config::{Dtype, Settings};
 use crate::device::{Choice, Chosen, ComputeCapability, DeviceInfo, DeviceKind, DeviceUuid, Snapshot};
 use crate::domain::Bytes;
@@ -81,24 +80,24 @@ impl Gpus {
     }
 
     /// The GPU of a place, if it is open.
-    pub(super) fn of(&self, place: &Place) -> Option<Gpu> {
+    pub(super) fn of(&self, place: &DeviceSlot) -> Option<Gpu> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&place.uuid).cloned()
     }
 
     /// Waits for a GPU and gives memory back that nothing is in; nothing where it is not open.
-    pub(super) fn settle(&self, place: &Place) -> Result<(), NnError> {
+    pub(super) fn settle(&self, place: &DeviceSlot) -> Result<(), NnError> {
         self.of(place).map_or(Ok(()), |gpu| gpu.settle())
     }
 
     /// Takes note of what this process holds of a GPU beside its tensors, at a moment at which nothing runs there.
-    pub(super) fn note(&self, place: &Place, snapshot: &Snapshot) {
-        if let Some((gpu, own)) = self.of(place).zip(own(snapshot)) {
+    pub(super) fn note(&self, place: &DeviceSlot, snapshot: &Snapshot) {
+        if let Some((gpu, own)) = self.of(place).zip(snapshot.own()) {
             gpu.note(own.0);
         }
     }
 
     /// With what the allocator of this process knows alone.
-    pub(super) fn complete(&self, place: &Place, snapshot: Snapshot) -> Snapshot {
+    pub(super) fn complete(&self, place: &DeviceSlot, snapshot: Snapshot) -> Snapshot {
         match self.of(place).and_then(|gpu| gpu.pool()) {
             None => snapshot,
             Some(pool) => {

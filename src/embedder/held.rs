@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::devices::Place;
 use super::gpus::Gpus;
-use super::watch::LostFlags;
+use super::lost::LostFlags;
+use super::slot::DeviceSlot;
 use crate::device::{DeviceUuid, Probe, ProbeError, Snapshot};
 use crate::domain::Bytes;
 use crate::telemetry::event::{Event, LeaseSample, Observer, VramSample};
@@ -25,7 +25,7 @@ const SETTLING_PAUSE: Duration = Duration::from_millis(20);
 /// Devices between `acquire` and `release`.
 pub(super) struct Held<'a> {
     models: Vec<String>,
-    places: Vec<Place>,
+    places: Vec<DeviceSlot>,
     before: BTreeMap<u32, Snapshot>,
     peaks: Mutex<BTreeMap<u32, VramSample>>,
     /// Models that stay on the devices are no leak.
@@ -40,7 +40,7 @@ impl<'a> Held<'a> {
     /// Looks at the devices, and tells that they are held. A device that does not answer is told of and left out.
     pub(super) fn begin(
         models: Vec<String>,
-        places: &[Place],
+        places: &[DeviceSlot],
         probe: &'a dyn Probe,
         gpus: &'a Gpus,
         observer: &'a dyn Observer,
@@ -65,7 +65,7 @@ impl<'a> Held<'a> {
     }
 
     /// The devices that answer.
-    pub(super) fn places(&self) -> &[Place] {
+    pub(super) fn places(&self) -> &[DeviceSlot] {
         &self.places
     }
 
@@ -75,7 +75,7 @@ impl<'a> Held<'a> {
     }
 
     /// What was seen of a device before anything was loaded.
-    pub(super) fn before(&self, place: &Place) -> Option<&Snapshot> {
+    pub(super) fn before(&self, place: &DeviceSlot) -> Option<&Snapshot> {
         self.before.get(&place.id?)
     }
 
@@ -118,7 +118,7 @@ impl<'a> Held<'a> {
         let deadline = Instant::now() + SETTLING_TIME;
         loop {
             let after = self.look();
-            let is_back = |place: &Place| self.leaked(place, &after).is_none();
+            let is_back = |place: &DeviceSlot| self.leaked(place, &after).is_none();
             if self.places.iter().all(is_back) || Instant::now() >= deadline {
                 return after;
             }
@@ -127,7 +127,7 @@ impl<'a> Held<'a> {
     }
 
     fn look(&self) -> BTreeMap<u32, Snapshot> {
-        let look = |place: &Place| {
+        let look = |place: &DeviceSlot| {
             let snapshot = self.probe.snapshot(&place.uuid).ok()?;
             Some((place.id?, self.gpus.complete(place, snapshot)))
         };
@@ -136,7 +136,7 @@ impl<'a> Held<'a> {
 
     /// Used memory before and after, if more stays than is tolerated. What other processes hold is not ours to give
     /// back.
-    fn leaked(&self, place: &Place, after: &BTreeMap<u32, Snapshot>) -> Option<(Bytes, Bytes, Bytes)> {
+    fn leaked(&self, place: &DeviceSlot, after: &BTreeMap<u32, Snapshot>) -> Option<(Bytes, Bytes, Bytes)> {
         let id = place.id?;
         let (before, after) = (own(self.before.get(&id)?)?, own(after.get(&id)?)?);
         let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);

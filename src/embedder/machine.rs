@@ -1,6 +1,7 @@
 //! What the summary says about the machine.
 
 use super::devices::Devices;
+use crate::device::cores;
 use crate::telemetry::Machine;
 
 /// Looks at this machine.
@@ -14,11 +15,6 @@ pub(super) fn this_machine(devices: &Devices) -> Machine {
         cuda: versions.cuda,
         devices: devices.choice.labels(),
     }
-}
-
-/// Cores that this process may use: affinity and cgroup limits counted.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
 /// The processor's name; Linux only.

@@ -46,12 +46,15 @@ mod fitting;
 mod fuse;
 mod gpus;
 mod held;
+mod job;
 mod learned;
 mod limit;
+mod lost;
 mod machine;
 mod report;
 mod reuse;
 mod run;
+mod slot;
 mod space;
 mod spare;
 mod staged;
@@ -64,7 +67,6 @@ mod watch;
 pub use devices::{Devices, choice, left_aside, look, thresholds};
 pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use limit::LimitOrigin;
-pub use machine::cores;
 pub use run::Job;
 pub use space::default_space;
 pub use staged::{find_files, peek_files};
@@ -77,7 +79,7 @@ use crate::pipeline::StopSwitch;
 use crate::telemetry::Summary;
 use crate::telemetry::event::Observer;
 
-use self::devices::Place;
+use self::slot::DeviceSlot;
 
 /// An ensemble, for programs. Whatever is not here is in [`Settings`].
 #[derive(Debug, Clone, PartialEq)]
@@ -139,7 +141,7 @@ pub struct Embedder {
     resolved: Resolved,
     registry: Registry,
     devices: Devices,
-    places: Vec<Place>,
+    places: Vec<DeviceSlot>,
 }
 
 /// What a run that came to its end leaves.

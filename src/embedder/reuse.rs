@@ -1,6 +1,6 @@
 //! Vectors that a model need not compute again: those of outputs set aside, and those of the cache.
 
-use super::collection::{Job, Member};
+use super::job::{Job, Member};
 use crate::domain::CollectionName;
 use crate::known::{Known, Unusable};
 use crate::output::{StorageError, previous};

@@ -8,19 +8,19 @@ use std::time::Instant;
 
 use super::arithmetic::exact_kernel;
 use super::batches::{Batches, computes_on_gpu};
-use super::collection::{self, Job, Member};
-use super::devices::{Devices, Place, thresholds};
+use super::collection;
+use super::devices::{Devices, thresholds};
 use super::error::{EmbedError, ModelError, ModelFault};
 use super::fitting::{Fitting, fitting};
 use super::gpus::Gpus;
 use super::held::Held;
-use super::machine::cores;
+use super::job::{Job, Member, Turns};
+use super::lost::LostFlags;
 use super::spare::Spare;
 use super::staged::Staged;
-use super::watch::{LostFlags, Watched, watch};
+use super::watch::{Watched, watch};
 use crate::batch::Controllers;
-use crate::collection::Collection;
-use crate::device::{DeviceInfo, Probe};
+use crate::device::{DeviceInfo, Probe, cores};
 use crate::domain::PackedBatch;
 use crate::encoder::{self, Encoder, SharedEncoder};
 use crate::lease::{Lease, LeasedDevice};
@@ -28,17 +28,6 @@ use crate::nn::Gpu;
 use crate::nn::cpu::gemm::Arithmetic;
 use crate::pipeline::{PassError, StageClock, Worker};
 use crate::telemetry::event::{Event, PassInfo, StageSeconds};
-
-/// What every turn of a run needs.
-#[derive(Clone, Copy)]
-pub(super) struct Turns<'a> {
-    pub job: Job<'a>,
-    pub devices: &'a Devices,
-    pub places: &'a [Place],
-    pub collections: &'a [Collection],
-    /// Models that are kept on their devices after their turn.
-    pub keep: bool,
-}
 
 /// Models that stayed on their devices, by their names: one encoder for each worker.
 pub(super) type Warm<'lease> = BTreeMap<String, Vec<Box<dyn Encoder + 'lease>>>;

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::collection::Job;
 use super::error::EmbedError;
+use super::job::Job;
 use crate::collection::{Collection, Entry};
 use crate::config::Settings;
 use crate::domain::{ChunkId, Digest};

@@ -4,15 +4,12 @@
 //! that observers need not outlive the turn.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use super::batches::{own, taken};
-use super::devices::Place;
 use super::held::Held;
 use crate::batch::{Change, Controllers, Pressure};
 use crate::device::{
@@ -29,24 +26,6 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Watched<'a> {
     pub model: &'a str,
     pub controllers: &'a Mutex<Controllers>,
-}
-
-/// Which devices of a turn are lost.
-pub(super) struct LostFlags(BTreeMap<DeviceUuid, Arc<AtomicBool>>);
-
-impl LostFlags {
-    pub(super) fn new(places: &[Place]) -> Self {
-        Self(places.iter().map(|place| (place.uuid.clone(), Arc::default())).collect())
-    }
-
-    pub(super) fn of(&self, place: &Place) -> Arc<AtomicBool> {
-        self.0.get(&place.uuid).cloned().unwrap_or_default()
-    }
-
-    /// Takes note that a device is lost. Whether nobody had noticed: whoever does so first tells of it.
-    pub(super) fn note(&self, uuid: &DeviceUuid) -> bool {
-        self.0.get(uuid).is_none_or(|lost| !lost.swap(true, Ordering::SeqCst))
-    }
 }
 
 /// Watches the GPUs among the held devices until what it returns is dropped; nothing, where there is none.
@@ -134,8 +113,8 @@ impl Watcher<'_, '_> {
 
     /// What others hold on a device is no room for batches.
     fn tell_controllers(&self, uuid: &DeviceUuid, snapshot: &Snapshot) {
-        let Some((total, used)) = snapshot.total.zip(taken(snapshot)) else { return };
-        let (device, own) = (self.label(uuid), own(snapshot).map(|own| own.0));
+        let Some((total, used)) = snapshot.total.zip(snapshot.taken()) else { return };
+        let (device, own) = (self.label(uuid), snapshot.own().map(|own| own.0));
         for Watched { controllers, .. } in self.models {
             let mut controllers = controllers.lock().unwrap_or_else(PoisonError::into_inner);
             controllers.of(&device).into_iter().for_each(|controller| controller.see(total.0, used.0, own));

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::visibility_notes;
 use crate::device::{
-    Choice, Chosen, Detection, DeviceInfo, DeviceKind, ENCODERS, Level, Probe, Process, Snapshot, Thresholds,
+    Choice, Chosen, Detection, DeviceInfo, DeviceKind, ENCODERS, Level, Probe, Process, Snapshot, Thresholds, cores,
 };
 use crate::domain::Bytes;
-use crate::embedder::{cores, left_aside};
+use crate::embedder::left_aside;
 
 /// What `devices --json` writes.
 #[derive(Debug, Serialize)]
