@@ -235,7 +235,7 @@ class References:
         return largest
 
     def allowed(self, name, dtype):
-        """As tests/half_precision.rs has it; None where nobody knows."""
+        """As tests/models/half_precision.rs has it; None where nobody knows."""
         case = self.cases[name]
         if dtype == "f32":
             return 2.5e-5 if name_of_kind(case) == "sparse" else 5e-6

@@ -28,10 +28,13 @@ if [ -z "$program" ]; then
 print(next((d["uuid"] for d in json.load(sys.stdin)["devices"] if d["device"] == sys.argv[1]), ""))' "$device")
     [ -n "$uuid" ] || { "$program" devices; echo "check.sh: there is no $device" >&2; exit 77; }
     echo "== GPU = reference, in f32, f16 and bf16, for every architecture; memory"
-    EMBED_TEST_GPU=$uuid cargo test --release --features cuda --test reference_models --test half_precision \
-        --test gpu_memory --test gpu_kernels -- --test-threads 1 --nocapture
+    # Each opens the GPU once, and has it for itself.
+    for tests in "models reference_models::" "models half_precision::" "gpu memory::" "gpu kernels::"; do
+        # shellcheck disable=SC2086
+        EMBED_TEST_GPU=$uuid cargo test --release --features cuda --test $tests -- --test-threads 1 --nocapture
+    done
     echo "== milliseconds of attention over 65,536 tokens, by the project's kernels and by plain tensors"
-    EMBED_TEST_GPU=$uuid cargo test --release --features cuda --test gpu_kernels -- --ignored --nocapture |
+    EMBED_TEST_GPU=$uuid cargo test --release --features cuda --test gpu kernels:: -- --ignored --nocapture |
         grep '^{' | tee "$(dirname "$program")/attention.jsonl"
     export EMBED_ATTENTION_TIMES=$(dirname "$program")/attention.jsonl
 fi

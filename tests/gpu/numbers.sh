@@ -24,12 +24,16 @@ echo "== models against their references, memory, recovery"
 on_gpu=(cargo test --quiet --features cuda)
 export LD_LIBRARY_PATH=$work/libraries EMBED_TEST_STAND_IN=$work/libraries
 export EMBED_TEST_GPU=GPU-00000000-0000-0000-0000-000000000000
-"${on_gpu[@]}" --test reference_models --test half_precision --test gpu_recovery --test gpu_kernels
+# Each opens the GPU once, and has it for itself.
+"${on_gpu[@]}" --test models reference_models::
+"${on_gpu[@]}" --test models half_precision::
+"${on_gpu[@]}" --test gpu -- recovery:: kernels::
 # A tensor of 1 GiB is there, and another one is too much.
-CUDA_STAND_IN_MIB=1200 "${on_gpu[@]}" --test gpu_memory
+CUDA_STAND_IN_MIB=1200 "${on_gpu[@]}" --test gpu memory::
 echo "== threads of a block from the last one to the first"
 # What does not wait for other threads where it must gives other numbers.
-CUDA_STAND_IN_ORDER=last "${on_gpu[@]}" --test half_precision --test gpu_kernels
+CUDA_STAND_IN_ORDER=last "${on_gpu[@]}" --test models half_precision::
+CUDA_STAND_IN_ORDER=last "${on_gpu[@]}" --test gpu kernels::
 
 echo "== the check for machines with a GPU, with small models"
 state=$(mktemp -d)

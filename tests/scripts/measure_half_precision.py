@@ -7,7 +7,7 @@ For each model of tests/fixtures/models, the model as sentence-transformers load
 reference.json has it) is put into these numbers, on the processor, one text at a time; the largest difference to the f32
 results of reference.json is written down for each kind of vectors: of a component of a text's vector, both scaled to
 unit length; of a token's weight, divided by it where it is more than 1; of a component of a token's vector.
-tests/half_precision.rs allows twice that. What the library cannot compute in these numbers is left out, and said.
+tests/models/half_precision.rs allows twice that. What the library cannot compute in these numbers is left out, and said.
 Requirements: those of make_models.py.
 """
 
