@@ -33,8 +33,7 @@ fn json(run: &Finished) -> Value {
 #[test]
 fn gpus_are_listed_with_their_memory_and_processes() {
     let machine = StandIn::new(TWO_T4);
-    let run = on(&machine, &["devices", "--json"]).run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+    let run = on(&machine, &["devices", "--json"]).succeed();
     let report = json(&run);
     assert_eq!((&report["driver"], &report["cuda"]), (&json!("580.65.06"), &json!("13.0")));
     assert_eq!(report["driver_error"], Value::Null);
@@ -73,8 +72,7 @@ fn gpus_are_listed_with_their_memory_and_processes() {
 
 #[test]
 fn the_table_is_for_people() {
-    let run = on(&StandIn::new(TWO_T4), &["devices"]).run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+    let run = on(&StandIn::new(TWO_T4), &["devices"]).succeed();
     let lines: Vec<&str> = run.stdout.lines().collect();
     let cells = |line: &str| {
         line.split("  ").filter(|cell| !cell.is_empty()).map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
@@ -157,8 +155,7 @@ fn force_cpu_contradicts_gpus_and_asks_no_driver() {
 
 #[track_caller]
 fn check_driver_error(machine: &StandIn, expected: &str) {
-    let run = on(machine, &["devices", "--json"]).run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+    let run = on(machine, &["devices", "--json"]).succeed();
     let report = json(&run);
     let error = report["driver_error"].as_str().unwrap();
     assert!(error.contains(expected), "{error}");
@@ -256,8 +253,7 @@ fn watching_tells_when_memory_runs_short_and_when_a_gpu_is_lost() {
     // Detection looks once; then used memory is 10 %, 90 % or more, and 100 % of 1,000 MiB; the other is lost after it.
     let machine =
         StandIn::new("gpu GPU-full 7.5 1000 -700 800 -1 0 Tesla T4\ngpu GPU-lost 7.5 1000 0 0 2 0 Tesla T4\n");
-    let run = on(&machine, &["devices", "--watch", "0s", "--samples", "4", "--json"]).run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+    let run = on(&machine, &["devices", "--watch", "0s", "--samples", "4", "--json"]).succeed();
     let lines: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told = |kind: &str| lines.iter().filter(|line| line["event_type"] == kind).collect::<Vec<_>>();
     assert_eq!(told("sample").len(), 4 * 3);
@@ -299,8 +295,7 @@ fn a_sampler_over_the_library_remembers_and_stops() {
 fn the_doctor_says_what_is_odd_and_what_to_do() {
     let machine = StandIn::new(&TWO_T4.replace("360 0 -1 0", "360 0 -1 1"));
     let output = tempdir().unwrap();
-    let run = on(&machine, &["doctor"]).path("--output-dir", output.path()).run();
-    assert_eq!(run.exit_code, 0, "{}{}", run.stdout, run.stderr);
+    let run = on(&machine, &["doctor"]).path("--output-dir", output.path()).succeed();
     for expected in [
         "warning  build: this program was built without cuda: cuda:0 (Tesla T4), cuda:1 (Tesla T4) will not be used",
         "ok       driver: NVIDIA 580.65.06, CUDA up to 13.0, NVML answers; GPUs: 2 visible, 0 hidden",
@@ -335,8 +330,8 @@ fn the_doctor_fails_where_embedding_would() {
 fn a_run_records_the_driver_and_says_that_gpus_stay_idle() {
     let output = tempdir().unwrap();
     let library = StandIn::new(TWO_T4);
-    let run = Program::tiny(output.path()).variable("EMBEDDER_NVML_LIBRARY", library.library().to_str().unwrap()).run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+    let run =
+        Program::tiny(output.path()).variable("EMBEDDER_NVML_LIBRARY", library.library().to_str().unwrap()).succeed();
     assert!(
         run.stderr.contains("built without cuda: cuda:0 (Tesla T4), cuda:1 (Tesla T4) will not be used"),
         "{}",

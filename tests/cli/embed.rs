@@ -6,21 +6,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::program::{OutputRow, Program, TINY_MODEL, check_schema, read_json, read_jsonl, read_rows, tree};
+use crate::program::{OutputRow, Program, TINY_MODEL, assert_same, check_schema, read_json, read_jsonl, rows_of, tree};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
 const COLLECTIONS: [&str; 4] = ["field-guide", "polyglot", "qa-corpus", "tidepool"];
 
-fn rows_of(output: &Path, collection: &str) -> Vec<OutputRow> {
-    read_rows(&output.join(collection).join("bert-minilm"))
-}
-
 #[test]
 fn a_run_embeds_every_chunk_in_order_and_accounts_for_it() {
     let output = tempdir().unwrap();
-    let run = Program::tiny(output.path()).arguments(&["--format", "jsonl,parquet,arrow,npy"]).run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+    let run = Program::tiny(output.path()).arguments(&["--format", "jsonl,parquet,arrow,npy"]).succeed();
     assert!(run.stdout.contains(&format!("results are in {}", output.path().display())), "{}", run.stdout);
 
     let summary = read_json(&output.path().join("run-summary.json"));
@@ -79,14 +74,14 @@ impl serde::Serialize for RowAsJson<'_> {
 #[test]
 fn shards_threads_and_batches_change_nothing() {
     let reference = tempdir().unwrap();
-    assert_eq!(Program::tiny(reference.path()).run().exit_code, 0);
+    Program::tiny(reference.path()).succeed();
     for settings in [
         &["--shard-rows", "5", "--threads", "3", "--batch-tokens", "40"][..],
         &["--shard-rows", "1", "--threads", "1", "--batch-size", "1"],
         &["--shard-rows", "4000", "--threads", "2", "--batch-tokens", "100000"],
     ] {
         let output = tempdir().unwrap();
-        assert_eq!(Program::tiny(output.path()).arguments(settings).run().exit_code, 0);
+        Program::tiny(output.path()).arguments(settings).succeed();
         for collection in COLLECTIONS {
             let (expected, found) = (rows_of(reference.path(), collection), rows_of(output.path(), collection));
             assert_eq!(found.len(), expected.len());
@@ -191,25 +186,20 @@ fn the_collection_of_faults_is_embedded_as_far_as_it_goes() {
 #[test]
 fn a_finished_output_is_kept_and_another_model_or_limit_is_refused() {
     let output = tempdir().unwrap();
-    assert_eq!(Program::tiny(output.path()).run().exit_code, 0);
+    Program::tiny(output.path()).succeed();
     let before = tree(output.path());
 
-    let again = Program::tiny(output.path()).run();
-    assert_eq!(again.exit_code, 0, "{}", again.stderr);
-    assert!(tree(output.path()) == before, "a second run changes no file");
+    Program::tiny(output.path()).succeed();
+    assert_same(&tree(output.path()), &before);
     let summary = read_json(&output.path().join("run-summary.json"));
     assert_eq!(summary["total_embeddings_generated"], 0);
     assert_eq!(summary["collections"][0]["kept"], summary["collections"][0]["chunks"]);
 
-    let refused = Program::tiny(output.path()).arguments(&["--max-length", "40"]).run();
-    assert_eq!(refused.exit_code, 8, "{}", refused.stderr);
-    assert!(refused.stderr.contains("max_length") && refused.stderr.contains("--overwrite"), "{}", refused.stderr);
-    let refused = Program::tiny(output.path()).variable("EMBEDDER_RESUME", "0").run();
-    assert_eq!(refused.exit_code, 8, "{}", refused.stderr);
-    assert!(tree(output.path()) == before, "a refusal changes no file");
+    Program::tiny(output.path()).arguments(&["--max-length", "40"]).fail(8, &["max_length", "--overwrite"]);
+    Program::tiny(output.path()).variable("EMBEDDER_RESUME", "0").fail(8, &[]);
+    assert_same(&tree(output.path()), &before);
 
-    let replaced = Program::tiny(output.path()).arguments(&["--max-length", "40", "--overwrite"]).run();
-    assert_eq!(replaced.exit_code, 0, "{}", replaced.stderr);
+    Program::tiny(output.path()).arguments(&["--max-length", "40", "--overwrite"]).succeed();
     assert!(rows_of(output.path(), "tidepool").iter().all(|row| row.tokens <= 40));
 }
 
@@ -218,15 +208,14 @@ fn a_changed_input_is_refused() {
     let (input, output) = (tempdir().unwrap(), tempdir().unwrap());
     let file = input.path().join("c/x.json");
     fs::create_dir(input.path().join("c")).unwrap();
-    let run = |text: &str| {
+    let program = |text: &str| {
         fs::write(&file, text).unwrap();
         Program::bare()
             .arguments(&["--model", TINY_MODEL, "--offline", "--shard-rows", "2"])
             .path("--chunked-dir", input.path())
             .path("--output-dir", output.path())
-            .run()
     };
-    assert_eq!(run(r#"["one", "two", "three"]"#).exit_code, 0);
+    program(r#"["one", "two", "three"]"#).succeed();
     let before = tree(output.path());
     for changed in [
         r#"["one", "TWO", "three"]"#,
@@ -234,10 +223,8 @@ fn a_changed_input_is_refused() {
         r#"["one", "two"]"#,
         r#"["one", "two", {"text": "three", "metadata": {"page": 1}}]"#,
     ] {
-        let refused = run(changed);
-        assert_eq!(refused.exit_code, 8, "{changed}: {}", refused.stderr);
-        assert!(refused.stderr.contains("--overwrite"), "{}", refused.stderr);
-        assert!(tree(output.path()) == before, "{changed}: a refusal changes no file");
+        program(changed).fail(8, &["--overwrite"]);
+        assert_same(&tree(output.path()), &before);
     }
 }
 
@@ -263,7 +250,7 @@ fn check_stop(signal: &str, exit_code: i32) {
             .path("--chunked-dir", input.path())
             .path("--output-dir", output)
     };
-    assert_eq!(program(whole.path()).run().exit_code, 0);
+    program(whole.path()).succeed();
 
     let child = program(output.path()).start();
     let first_shard = output.path().join("many/bert-minilm/part-00000.npy");
@@ -282,13 +269,9 @@ fn check_stop(signal: &str, exit_code: i32) {
     let kept = summary["collections"][0]["chunks"].as_u64().unwrap();
     assert!((100..20_000).contains(&kept) && kept.is_multiple_of(100), "{kept} rows are committed");
 
-    let resumed = program(output.path()).run();
-    assert_eq!(resumed.exit_code, 0, "{}", resumed.stderr);
+    program(output.path()).succeed();
     assert_eq!(read_json(&output.path().join("run-summary.json"))["collections"][0]["kept"], kept);
-    assert!(
-        tree(output.path()) == tree(whole.path()),
-        "an interrupted run ends with the files of an uninterrupted one"
-    );
+    assert_same(&tree(output.path()), &tree(whole.path()));
 }
 
 #[cfg(unix)]
@@ -339,12 +322,7 @@ fn two_runs_into_one_directory_are_refused() {
 
 #[track_caller]
 fn check_refusal(program: Program, exit_code: i32, message: &[&str]) {
-    let run = program.run();
-    assert_eq!(run.exit_code, exit_code, "{}", run.stderr);
-    for part in message {
-        assert!(run.stderr.contains(part), "{part:?} is not in {:?}", run.stderr);
-    }
-    assert_eq!(run.stdout, "");
+    assert_eq!(program.fail(exit_code, message).stdout, "");
 }
 
 #[test]
@@ -386,8 +364,7 @@ fn a_failed_run_says_so_in_its_summary() {
 #[test]
 fn progress_and_log_leave_standard_output_alone() {
     let output = tempdir().unwrap();
-    let run = Program::tiny(output.path()).arguments(&["--progress", "json", "--log-format", "json"]).run();
-    assert_eq!(run.exit_code, 0);
+    let run = Program::tiny(output.path()).arguments(&["--progress", "json", "--log-format", "json"]).succeed();
     for line in run.stderr.lines() {
         let value: Result<Value, _> = serde_json::from_str(line);
         assert!(value.is_ok(), "{line}");
@@ -398,8 +375,8 @@ fn progress_and_log_leave_standard_output_alone() {
 #[test]
 fn a_part_of_the_dimensions_is_cut_and_normalised_again() {
     let (whole, part) = (tempdir().unwrap(), tempdir().unwrap());
-    assert_eq!(Program::tiny(whole.path()).run().exit_code, 0);
-    assert_eq!(Program::tiny(part.path()).arguments(&["--truncate-dim", "8"]).run().exit_code, 0);
+    Program::tiny(whole.path()).succeed();
+    Program::tiny(part.path()).arguments(&["--truncate-dim", "8"]).succeed();
     for (whole, part) in rows_of(whole.path(), "tidepool").iter().zip(rows_of(part.path(), "tidepool")) {
         let (whole, part) = (whole.vector.as_ref().unwrap(), part.vector.unwrap());
         let length = whole[..8].iter().map(|x| x * x).sum::<f32>().sqrt();

@@ -8,23 +8,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::program::{self, Finished, Program, TINY_MODEL, check_schema, read_json, read_jsonl, tree};
+use crate::program::{Program, TINY_MODEL, assert_same, check_schema, read_json, read_jsonl, rows_of, tree};
 
 /// A model, shards of a few rows, two formats.
 fn program(input: &Path, output: &Path) -> Program {
-    bare(input, output).arguments(&["--model", TINY_MODEL, "--shard-rows", "8", "--format", "jsonl,parquet"])
-}
-
-fn bare(input: &Path, output: &Path) -> Program {
-    let program = Program::bare().arguments(&["--offline", "--force-cpu"]);
-    program.path("--chunked-dir", input).path("--output-dir", output)
-}
-
-#[track_caller]
-fn succeed(program: Program) -> Finished {
-    let finished = program.run();
-    assert_eq!(finished.exit_code, 0, "{}", finished.stderr);
-    finished
+    let program = Program::between(input, output).arguments(&["--model", TINY_MODEL]);
+    program.arguments(&["--shard-rows", "8", "--format", "jsonl,parquet"])
 }
 
 /// Writes a collection of chunks with these ids and texts.
@@ -57,13 +46,8 @@ fn vectors(output: &Path) -> Vec<(String, Vec<u8>)> {
 #[track_caller]
 fn assert_as_fresh(input: &Path, output: &Path) {
     let fresh = tempdir().unwrap();
-    succeed(program(input, fresh.path()));
-    let (found, expected) = (vectors(output), vectors(fresh.path()));
-    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    for ((name, found), (_, expected)) in found.iter().zip(&expected) {
-        assert!(found == expected, "{name} differs");
-    }
+    program(input, fresh.path()).succeed();
+    assert_same(&vectors(output), &vectors(fresh.path()));
 }
 
 #[test]
@@ -71,7 +55,7 @@ fn what_is_new_or_changed_is_embedded_and_the_rest_is_kept() {
     let (input, output) = (tempdir().unwrap(), tempdir().unwrap());
     let mut all = chunks(40);
     write(input.path(), &borrowed(&all));
-    succeed(program(input.path(), output.path()).arguments(&["--incremental"]));
+    program(input.path(), output.path()).arguments(&["--incremental"]).succeed();
     assert_eq!(pass(output.path())["rows_known"], 0);
 
     // The first goes, the twelfth changes, two are new, one of them in front.
@@ -80,10 +64,8 @@ fn what_is_new_or_changed_is_embedded_and_the_rest_is_kept() {
     all.insert(0, ("before".into(), "a text that nobody has seen".into()));
     all.push(("behind".into(), "a text about the number 3".into()));
     write(input.path(), &borrowed(&all));
-    let refused = program(input.path(), output.path()).run();
-    assert_eq!(refused.exit_code, 8);
-    assert!(refused.stderr.contains("--incremental"), "{}", refused.stderr);
-    succeed(program(input.path(), output.path()).arguments(&["--incremental"]));
+    program(input.path(), output.path()).fail(8, &["--incremental"]);
+    program(input.path(), output.path()).arguments(&["--incremental"]).succeed();
     assert_as_fresh(input.path(), output.path());
     let (summary, pass) = (read_json(&output.path().join("run-summary.json")), pass(output.path()));
     assert_eq!((&pass["rows"], &pass["rows_known"]), (&json!(2), &json!(39)), "{pass}");
@@ -95,13 +77,13 @@ fn what_is_new_or_changed_is_embedded_and_the_rest_is_kept() {
 
     // Nothing has changed, and nothing does.
     let before = tree(output.path());
-    succeed(program(input.path(), output.path()).arguments(&["--incremental"]));
-    assert!(tree(output.path()) == before);
+    program(input.path(), output.path()).arguments(&["--incremental"]).succeed();
+    assert_same(&tree(output.path()), &before);
 
     // What was removed comes back, and another goes.
     all[0] = ("id0".into(), "a text about the number 0".into());
     write(input.path(), &borrowed(&all));
-    succeed(program(input.path(), output.path()).arguments(&["--incremental"]));
+    program(input.path(), output.path()).arguments(&["--incremental"]).succeed();
     assert_as_fresh(input.path(), output.path());
     assert_eq!(removed().iter().map(|row| row["id"].clone()).collect::<Vec<_>>(), ["before"]);
 }
@@ -111,28 +93,26 @@ fn metadata_formats_and_shards_change_without_a_vector_being_computed() {
     let (input, output) = (tempdir().unwrap(), tempdir().unwrap());
     let all = chunks(20);
     write(input.path(), &borrowed(&all));
-    succeed(program(input.path(), output.path()));
+    program(input.path(), output.path()).succeed();
     let text = fs::read_to_string(input.path().join("c/x.json")).unwrap();
     fs::write(input.path().join("c/x.json"), text.replace("\"of\"", "\"from\"")).unwrap();
-    succeed(program(input.path(), output.path()).arguments(&["--incremental"]));
+    program(input.path(), output.path()).arguments(&["--incremental"]).succeed();
     assert_as_fresh(input.path(), output.path());
     assert_eq!(pass(output.path())["batches"], 0);
 
     let other = |output: &Path| {
-        bare(input.path(), output).arguments(&["--model", TINY_MODEL, "--shard-rows", "7", "--format", "arrow"])
+        let program = Program::between(input.path(), output).arguments(&["--model", TINY_MODEL]);
+        program.arguments(&["--shard-rows", "7", "--format", "arrow"])
     };
-    assert_eq!(other(output.path()).run().exit_code, 8);
-    succeed(other(output.path()).arguments(&["--incremental"]));
+    other(output.path()).fail(8, &[]);
+    other(output.path()).arguments(&["--incremental"]).succeed();
     let fresh = tempdir().unwrap();
-    succeed(other(fresh.path()));
-    assert!(vectors(output.path()) == vectors(fresh.path()));
+    other(fresh.path()).succeed();
+    assert_same(&vectors(output.path()), &vectors(fresh.path()));
     assert_eq!(pass(output.path())["batches"], 0);
 
-    let refused = other(output.path()).arguments(&["--incremental", "--max-length", "20"]).run();
-    assert_eq!(refused.exit_code, 8, "{}", refused.stderr);
-    assert!(refused.stderr.contains("max_length"), "{}", refused.stderr);
-    let refused = other(output.path()).arguments(&["--incremental", "--overwrite"]).run();
-    assert_eq!(refused.exit_code, 2, "{}", refused.stderr);
+    other(output.path()).arguments(&["--incremental", "--max-length", "20"]).fail(8, &["max_length"]);
+    other(output.path()).arguments(&["--incremental", "--overwrite"]).fail(2, &[]);
 }
 
 #[test]
@@ -141,8 +121,8 @@ fn an_ensemble_is_brought_up_to_its_input_and_fused_again() {
     let run = |output: &Path, more: &[&str]| {
         let models = ["--ensemble-models", "tests/fixtures/models/bert-minilm", "tests/fixtures/models/mpnet-bias"];
         let leases = output.with_extension("leases");
-        let program = bare(input.path(), output).arguments(&["--exclusive-ensemble", "--fusion", "concat"]);
-        succeed(program.arguments(&models).arguments(more).variable("EMBED_LEASE_DIR", leases.to_str().unwrap()));
+        let program = Program::between(input.path(), output).arguments(&["--exclusive-ensemble", "--fusion", "concat"]);
+        program.arguments(&models).arguments(more).variable("EMBED_LEASE_DIR", leases.to_str().unwrap()).succeed();
     };
     let mut all = chunks(30);
     write(input.path(), &borrowed(&all));
@@ -152,7 +132,7 @@ fn an_ensemble_is_brought_up_to_its_input_and_fused_again() {
     write(input.path(), &borrowed(&all));
     run(output.path(), &["--incremental"]);
     run(fresh.path(), &[]);
-    assert!(vectors(output.path()) == vectors(fresh.path()));
+    assert_same(&vectors(output.path()), &vectors(fresh.path()));
     let summary = read_json(&output.path().join("run-summary.json"));
     for pass in summary["passes"].as_array().unwrap() {
         assert_eq!((&pass["rows"], &pass["rows_known"]), (&json!(1), &json!(30)), "{pass}");
@@ -163,10 +143,10 @@ fn an_ensemble_is_brought_up_to_its_input_and_fused_again() {
 fn equal_texts_of_a_shard_are_embedded_once_and_fail_together() {
     let (input, output) = (tempdir().unwrap(), tempdir().unwrap());
     write(input.path(), &[("a", "one"), ("b", "two"), ("c", "one"), ("d", ""), ("e", "one")]);
-    succeed(program(input.path(), output.path()));
+    program(input.path(), output.path()).succeed();
     let pass = pass(output.path());
     assert_eq!((&pass["rows"], &pass["rows_repeated"]), (&json!(2), &json!(2)));
-    let rows = program::read_rows(&output.path().join("c/bert-minilm"));
+    let rows = rows_of(output.path(), "c");
     assert!(rows[0].vector.is_some() && rows[0].vector == rows[2].vector && rows[0].vector == rows[4].vector);
     assert_ne!(rows[0].vector, rows[1].vector);
     assert_eq!(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
@@ -181,17 +161,17 @@ fn a_cache_serves_every_collection_and_every_later_run() {
     fs::create_dir_all(input.path().join("d")).unwrap();
     fs::copy(input.path().join("c/x.json"), input.path().join("d/x.json")).unwrap();
     let with_cache = |output: &Path| program(input.path(), output).path("--cache-dir", cache.path());
-    succeed(with_cache(first.path()));
+    with_cache(first.path()).succeed();
     let done = pass(first.path());
     assert_eq!(done["rows"], 37, "each text is embedded once: {done}");
     assert_eq!(done["rows_known"].as_u64().unwrap() + done["rows_repeated"].as_u64().unwrap(), 160 - 37);
-    succeed(with_cache(second.path()));
+    with_cache(second.path()).succeed();
     assert_eq!((&pass(second.path())["rows"], &pass(second.path())["rows_known"]), (&json!(0), &json!(160)));
-    succeed(program(input.path(), third.path()));
+    program(input.path(), third.path()).succeed();
     assert!(vectors(first.path()) == vectors(third.path()) && vectors(second.path()) == vectors(third.path()));
 
     // Another model, length or prompt is another space.
-    succeed(with_cache(tempdir().unwrap().path()).arguments(&["--max-length", "5"]));
+    with_cache(tempdir().unwrap().path()).arguments(&["--max-length", "5"]).succeed();
     assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2);
 
     // What is damaged is told of and computed again.
@@ -204,9 +184,9 @@ fn a_cache_serves_every_collection_and_every_later_run() {
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     }
     let fourth = tempdir().unwrap();
-    let finished = succeed(with_cache(fourth.path()));
+    let finished = with_cache(fourth.path()).succeed();
     assert!(finished.stderr.contains(".arrow"), "{}", finished.stderr);
-    assert!(vectors(fourth.path()) == vectors(third.path()));
+    assert_same(&vectors(fourth.path()), &vectors(third.path()));
 }
 
 fn third_space(output: &Path) -> String {
@@ -219,7 +199,7 @@ fn a_cache_that_cannot_be_written_harms_nothing() {
     write(input.path(), &borrowed(&chunks(20)));
     let file = input.path().join("not-a-directory");
     fs::write(&file, "").unwrap();
-    let finished = succeed(program(input.path(), output.path()).path("--cache-dir", &file));
+    let finished = program(input.path(), output.path()).path("--cache-dir", &file).succeed();
     assert!(finished.stderr.contains("not-a-directory"), "{}", finished.stderr);
     assert_as_fresh(input.path(), output.path());
 }
@@ -232,7 +212,7 @@ fn an_incremental_run_that_is_killed_again_and_again_ends_like_one_that_is_not()
         *text = format!("{text} and {index}");
     }
     write(input.path(), &borrowed(&all));
-    succeed(program(input.path(), output.path()));
+    program(input.path(), output.path()).succeed();
     for (index, (_, text)) in all.iter_mut().enumerate().filter(|(index, _)| index % 3 == 0) {
         *text = format!("{text}, changed {index}");
     }

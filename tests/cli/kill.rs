@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::program::{Program, read_json, tree};
+use crate::program::{Moments, Program, assert_same, read_json, tree};
 
 /// How often a test run kills, unless told otherwise.
 const KILLS: usize = 16;
@@ -23,27 +23,14 @@ const SHARD_ROWS: u64 = 16;
 
 /// Three models, one after the other, and their mean.
 fn ensemble(chunked: &Path, output: &Path) -> Program {
-    Program::bare()
-        .path("--chunked-dir", chunked)
-        .path("--output-dir", output)
-        .arguments(&["--exclusive-ensemble", "--offline", "--force-cpu", "--progress", "none"])
+    Program::between(chunked, output)
+        .arguments(&["--exclusive-ensemble", "--progress", "none"])
         .arguments(&["--log-level", "debug", "--log-format", "json"])
         .arguments(&["--shard-rows", &SHARD_ROWS.to_string()])
         .arguments(&["--format", "jsonl,parquet", "--truncate-dim", "12"])
         .arguments(&["--ensemble-models", "tests/fixtures/models/bert-minilm", "tests/fixtures/models/mpnet-bias"])
         .arguments(&["tests/fixtures/models/static-st"])
         .variable("EMBED_LEASE_DIR", output.with_extension("leases").to_str().unwrap())
-}
-
-/// Numbers that look random and are the same in every test run.
-struct Moments(u64);
-
-impl Moments {
-    /// Between 0 and 1.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 40) as f64 / (1_u64 << 24) as f64
-    }
 }
 
 /// How often each shard was reported as committed. The last line may be torn, by a kill.
@@ -149,12 +136,7 @@ fn a_run_that_is_killed_at_random_ends_with_the_bytes_of_one_that_is_not() {
             assert_eq!(Work::of(&output, &log).in_vain, 0, "what a whole run encodes is committed");
             break;
         }
-        let found = tree(&output);
-        let names = |tree: &[(String, Vec<u8>)]| tree.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&found), names(&expected), "round {rounds}");
-        for ((name, found), (_, expected)) in found.iter().zip(&expected) {
-            assert!(found == expected, "{name} differs in round {rounds}");
-        }
+        assert_same(&tree(&output), &expected);
         // A commit whose report was lost with the process is reported never; none may be reported twice.
         let twice: Vec<_> = commits(&output).into_iter().filter(|(_, times)| *times > 1).collect();
         assert!(twice.is_empty(), "committed shards were done again: {twice:?}");

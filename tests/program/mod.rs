@@ -48,6 +48,11 @@ impl Program {
         Self::new(output).arguments(&["--model", TINY_MODEL, "--offline"])
     }
 
+    /// From one directory into another, without a network and a GPU.
+    pub fn between(input: &Path, output: &Path) -> Self {
+        Self::bare().path("--chunked-dir", input).path("--output-dir", output).arguments(&["--offline", "--force-cpu"])
+    }
+
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.command.args(arguments);
         self
@@ -86,6 +91,25 @@ impl Program {
         }
     }
 
+    /// To its end, without an error.
+    #[track_caller]
+    pub fn succeed(self) -> Finished {
+        let finished = self.run();
+        assert_eq!(finished.exit_code, 0, "{}{}", finished.stdout, finished.stderr);
+        finished
+    }
+
+    /// To an error with this exit code, whose message has these parts.
+    #[track_caller]
+    pub fn fail(self, exit_code: i32, parts: &[&str]) -> Finished {
+        let finished = self.run();
+        assert_eq!(finished.exit_code, exit_code, "{}{}", finished.stdout, finished.stderr);
+        for part in parts {
+            assert!(finished.stderr.contains(part), "{part:?} is not in {}", finished.stderr);
+        }
+        finished
+    }
+
     pub fn start(self) -> Child {
         self.start_with(Stdio::piped())
     }
@@ -118,6 +142,11 @@ pub fn read_rows(directory: &Path) -> Vec<OutputRow> {
     shards.iter().flat_map(|shard| read_jsonl(shard)).map(|row| serde_json::from_value(row).unwrap()).collect()
 }
 
+/// The rows that the tiny model has of a collection.
+pub fn rows_of(output: &Path, collection: &str) -> Vec<OutputRow> {
+    read_rows(&output.join(collection).join("bert-minilm"))
+}
+
 /// One value a line.
 pub fn read_jsonl(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -140,6 +169,27 @@ pub fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
         }
     }
     files
+}
+
+/// Both are the same files, byte for byte; as [`tree`] gives them.
+#[track_caller]
+pub fn assert_same(found: &[(String, Vec<u8>)], expected: &[(String, Vec<u8>)]) {
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected));
+    for ((name, found), (_, expected)) in found.iter().zip(expected) {
+        assert!(found == expected, "{name} differs");
+    }
+}
+
+/// Numbers that look random and are the same in every test run.
+pub struct Moments(pub u64);
+
+impl Moments {
+    /// Between 0 and 1.
+    pub fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f64 / (1_u64 << 24) as f64
+    }
 }
 
 /// Checks a value against one of the repository's schemas.

@@ -27,25 +27,23 @@ fn check_usage(run: &Finished, message: &[&str]) {
 #[test]
 fn the_environment_asks_for_it_and_the_command_line_wins() {
     let rig = Rig::cpu();
-    let run = program(&rig, "out")
+    program(&rig, "out")
         .variable("EMBEDDER_EXCLUSIVE_ENSEMBLE", "1")
         .variable("EMBEDDER_SEQUENTIAL_ENSEMBLE", "yes")
         .variable("EMBEDDER_ENSEMBLE_MODELS", &models())
         .variable("EMBEDDER_SEQUENTIAL_DEVICES", "cpu:0")
         .variable("EMBEDDER_SEQUENTIAL_DATA_PARALLEL", "on")
         .variable("EMBEDDER_FUSION", "none")
-        .run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+        .succeed();
     let summary = rig.summary("out");
     assert_eq!((&summary["ensemble_mode"], &summary["models_executed"]), (&json!("exclusive"), &json!(MODELS)));
     assert_eq!(summary["config_provenance"]["exclusive_ensemble"], "environment EMBEDDER_EXCLUSIVE_ENSEMBLE");
     assert_eq!(summary["fusion"], json!(null));
-    let run = program(&rig, "other")
+    program(&rig, "other")
         .arguments(&["--no-exclusive-ensemble", "--ensemble-models", &model(MODELS[0]), &model(MODELS[2])])
         .variable("EMBEDDER_EXCLUSIVE_ENSEMBLE", "1")
         .variable("EMBEDDER_ENSEMBLE_MODELS", &models())
-        .run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+        .succeed();
     let summary = rig.summary("other");
     assert_eq!(
         (&summary["ensemble_mode"], &summary["models_executed"]),
@@ -96,8 +94,7 @@ fn kaggle_turns_exclusive_turns_on_and_says_so() {
     let run = program(&rig, "out")
         .arguments(&["--model", &model(MODELS[0])])
         .variable("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-        .run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+        .succeed();
     assert!(run.stderr.contains("this is Kaggle") && run.stderr.contains("--no-exclusive-ensemble"), "{}", run.stderr);
     let summary = rig.summary("out");
     assert_eq!((&summary["ensemble_mode"], &summary["models_executed"]), (&json!("exclusive"), &json!([MODELS[0]])));
@@ -115,8 +112,7 @@ fn variables_without_effect_are_told_of() {
         .arguments(&["--model", &model(MODELS[0])])
         .variable("GPU_MAX_MODEL_INSTANCES", "2")
         .variable("GPU_BATCH_SIZE", "3")
-        .run();
-    assert_eq!(run.exit_code, 0, "{}", run.stderr);
+        .succeed();
     assert!(run.stderr.contains("GPU_MAX_MODEL_INSTANCES is set"), "{}", run.stderr);
     assert_eq!(rig.summary("out")["passes"][0]["batch_size"], 3);
 }

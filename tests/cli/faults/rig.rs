@@ -10,7 +10,7 @@ use embed_collections::domain::Digest;
 use embed_collections::output::read_manifest;
 use tempfile::TempDir;
 
-use crate::program::{Finished, Program, TINY_MODEL, read_json, tree};
+use crate::program::{Finished, Program, TINY_MODEL, assert_same, read_json, tree};
 
 /// Rows of a shard, so that there are several.
 const SHARD_ROWS: &str = "30";
@@ -38,8 +38,7 @@ impl Rig {
         }
         fs::create_dir_all(rig.path("in/many")).unwrap();
         fs::write(rig.path("in/many/m.jsonl"), lines).unwrap();
-        let whole = rig.program("whole").run();
-        assert_eq!(whole.exit_code, 0, "{}", whole.stderr);
+        rig.program("whole").succeed();
         Self { expected: tree(&rig.path("whole")), ..rig }
     }
 
@@ -53,10 +52,8 @@ impl Rig {
     }
 
     pub(crate) fn program_to(&self, output: &Path) -> Program {
-        Program::bare()
-            .path("--chunked-dir", &self.path("in"))
-            .path("--output-dir", output)
-            .arguments(&["--model", TINY_MODEL, "--offline", "--force-cpu", "--progress", "none"])
+        Program::between(&self.path("in"), output)
+            .arguments(&["--model", TINY_MODEL, "--progress", "none"])
             .arguments(&["--shard-rows", SHARD_ROWS, "--threads", "2"])
             .variable("EMBED_LEASE_DIR", self.path("leases").to_str().unwrap())
     }
@@ -78,8 +75,7 @@ impl Rig {
     #[track_caller]
     pub(crate) fn check_goes_on(&self, output: &Path) {
         let committed = committed_rows(output);
-        let again = self.program_to(output).run();
-        assert_eq!(again.exit_code, 0, "{}", again.stderr);
+        self.program_to(output).succeed();
         let kept = read_json(&output.join("run-summary.json"))["collections"][0]["kept"].as_u64();
         assert_eq!(kept.unwrap_or_default(), committed, "rows that were kept");
         self.check_whole(output);
@@ -87,12 +83,7 @@ impl Rig {
 
     #[track_caller]
     pub(crate) fn check_whole(&self, output: &Path) {
-        let found = tree(output);
-        let names = |tree: &[(String, Vec<u8>)]| tree.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&found), names(&self.expected));
-        for ((name, found), (_, expected)) in found.iter().zip(&self.expected) {
-            assert!(found == expected, "{name} differs");
-        }
+        assert_same(&tree(output), &self.expected);
     }
 }
 
