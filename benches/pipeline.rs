@@ -11,8 +11,8 @@ use embed_collections::config::{Environment, Format, Resolved, Settings};
 use embed_collections::domain::ChunkText;
 use embed_collections::embedder::Embedder;
 use embed_collections::pipeline::StopSwitch;
+use embed_collections::prepare::Tokenizer;
 use embed_collections::telemetry::event::Observers;
-use embed_collections::tokenize::Tokenizer;
 use tempfile::TempDir;
 
 const CHUNKS: usize = 2000;

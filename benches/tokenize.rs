@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use embed_collections::collection::{Entry, Request, discover};
 use embed_collections::domain::ChunkText;
-use embed_collections::tokenize::Tokenizer;
+use embed_collections::prepare::Tokenizer;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;

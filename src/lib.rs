@@ -19,5 +19,5 @@ pub mod model;
 pub mod nn;
 pub mod output;
 pub mod pipeline;
+pub mod prepare;
 pub mod telemetry;
-pub mod tokenize;

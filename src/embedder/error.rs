@@ -19,8 +19,8 @@ use crate::model::weights::WeightError;
 use crate::nn::GpuError;
 use crate::output::{CommitError, LockError, OpenError, StorageError};
 use crate::pipeline::{LaneError, PassError};
+use crate::prepare::TokenizerError;
 use crate::telemetry::event::{Event, Observer};
-use crate::tokenize::TokenizerError;
 
 /// Why collections could not be embedded. What was committed before stays.
 #[derive(Debug, thiserror::Error)]

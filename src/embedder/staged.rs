@@ -19,8 +19,8 @@ use crate::model::weights::Weights;
 use crate::nn::Numbers;
 use crate::nn::cpu::gemm::Kernel;
 use crate::output::{Existing, Plan, PlannedShare, directory_name};
+use crate::prepare::Tokenizer;
 use crate::telemetry::event::{Event, Observer, PassInfo};
-use crate::tokenize::Tokenizer;
 
 /// A model that is ready to be loaded.
 pub(super) struct Staged {

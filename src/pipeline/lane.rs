@@ -9,7 +9,7 @@ use crate::domain::Widths;
 use crate::encoder::SharedEncoder;
 use crate::known::Known;
 use crate::output::Committed;
-use crate::tokenize::Tokenizer;
+use crate::prepare::Tokenizer;
 
 /// What a pass needs to know of one of its models.
 pub struct Lane<'a> {

@@ -14,8 +14,8 @@ use crate::domain::{Embeddings, PackedBatch, RowStatus, Widths};
 use crate::encoder::{EncodeError, SharedEncoder};
 use crate::nn::NnError;
 use crate::output::{Committed, StorageError};
+use crate::prepare::Tokenizer;
 use crate::telemetry::event::Event;
-use crate::tokenize::Tokenizer;
 
 /// Gives each sequence a vector that tells how long it is, or misbehaves at a batch that holds the token `trigger`.
 struct Fake {

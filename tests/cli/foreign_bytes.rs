@@ -10,7 +10,7 @@ use embed_collections::config::{CommandLine, Environment, resolve};
 use embed_collections::domain::{CollectionName, Digest};
 use embed_collections::model::weights::Weights;
 use embed_collections::output::{Ledger, MANIFEST_FILE, read_manifest, read_segment, read_shard};
-use embed_collections::tokenize::Tokenizer;
+use embed_collections::prepare::Tokenizer;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tempfile::TempDir;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use embed_collections::model::tokenizer_files::TokenizerFiles;
-use embed_collections::tokenize::Tokenizer;
+use embed_collections::prepare::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

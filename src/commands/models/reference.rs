@@ -18,7 +18,7 @@ use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::weights::Weights;
 use crate::nn::Instructions;
 use crate::nn::cpu::gemm::Kernel;
-use crate::tokenize::Tokenizer;
+use crate::prepare::Tokenizer;
 
 /// Largest difference of a component of a unit vector. A right implementation differs in f32 by some 1e-7; the wrong kind
 /// of GELU by 5e-5.

@@ -9,7 +9,7 @@ use embed_collections::lease::{DeviceKey, Lease};
 use embed_collections::model::spec::{ModelSpec, Prompt, PromptChoice, PromptOrigin, TextRole};
 use embed_collections::model::weights::Weights;
 use embed_collections::nn::Backend;
-use embed_collections::tokenize::Tokenizer;
+use embed_collections::prepare::Tokenizer;
 use serde_json::Value;
 
 use super::Case;

@@ -83,10 +83,10 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Files`], [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
     pub fn load(path: &Path, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
-        Self::new(&TokenizerFiles::as_it_is(path)?, max_length, prompt, true, &[])
+        Self::from_files(&TokenizerFiles::as_it_is(path)?, max_length, prompt)
     }
 
-    /// The same of a whole directory's files.
+    /// The tokenizer of a directory's files, without a model's properties.
     ///
     /// # Errors
     /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
