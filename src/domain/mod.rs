@@ -6,6 +6,7 @@
 mod bytes;
 mod chunk;
 mod digest;
+mod failure;
 mod fetching;
 mod shard;
 mod share;
@@ -15,6 +16,7 @@ mod vectors;
 pub use bytes::Bytes;
 pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
 pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
+pub use failure::FailureKind;
 pub use fetching::Fetching;
 pub use shard::{RowRecord, RowStatus, RowVectors, Shard};
 pub use share::{Portion, Share, ShareError};

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::config::Settings;
-use crate::domain::{Embeddings, PackedBatch};
+use crate::domain::{Embeddings, FailureKind, PackedBatch};
 use crate::encoder::{EncodeError, Encoder};
 use crate::exit;
 use crate::nn::NnError;
@@ -38,8 +38,8 @@ impl Encoder for Troubled<'_> {
         self.batches += 1;
         match self.trouble {
             Trouble::Room(room) if batch.tokens() > room => {
-                let code = candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into());
-                Err(NnError::OutOfMemory(code).into())
+                let source = "CUDA_ERROR_OUT_OF_MEMORY".into();
+                Err(NnError::Failed { kind: FailureKind::OutOfMemory, source }.into())
             }
             Trouble::Panic { tokens, after } if batch.tokens() >= tokens && self.batches > after => {
                 panic!("an encoder panics on purpose")

@@ -9,8 +9,8 @@ use crate::arch::LoadError;
 use crate::domain::VectorKind;
 use crate::model::spec::{self, AfterPooling, DenseActivation};
 use crate::model::weights::{WeightError, Weights};
-use crate::nn::Matrix;
 use crate::nn::cpu::gemm::{Finish, Kernel, PackedLinear};
+use crate::nn::{Matrix, erf};
 
 /// A step after pooling.
 pub(super) enum Step<L> {
@@ -157,7 +157,7 @@ fn activated(activation: DenseActivation, x: f32) -> f32 {
                 x
             }
         }
-        DenseActivation::Gelu => 0.5 * x * (1.0 + candle_core::cpu::erf::erf_f32(x * std::f32::consts::FRAC_1_SQRT_2)),
+        DenseActivation::Gelu => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
         DenseActivation::Silu => x / (1.0 + (-x).exp()),
         DenseActivation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         DenseActivation::LeakyRelu => {

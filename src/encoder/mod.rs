@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use self::heads::Heads;
 use crate::arch::{Architecture, LoadError};
-use crate::domain::{Embeddings, PackedBatch};
+use crate::domain::{Embeddings, FailureKind, PackedBatch};
 use crate::lease::LeasedDevice;
 use crate::nn::{Backend, NnError};
 
@@ -121,28 +121,12 @@ pub enum EncodeError {
     NotBegun,
 }
 
-/// What an error says about what to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// The device had too little memory left: less at a time may go well.
-    OutOfMemory,
-    /// Nothing can be computed on the device any more.
-    DeviceLost,
-    /// The model or the batch is at fault, and will be again.
-    Other,
-}
-
 impl EncodeError {
-    /// What it says about what to do next. Nothing but what the device itself calls so is a want of memory.
+    /// What it says about the device.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Operation(NnError::OutOfMemory(_)) | Self::Load(LoadError::Operation(NnError::OutOfMemory(_))) => {
-                FailureKind::OutOfMemory
-            }
-            Self::Operation(NnError::DeviceLost(_)) | Self::Load(LoadError::Operation(NnError::DeviceLost(_))) => {
-                FailureKind::DeviceLost
-            }
-            Self::Operation(_) | Self::Load(_) | Self::NotBegun => FailureKind::Other,
+            Self::Operation(error) | Self::Load(LoadError::Operation(error)) => error.kind(),
+            Self::Load(_) | Self::NotBegun => FailureKind::Other,
         }
     }
 }

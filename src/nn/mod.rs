@@ -18,6 +18,7 @@ mod agreement_tests;
 
 pub use attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rotary};
 pub use awaited::Awaited;
+pub(crate) use candle::erf;
 pub use candle::{Candle, Gpu, GpuError, Grouping, Kernels, LARGEST_FUSED_HEAD, Numbers, VOCABULARY_BYTES};
 pub use cpu::{Cpu, Instructions};
 pub use error::NnError;

@@ -21,8 +21,8 @@ use super::encode::{Encoded, Shop};
 use super::lane::Lane;
 use super::stages::Stage;
 use crate::batch::{self, BatchLimits, Change, Controller, Finished, Recovery, Step};
-use crate::domain::{Embeddings, PackedBatch};
-use crate::encoder::{Begun, EncodeError, Encoder, FailureKind, SharedEncoder, fault};
+use crate::domain::{Embeddings, FailureKind, PackedBatch};
+use crate::encoder::{Begun, EncodeError, Encoder, SharedEncoder, fault};
 use crate::telemetry::event::{Event, Mitigation};
 
 /// How a batch ended.
@@ -117,7 +117,9 @@ impl Attempt<'_, '_> {
                 Err(LaneError::Encode(error)) => match error.kind() {
                     FailureKind::OutOfMemory => self.mitigate(&batch, &packed, &mut recovery, &error),
                     FailureKind::DeviceLost => Err(error),
-                    FailureKind::Other => return self.give_up(&batch, LaneError::Encode(error)),
+                    FailureKind::NoKernel | FailureKind::Other => {
+                        return self.give_up(&batch, LaneError::Encode(error));
+                    }
                 },
                 Err(error) => return self.give_up(&batch, error),
             };

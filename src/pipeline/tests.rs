@@ -43,8 +43,7 @@ impl Encoder for Fake {
                     Behaviour::NotFinite => [1.0, f32::NAN],
                     Behaviour::Zero => [0.0, 0.0],
                     Behaviour::Fail => {
-                        let error = candle_core::Error::Msg("the encoder gives up".into());
-                        return Err(NnError::Candle(error).into());
+                        return Err(NnError::other("the encoder gives up").into());
                     }
                     Behaviour::Panic => panic!("the encoder panics"),
                     Behaviour::PanicOutside => [1.0, 1.0],

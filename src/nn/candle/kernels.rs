@@ -105,14 +105,10 @@ pub(super) unsafe fn launch(
         return Ok(());
     }
     if shape.blocks > MOST_BLOCKS || shape.shared_bytes > MOST_SHARED {
-        return Err(refused(format!("{kernel} in {shape:?} is more than a device takes")));
+        return Err(NnError::other(format!("{kernel} in {shape:?} is more than a device takes")));
     }
     // SAFETY: as the caller says.
     unsafe { on_device::launch(device, module, kernel, shape, arguments) }
-}
-
-fn refused(message: String) -> NnError {
-    NnError::Candle(candle_core::Error::Msg(message))
 }
 
 #[cfg(feature = "cuda")]
@@ -123,7 +119,7 @@ mod on_device {
     use candle_core::{CudaStorage, DType, Device, Storage, Tensor};
     use half::{bf16, f16};
 
-    use super::{Argument, Module, Shape, refused};
+    use super::{Argument, Module, Shape};
     use crate::nn::NnError;
 
     /// A parameter of a kernel, as its bytes.
@@ -185,11 +181,11 @@ mod on_device {
                     DType::F16 => begin::<f16>(storage, stream)?,
                     DType::BF16 => begin::<bf16>(storage, stream)?,
                     DType::U32 => begin::<u32>(storage, stream)?,
-                    other => return Err(refused(format!("no kernel takes {other:?}"))),
+                    other => return Err(NnError::other(format!("no kernel takes {other:?}"))),
                 };
                 Ok(first + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
             }
-            _ => Err(refused("a kernel takes whole tensors of its own device".to_owned())),
+            _ => Err(NnError::other("a kernel takes whole tensors of its own device")),
         }
     }
 
@@ -220,7 +216,7 @@ mod on_device {
 mod on_device {
     use candle_core::Device;
 
-    use super::{Argument, Module, Shape, refused};
+    use super::{Argument, Module, Shape};
     use crate::nn::NnError;
 
     /// There are no kernels in this build, and none is asked for: see [`Candle::fuses`](super::super::Candle::fuses).
@@ -231,6 +227,6 @@ mod on_device {
         _shape: Shape,
         _arguments: &[Argument<'_>],
     ) -> Result<(), NnError> {
-        Err(refused(format!("this program was built without {kernel} of {module:?}")))
+        Err(NnError::other(format!("this program was built without {kernel} of {module:?}")))
     }
 }

@@ -11,6 +11,7 @@ mod attention;
 mod buckets;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod error;
 #[cfg(any(feature = "flash-attn", test))]
 mod flash;
 mod fused;
@@ -40,6 +41,11 @@ use super::{
     SpladePooling, Wanted,
 };
 use crate::domain::{PackedBatch, SparseVector};
+
+/// The error function.
+pub(crate) fn erf(x: f32) -> f32 {
+    candle_core::cpu::erf::erf_f32(x)
+}
 
 /// What weights and activations are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,7 +268,7 @@ impl Backend for Candle {
                 None => found,
             });
         }
-        sum.ok_or_else(|| NnError::Candle(candle_core::Error::Msg("no table to look up in".into())))
+        sum.ok_or_else(|| NnError::other("no table to look up in"))
     }
 
     fn apply_linear(&self, layer: &Linear, input: &Tensor, epilogue: Epilogue<'_, Tensor>) -> Result<Tensor, NnError> {

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{Costs, MemoryModel, Occupancy};
-use crate::encoder::{Begun, FailureKind};
+use crate::domain::FailureKind;
+use crate::encoder::Begun;
 
 /// A device, by what goes wrong on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,11 +47,11 @@ struct Gpu {
 }
 
 fn out_of_memory() -> EncodeError {
-    NnError::OutOfMemory(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())).into()
+    NnError::Failed { kind: FailureKind::OutOfMemory, source: "CUDA_ERROR_OUT_OF_MEMORY".into() }.into()
 }
 
 fn device_lost() -> EncodeError {
-    NnError::DeviceLost(candle_core::Error::Msg("CUDA_ERROR_ILLEGAL_ADDRESS".into())).into()
+    NnError::Failed { kind: FailureKind::DeviceLost, source: "CUDA_ERROR_ILLEGAL_ADDRESS".into() }.into()
 }
 
 /// What a text's ids and their number are, whatever it travels with.
@@ -72,8 +73,7 @@ impl Encoder for Gpu {
                 return Err(device_lost());
             }
             Trouble::Talk => {
-                let words = candle_core::Error::Msg("the teacher ran out of memory".into());
-                return Err(NnError::from(words).into());
+                return Err(NnError::other("the teacher ran out of memory").into());
             }
             _ => {}
         }

@@ -95,7 +95,7 @@ pub(in crate::nn::candle) fn attend(layer: &Layer, qkv: &Tensor, layout: &Layout
     // SAFETY: each token is in a tile of each head, whose block writes all of its numbers.
     let out = unsafe { kernels::unwritten(tokens, attention.output_width(), &qkv)? };
     let Some(kernel) = Kernel::of(head_size, qkv.dtype()) else {
-        return Err(NnError::Candle(candle_core::Error::Msg(format!("no kernel for heads of {head_size} numbers"))));
+        return Err(NnError::other(format!("no kernel for heads of {head_size} numbers")));
     };
     let tiles = layout.table(Table::Tiles(kernel.queries), |device| {
         let tiles = tiles(layout.sequences(), kernel.queries);

@@ -92,12 +92,12 @@ pub(super) fn check(input: &Tensor, bias: Option<&Tensor>, other: Option<&Tensor
     }
     let shape = |tensor: Option<&Tensor>| tensor.map(|tensor| (tensor.dims().to_vec(), tensor.dtype()));
     let message = format!("{:?} with {:?} and {:?}", shape(Some(input)), shape(bias), shape(other));
-    Err(NnError::Candle(candle_core::Error::Msg(format!("shapes that do not fit each other: {message}"))))
+    Err(NnError::other(format!("shapes that do not fit each other: {message}")))
 }
 
 /// The kind of numbers in the name of a kernel.
 pub(super) fn suffix(tensor: &Tensor) -> Result<&'static str, NnError> {
-    let none = || NnError::Candle(candle_core::Error::Msg(format!("no kernel computes in {:?}", tensor.dtype())));
+    let none = || NnError::other(format!("no kernel computes in {:?}", tensor.dtype()));
     kernels::suffix(tensor.dtype()).ok_or_else(none)
 }
 
