@@ -17,7 +17,8 @@ pub use environment::{CudaEnvironment, Environment, Kind, Places, VARIABLES, Var
 pub use layers::{CommandLine, ConfigError, Resolved, resolve};
 pub use per_model::PerModel;
 pub use settings::{
-    CpuInstructions, Dtype, Foreign, Format, Fusion, LeasePolicy, LogFormat, LogLevel, ProgressStyle, Seconds,
-    Settings, Strategy,
+    CpuInstructions, Dtype, Format, Fusion, LogFormat, LogLevel, ProgressStyle, Seconds, Settings, Strategy,
 };
 pub use shard::ShardWish;
+
+pub use crate::domain::{Foreign, LeasePolicy};

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{PerModel, ShardWish};
-use crate::domain::{Share, VectorKind};
+use crate::domain::{Foreign, LeasePolicy, Share, VectorKind};
 
 /// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -228,29 +228,6 @@ impl Fusion {
             Self::None => "none",
         }
     }
-}
-
-/// What to do if a device is leased already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LeasePolicy {
-    /// Leave with exit code 6.
-    Fail,
-    /// Wait for it.
-    Wait,
-}
-
-/// What to do if a program that has no lease computes on a leased GPU.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Foreign {
-    /// Leave with exit code 6, naming it.
-    #[default]
-    Refuse,
-    /// Wait for its end, as long as for a lease.
-    Wait,
-    /// Use the GPU together with it, and say so.
-    Share,
 }
 
 /// Arithmetic of the model's layers. Pooling and normalisation are f32 in any case.

@@ -1,15 +1,25 @@
-//! A thread that looks at every device at intervals, keeps what it saw, and tells when something changes.
+//! A thread that looks at every device at intervals, and reports what it sees and what changes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::history::{History, Sample};
 use super::threshold::{Crossing, LevelWatch, Thresholds};
-use super::{DeviceUuid, Probe, ProbeError};
+use super::{DeviceUuid, Probe, ProbeError, Snapshot};
+
+/// One look at one device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// When.
+    pub time: SystemTime,
+    /// The device.
+    pub uuid: DeviceUuid,
+    /// What was seen.
+    pub outcome: Result<Snapshot, ProbeError>,
+}
 
 /// Something that a sampler has to tell.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +44,6 @@ pub enum Sampling {
 
 /// Samples until it is dropped.
 pub struct Sampler {
-    history: Arc<Mutex<History>>,
     thread: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -56,17 +65,14 @@ impl Sampler {
         thresholds: Thresholds,
         mut tell: impl FnMut(&Sampling) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let history = Arc::new(Mutex::new(History::default()));
         let (stop, stopped) = bounded::<()>(0);
         let mut watcher = Watcher { levels: LevelWatch::new(thresholds), silent: BTreeSet::new() };
-        let shared = Arc::clone(&history);
         let work = move || {
             loop {
                 let start = Instant::now();
                 for device in probe.devices() {
                     let outcome = probe.snapshot(&device.uuid);
                     let sample = Sample { time: SystemTime::now(), uuid: device.uuid.clone(), outcome };
-                    lock(&shared).push(sample.clone());
                     // The sample is told last, so that whoever counts samples has heard of all changes.
                     watcher.changes(&sample).iter().for_each(&mut tell);
                     tell(&Sampling::Sampled(sample));
@@ -78,12 +84,7 @@ impl Sampler {
             }
         };
         let thread = std::thread::Builder::new().name("device sampler".to_owned()).spawn(work)?;
-        Ok(Self { history, thread: Some((stop, thread)) })
-    }
-
-    /// The latest samples of a device, the oldest first.
-    pub fn history(&self, device: &DeviceUuid) -> Vec<Sample> {
-        lock(&self.history).of(device).cloned().collect()
+        Ok(Self { thread: Some((stop, thread)) })
     }
 }
 
@@ -124,11 +125,6 @@ impl Watcher {
             Err(_) => Vec::new(),
         }
     }
-}
-
-/// The history stays whole whatever a listener does: a push is one step.
-fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
-    history.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod chunk;
 mod digest;
 mod failure;
 mod fetching;
+mod leasing;
 mod shard;
 mod share;
 mod tokens;
@@ -18,6 +19,7 @@ pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson
 pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
 pub use failure::FailureKind;
 pub use fetching::Fetching;
+pub use leasing::{Foreign, LeasePolicy};
 pub use shard::{RowRecord, RowStatus, RowVectors, Shard};
 pub use share::{Portion, Share, ShareError};
 pub use tokens::{Embeddings, PackedBatch, TokenSeq};

@@ -21,9 +21,11 @@ use super::turn::Warm;
 use super::{Embedder, Finished};
 use crate::collection::{self, Discovery};
 use crate::config::{Mode, Resolved};
-use crate::device::cores;
+use crate::device::{Probe, cores};
 use crate::ensemble::turns;
-use crate::lease::{Candidates, DeviceKey, Inherited, Lease, LeaseError, Manager, Obstacle, Policy, Who};
+use crate::lease::{
+    Candidates, DeviceKey, Inherited, Lease, LeaseError, Manager, Obstacle, Policy, Request, Requester,
+};
 use crate::output::directory_name;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::{Event, Observer, StopCause};
@@ -162,8 +164,8 @@ impl Session<'_> {
                 context.take(&models, &lease, &mut Warm::new())?
             } else {
                 if self.lease.get().is_none() {
-                    let model = models.first().map(|staged| staged.name()).filter(|_| models.len() == 1);
-                    let Some(lease) = leasing.acquire(model)? else { break };
+                    let names: Vec<&str> = all.iter().map(|staged| staged.name()).collect();
+                    let Some(lease) = leasing.acquire(Some(&names.join(", ")))? else { break };
                     let _ = self.lease.set(lease);
                 }
                 let Some(lease) = self.lease.get() else { break };
@@ -292,8 +294,8 @@ impl Leasing<'_> {
             return Ok(Some(Lease::shared(keys)));
         }
         let wait = settings.lease_wait.map(|wait| wait.0);
-        let policy = Policy::of_wishes(settings.lease_policy, wait, settings.foreign)?;
-        let who = Who { run: report.run_id().to_owned(), model: model.map(str::to_owned) };
+        let policy = Policy::resolve(settings.lease_policy, wait, settings.foreign)?;
+        let requester = Requester { run: report.run_id().to_owned(), model: model.map(str::to_owned) };
         let manager = self.manager()?;
         let mut told: Option<Obstacle> = None;
         let mut watch = |obstacle: &Obstacle| {
@@ -303,11 +305,12 @@ impl Leasing<'_> {
             }
             if stop.cause().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let probe = embedder.devices.detection.as_ref();
-        match manager.acquire_clear(&keys, policy, settings.foreign, probe, &who, &mut watch) {
+        let probe: Option<&dyn Probe> = Some(embedder.devices.detection.as_ref());
+        let request = Request { policy, foreign: settings.foreign, probe, requester: &requester, watch: &mut watch };
+        match manager.acquire(&keys, request) {
             Ok(lease) => {
-                for remark in lease.remarks() {
-                    report.observe(&Event::DeviceNote { note: remark.to_string() });
+                for note in lease.notes() {
+                    report.observe(&Event::DeviceNote { note: note.to_string() });
                 }
                 Ok(Some(lease))
             }

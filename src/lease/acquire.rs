@@ -1,94 +1,71 @@
 //! Taking devices: all or none, at once or after waiting.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::fs::{File, TryLockError};
-use std::hash::{BuildHasher, RandomState};
+use std::fs::TryLockError;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
+use super::backoff::{FOREIGN_PAUSE, LONG_PAUSE, SHORT_PAUSE, pause};
 use super::directory::MOST_ATTEMPTS;
-use super::foreign::{self, Occupied};
+use super::error::{Busy, LeaseError, Obstacle};
+use super::foreign::{ForeignUse, LeaseNote, look};
 use super::held::{HeldDevice, Lease, Locks};
-use super::holder::{self, Holder, plain};
-use super::level::{LockName, MOST_LEVELS};
+use super::holder::{self, Holder, Requester};
+use super::level::{Level, LockName};
 use super::process::Process;
 use super::{Candidates, DeviceKey, DeviceState, DirectoryError, FileError, Inherited, LeaseDirectory, Policy, State};
+use crate::device::Probe;
+use crate::domain::Foreign;
 
 /// Others hold a lock for some microseconds when they ask for its state or fail to get a second device. Only what is
 /// busy for longer is leased.
 const SECOND_LOOK: Duration = Duration::from_millis(25);
 
-/// Pause between two looks at a device that is only perhaps leased, in milliseconds.
-const SHORT_PAUSE: RangeInclusive<u64> = 2..=5;
+/// The driver shows a program that has ended until it has cleaned up after it, and one that has released its lease
+/// until it has dropped its CUDA context. Only a process that stays for longer is foreign.
+const GRACE: Duration = Duration::from_secs(2);
 
-/// Pause of who waits, in milliseconds. Drawn anew each time, so that none of several waiters is always the last, and
-/// short against the time for which anybody holds a device.
-const LONG_PAUSE: RangeInclusive<u64> = 20..=100;
+/// Pause between two looks within that time.
+const GRACE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who {
-    /// Name of the run.
-    pub run: String,
-    /// The model for which the devices are taken.
-    pub model: Option<String>,
+/// How devices are asked for.
+pub struct Request<'a> {
+    /// What to do if one is leased already. Its time is for both kinds of waiting.
+    pub policy: Policy,
+    /// What to do about programs that compute on a GPU without a lease.
+    pub foreign: Foreign,
+    /// Shows those programs; without it nobody looks for them.
+    pub probe: Option<&'a dyn Probe>,
+    /// Who asks.
+    pub requester: &'a Requester,
+    /// Learns before every pause what is waited for, and may end the wait.
+    pub watch: &'a mut dyn FnMut(&Obstacle) -> ControlFlow<()>,
 }
 
-/// A device that somebody else holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Busy {
-    /// The device.
-    pub device: DeviceKey,
-    /// Who holds it, if its lock file says so.
-    pub holder: Option<Holder>,
-    /// Whether the wrapper of this process has the device, and another program that it runs is using it.
-    pub inside: bool,
-}
+impl Request<'_> {
+    fn pause(&mut self, obstacle: Obstacle, range: &RangeInclusive<u64>, left: Duration) -> Result<(), LeaseError> {
+        if (self.watch)(&obstacle).is_break() {
+            return Err(LeaseError::GivenUp { obstacle: Box::new(obstacle) });
+        }
+        thread::sleep(pause(range).min(left));
+        Ok(())
+    }
 
-/// What keeps devices from being leased for the moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Obstacle {
-    /// Another lease.
-    Held(Busy),
-    /// Programs without a lease.
-    Foreign(Vec<Occupied>),
-}
-
-/// Devices could not be leased. None is held.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// Somebody else holds one.
-    #[error("{busy}; {}", way_out(*waited, busy.inside))]
-    Held {
-        /// The device and its holder.
-        busy: Box<Busy>,
-        /// For how long it was waited for.
-        waited: Option<Duration>,
-    },
-    /// Somebody uses one without a lease.
-    #[error("{}; {}", foreign::list(occupied), foreign_way_out(*waited))]
-    Foreign {
-        /// The devices and who uses them.
-        occupied: Vec<Occupied>,
-        /// For how long it was waited for.
-        waited: Option<Duration>,
-    },
-    /// Whoever watched the waiting ended it.
-    #[error("gave up waiting: {obstacle}")]
-    GivenUp {
-        /// What was waited for.
-        obstacle: Box<Obstacle>,
-    },
-    /// A lock file cannot be used.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A lease of nothing protects nothing.
-    #[error("a lease needs at least one device; name it with --devices")]
-    NoDevice,
+    /// Looks for foreign processes until there are none, or until those that are just ending would have ended.
+    fn foreign_use(&self, devices: &[DeviceKey]) -> ForeignUse {
+        let Some(probe) = self.probe else { return ForeignUse::default() };
+        let started = Instant::now();
+        loop {
+            let seen = look(probe, devices, std::process::id());
+            if seen.occupied.is_empty() || self.foreign == Foreign::Share || started.elapsed() >= GRACE {
+                return seen;
+            }
+            thread::sleep(GRACE_PAUSE);
+        }
+    }
 }
 
 /// What comes of trying to lock without waiting: what was locked, or the lock that is busy.
@@ -110,7 +87,7 @@ impl Manager {
         Ok(Self { directory: LeaseDirectory::open(candidates)?, inherited: Inherited::default() })
     }
 
-    /// The same in a process that a wrapper may have given its locks: they are adopted, and not in the way.
+    /// The same in a process that a wrapper may have given its locks, which are adopted.
     #[must_use]
     pub fn with_inherited(self, inherited: Inherited) -> Self {
         Self { inherited, ..self }
@@ -123,56 +100,67 @@ impl Manager {
 
     /// Takes all of these devices or none.
     ///
-    /// # Errors
-    /// If one is leased already and stays so, or its lock file cannot be used; then none is held.
-    pub fn acquire(&self, devices: &[DeviceKey], policy: Policy, who: &Who) -> Result<Lease, LeaseError> {
-        self.acquire_watched(devices, policy, who, &mut |_| ControlFlow::Continue(()))
-    }
-
-    /// As [`acquire`](Self::acquire); before every pause of a wait `watch` learns what is waited for, and may end it.
+    /// Foreign processes are looked for when the locks are held, so that none with a lease is among them. The locks are
+    /// released while it waits for one, so that others need not wait as well.
     ///
     /// # Errors
-    /// As [`acquire`](Self::acquire), and if `watch` ends the wait.
-    pub fn acquire_watched(
-        &self,
-        devices: &[DeviceKey],
-        policy: Policy,
-        who: &Who,
-        watch: &mut dyn FnMut(&Obstacle) -> ControlFlow<()>,
-    ) -> Result<Lease, LeaseError> {
+    /// If a device stays leased or used by others, its lock file cannot be used, or the wait is ended.
+    pub fn acquire(&self, devices: &[DeviceKey], mut request: Request<'_>) -> Result<Lease, LeaseError> {
+        let started = Instant::now();
+        loop {
+            let mut lease = self.lock(devices, &mut request, started)?;
+            let ForeignUse { occupied, unseen } = request.foreign_use(devices);
+            if occupied.is_empty() || request.foreign == Foreign::Share {
+                let shared = occupied.into_iter().map(LeaseNote::Shared);
+                lease.add_notes(shared.chain(unseen).collect());
+                return Ok(lease);
+            }
+            drop(lease);
+            let waited = started.elapsed();
+            let left = match request.policy.after(waited) {
+                Policy::Wait(left) if request.foreign == Foreign::Wait => left,
+                _ => Duration::ZERO,
+            };
+            if left.is_zero() {
+                let waited = (request.foreign == Foreign::Wait).then_some(waited);
+                return Err(LeaseError::Foreign { occupied, waited });
+            }
+            request.pause(Obstacle::Foreign(occupied), &FOREIGN_PAUSE, left)?;
+        }
+    }
+
+    /// Locks all devices, waiting as the request says. `started` is when the whole request began.
+    fn lock(&self, devices: &[DeviceKey], request: &mut Request<'_>, started: Instant) -> Result<Lease, LeaseError> {
         if devices.is_empty() {
             return Err(LeaseError::NoDevice);
         }
-        let started = Instant::now();
-        let (limit, pauses) = match policy {
-            Policy::Fail => (SECOND_LOOK, SHORT_PAUSE),
-            Policy::Wait(limit) => (limit.max(SECOND_LOOK), LONG_PAUSE),
+        let began = Instant::now();
+        let limit = match request.policy.after(started.elapsed()) {
+            Policy::Fail => SECOND_LOOK,
+            Policy::Wait(limit) => limit.max(SECOND_LOOK),
         };
         loop {
             let name = match self.try_all(devices)? {
-                Ok(locked) => return self.sign(devices, locked, who),
+                Ok(locked) => return self.sign(devices, locked, request.requester),
                 Err(busy) => busy,
             };
-            let waited = started.elapsed();
-            let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                let busy = Box::new(self.busy(name)?);
-                return Err(LeaseError::Held { busy, waited: (policy != Policy::Fail).then_some(waited) });
-            };
-            if policy != Policy::Fail {
-                let obstacle = Obstacle::Held(self.busy(name)?);
-                if watch(&obstacle).is_break() {
-                    return Err(LeaseError::GivenUp { obstacle: Box::new(obstacle) });
-                }
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                let waited = (request.policy != Policy::Fail).then(|| started.elapsed());
+                return Err(LeaseError::Held { busy: Box::new(self.busy(name)?), waited });
             }
-            thread::sleep(pause(&pauses).min(left));
+            match request.policy {
+                Policy::Fail => thread::sleep(pause(&SHORT_PAUSE).min(left)),
+                Policy::Wait(_) => request.pause(Obstacle::Held(self.busy(name)?), &LONG_PAUSE, left)?,
+            }
         }
     }
 
     /// Gives a lease back. Returns the devices that programs still hold which it was lent to.
     pub fn release(&self, lease: Lease) -> Vec<DeviceKey> {
-        let signed: Vec<(DeviceKey, usize, Holder)> = lease.signatures().collect();
+        let signed: Vec<(DeviceKey, Level, Holder)> = lease.signatures().collect();
         drop(lease);
-        let still_ours = |(device, level, holder): &(DeviceKey, usize, Holder)| {
+        let still_ours = |(device, level, holder): &(DeviceKey, Level, Holder)| {
             let state = DeviceState::of_lock(&self.directory, LockName { device, level: *level });
             state.is_some_and(|(state, said)| state == State::Held && said.as_ref() == Some(holder))
         };
@@ -199,10 +187,10 @@ impl Manager {
         Ok(Ok(locked))
     }
 
-    /// Locks a device: its outermost lock, or the first one inside those that were handed to this process.
+    /// Locks a device: its outer lock, or the inner one if the outer was handed to this process.
     fn try_one<'key>(&self, device: &'key DeviceKey) -> Attempt<'key, Locks> {
         let outer = self.inherited.adopt(&self.directory, device);
-        let name = LockName { device, level: outer.len() };
+        let name = if outer.is_some() { LockName::inner(device) } else { LockName::outer(device) };
         for _ in 0..MOST_ATTEMPTS {
             let file = self.directory.lock_file(name)?;
             match file.try_lock() {
@@ -217,12 +205,18 @@ impl Manager {
     }
 
     /// Writes into each locked file who holds it.
-    fn sign(&self, order: &[DeviceKey], locked: Vec<(&DeviceKey, Locks)>, who: &Who) -> Result<Lease, LeaseError> {
+    fn sign(
+        &self,
+        order: &[DeviceKey],
+        locked: Vec<(&DeviceKey, Locks)>,
+        requester: &Requester,
+    ) -> Result<Lease, LeaseError> {
         let process = Process::this();
         let mut held = Vec::with_capacity(locked.len());
         for (device, locks) in locked {
-            let epoch = self.last_epoch(device, &locks).saturating_add(1);
-            let holder = Holder::new(who, &process, epoch);
+            let names = [LockName::outer(device), LockName::inner(device)];
+            let last = names.into_iter().filter_map(|name| self.holder(name).ok()?).map(|holder| holder.epoch).max();
+            let holder = Holder::new(requester, &process, last.unwrap_or(0).saturating_add(1));
             let name = LockName { device, level: locks.level() };
             holder::write(locks.own(), &holder).map_err(|source| self.directory.unusable(name, source))?;
             held.push(HeldDevice { key: device.clone(), locks: Some(locks), holder });
@@ -231,76 +225,19 @@ impl Manager {
         Ok(Lease::new(held, self.inherited.clone()))
     }
 
-    /// The largest epoch of any lease of a device, inside another or not. Nobody is inside of who asks, so the files
-    /// there say who was the last; one that cannot be read is in the way of those who want that lock alone.
-    fn last_epoch(&self, device: &DeviceKey, locks: &Locks) -> u64 {
-        let epoch = |file: &File| holder::read(file).map_or(0, |earlier| earlier.epoch);
-        let inner = (locks.level() + 1..=MOST_LEVELS).map_while(|level| {
-            self.directory.existing_lock_file(LockName { device, level }, OFlags::RDONLY).ok().flatten()
-        });
-        locks.files().map(epoch).chain(inner.map(|file| epoch(&file))).max().unwrap_or(0)
+    /// What a lock file says, if it is there and can be read.
+    fn holder(&self, name: LockName<'_>) -> Result<Option<Holder>, FileError> {
+        let file = self.directory.existing_lock_file(name, OFlags::RDONLY)?;
+        Ok(file.and_then(|file| holder::read(&file)))
     }
 
     fn busy(&self, name: LockName<'_>) -> Result<Busy, FileError> {
-        let file = self.directory.existing_lock_file(name, OFlags::RDONLY)?;
-        let holder = file.and_then(|file| holder::read(&file));
-        Ok(Busy { device: name.device.clone(), holder, inside: name.level > 0 })
+        let inside = name.level == Level::Inner;
+        Ok(Busy { device: name.device.clone(), holder: self.holder(name)?, inside })
     }
 }
 
-impl fmt::Display for Busy {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.device.is_gpu() { "gpu" } else { "device" };
-        let how = if self.inside { "is used inside its lease by" } else { "is leased by" };
-        write!(formatter, "{kind} {} {how} ", self.device)?;
-        match &self.holder {
-            Some(holder) => write!(formatter, "{holder} since {}", plain(&holder.since)),
-            None => formatter.write_str("a process that has not written its name into the lock file"),
-        }
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Held(busy) => busy.fmt(formatter),
-            Self::Foreign(occupied) => formatter.write_str(&foreign::list(occupied)),
-        }
-    }
-}
-
-fn way_out(waited: Option<Duration>, inside: bool) -> String {
-    let free = if inside { "run one after the other" } else { "free it" };
-    match waited {
-        None => format!("pass --lease-wait 30m or {free}"),
-        Some(waited) => format!("waited {}; pass a longer --lease-wait or {free}", in_words(waited)),
-    }
-}
-
-fn foreign_way_out(waited: Option<Duration>) -> String {
-    const OR_ELSE: &str = "end it, name another device, or share the device with --foreign share";
-    match waited {
-        None => format!("wait for it with --foreign wait, {OR_ELSE}"),
-        Some(waited) => format!("waited {}; pass a longer --lease-wait, {OR_ELSE}", in_words(waited)),
-    }
-}
-
-/// In seconds, or in milliseconds if there is no whole second.
-fn in_words(span: Duration) -> humantime::FormattedDuration {
-    let seconds = Duration::from_secs(span.as_secs());
-    humantime::format_duration(if seconds.is_zero() {
-        Duration::from_millis(u64::from(span.subsec_millis()))
-    } else {
-        seconds
-    })
-}
-
-/// A random time of at least and at most so many milliseconds.
-pub(super) fn pause(milliseconds: &RangeInclusive<u64>) -> Duration {
-    let (least, most) = (milliseconds.start(), milliseconds.end());
-    let random = RandomState::new().hash_one(thread::current().id());
-    Duration::from_millis(least + random % (most - least + 1))
-}
-
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod tests;

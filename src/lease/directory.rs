@@ -199,7 +199,7 @@ impl LeaseDirectory {
         let entries = rustix::fs::Dir::read_from(&self.descriptor).map_err(|errno| unusable(errno.into()))?;
         for entry in entries {
             let entry = entry.map_err(|errno| unusable(errno.into()))?;
-            devices.extend(entry.file_name().to_str().ok().and_then(LockName::device_of_outermost));
+            devices.extend(entry.file_name().to_str().ok().and_then(LockName::device_of_outer));
         }
         devices.sort();
         Ok(devices)

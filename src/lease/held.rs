@@ -8,10 +8,12 @@ use std::process::Command;
 
 use rustix::io::FdFlags;
 
-use super::holder::{self, Holder};
+use super::foreign::LeaseNote;
+use super::holder::{self, Holder, Requester};
 use super::inherited::{INHERITED_VARIABLE, Inherited};
+use super::level::Level;
 use super::process::Process;
-use super::{DeviceKey, Remark, Who, process};
+use super::{DeviceKey, process};
 
 /// The right to use some devices, given back when it is dropped or when the process ends.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub struct Lease {
     devices: Vec<HeldDevice>,
     /// What a wrapper lent to this process, for commands that it is lent on to.
     inherited: Inherited,
-    remarks: Vec<Remark>,
+    notes: Vec<LeaseNote>,
 }
 
 /// A device that is leased for at least `'lease`.
@@ -42,14 +44,14 @@ impl<'lease> LeasedDevice<'lease> {
 
 impl Lease {
     pub(super) fn new(devices: Vec<HeldDevice>, inherited: Inherited) -> Self {
-        Self { devices, inherited, remarks: Vec::new() }
+        Self { devices, inherited, notes: Vec::new() }
     }
 
     /// Devices that need no agreement, for the operating system shares them among all processes: the processor. There is
     /// no lock and no epoch, so that it never fails and nobody waits.
     pub fn shared(devices: impl IntoIterator<Item = DeviceKey>) -> Self {
-        let who = Who { run: String::new(), model: None };
-        let holder = Holder::new(&who, &Process::this(), 0);
+        let nobody = Requester { run: String::new(), model: None };
+        let holder = Holder::new(&nobody, &Process::this(), 0);
         let held = |key| HeldDevice { key, locks: None, holder: holder.clone() };
         Self::new(devices.into_iter().map(held).collect(), Inherited::default())
     }
@@ -60,16 +62,16 @@ impl Lease {
     }
 
     /// What the user should know of the devices: that they are shared, or that nobody knows.
-    pub fn remarks(&self) -> &[Remark] {
-        &self.remarks
+    pub fn notes(&self) -> &[LeaseNote] {
+        &self.notes
     }
 
-    pub(super) fn remark(&mut self, remarks: Vec<Remark>) {
-        self.remarks = remarks;
+    pub(super) fn add_notes(&mut self, notes: Vec<LeaseNote>) {
+        self.notes.extend(notes);
     }
 
     /// What is written into which lock.
-    pub(super) fn signatures(&self) -> impl Iterator<Item = (DeviceKey, usize, Holder)> {
+    pub(super) fn signatures(&self) -> impl Iterator<Item = (DeviceKey, Level, Holder)> {
         let signature =
             |device: &HeldDevice| Some((device.key.clone(), device.locks.as_ref()?.level(), device.holder.clone()));
         self.devices.iter().filter_map(signature)
@@ -87,9 +89,10 @@ impl Lease {
         let mut inherited = self.inherited.clone();
         for device in &self.devices {
             let Some(locks) = &device.locks else { continue };
-            let of_device: Vec<File> = locks.files().map(File::try_clone).collect::<io::Result<_>>()?;
-            inherited.insert(device.key.clone(), of_device.iter().map(AsRawFd::as_raw_fd).collect());
-            copies.extend(of_device);
+            let own = locks.own.try_clone()?;
+            let outer = locks.outer.as_ref().map(File::try_clone).transpose()?;
+            inherited.insert(device.key.clone(), outer.as_ref().unwrap_or(&own).as_raw_fd());
+            copies.extend(outer.into_iter().chain([own]));
         }
         command.env(INHERITED_VARIABLE, inherited.to_string());
         let keep_open = move || copies.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, FdFlags::empty())?));
@@ -108,20 +111,8 @@ impl Lease {
     /// If a lock file cannot be written; the lease is not touched by that.
     pub fn name_process(&mut self, pid: u32) -> io::Result<()> {
         let start_ticks = process::start_ticks(pid);
-        self.rewrite(|holder| (holder.pid, holder.pid_start_ticks) = (pid, start_ticks))
-    }
-
-    /// Tells others which model the devices are used for now.
-    ///
-    /// # Errors
-    /// If a lock file cannot be written; the lease is not touched by that.
-    pub fn name_model(&mut self, model: Option<&str>) -> io::Result<()> {
-        self.rewrite(|holder| holder.model = model.map(str::to_owned))
-    }
-
-    fn rewrite(&mut self, change: impl Fn(&mut Holder)) -> io::Result<()> {
         self.devices.iter_mut().try_for_each(|device| {
-            change(&mut device.holder);
+            (device.holder.pid, device.holder.pid_start_ticks) = (pid, start_ticks);
             device.locks.as_ref().map_or(Ok(()), |locks| holder::write(locks.own(), &device.holder))
         })
     }
@@ -139,15 +130,15 @@ pub(super) struct HeldDevice {
 /// The locked lock files of a device.
 #[derive(Debug)]
 pub(super) struct Locks {
-    /// Those of our wrappers, the outermost first. They are only closed: what they lock is not ours to give back.
-    outer: Vec<File>,
+    /// That of a wrapper. It is only closed: what it locks is not ours to give back.
+    outer: Option<File>,
     own: File,
     /// Whether a command shares our own, so that only closing it is right.
     lent: bool,
 }
 
 impl Locks {
-    pub(super) fn new(outer: Vec<File>, own: File) -> Self {
+    pub(super) fn new(outer: Option<File>, own: File) -> Self {
         Self { outer, own, lent: false }
     }
 
@@ -156,14 +147,9 @@ impl Locks {
         &self.own
     }
 
-    /// The level of our own.
-    pub(super) fn level(&self) -> usize {
-        self.outer.len()
-    }
-
-    /// From the outermost to our own.
-    pub(super) fn files(&self) -> impl Iterator<Item = &File> {
-        self.outer.iter().chain([&self.own])
+    /// The level of that lock.
+    pub(super) fn level(&self) -> Level {
+        if self.outer.is_some() { Level::Inner } else { Level::Outer }
     }
 }
 

@@ -12,7 +12,6 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::Who;
 use super::process::{self, Process};
 
 /// Far more than a holder says; a larger file is not ours.
@@ -20,6 +19,15 @@ const MOST_BYTES: usize = 1 << 20;
 
 /// Longest name that is shown.
 const SHOWN_CHARACTERS: usize = 80;
+
+/// Who asks for devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requester {
+    /// Name of the run.
+    pub run: String,
+    /// The model for which the devices are taken.
+    pub model: Option<String>,
+}
 
 /// Who took a device, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,14 +53,14 @@ pub struct Holder {
 }
 
 impl Holder {
-    pub(super) fn new(who: &Who, process: &Process, epoch: u64) -> Self {
+    pub(super) fn new(requester: &Requester, process: &Process, epoch: u64) -> Self {
         Self {
-            run: who.run.clone(),
+            run: requester.run.clone(),
             pid: process.pid,
             pid_start_ticks: process.start_ticks,
             host: process.host.clone(),
             user: process.user.clone(),
-            model: who.model.clone(),
+            model: requester.model.clone(),
             since: humantime::format_rfc3339_seconds(now()).to_string(),
             epoch,
         }

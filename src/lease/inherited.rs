@@ -1,8 +1,7 @@
 //! Locks that a wrapper of this process took for it.
 //!
-//! `lease run` starts a command with open descriptors of its lock files and says in a variable which ones they are
-//! (`GPU-…=5,cpu-0=6`, and `cpu-0=6:9` from the outermost lock inwards if one works inside another). A command of this
-//! program adopts them instead of being refused by its own wrapper.
+//! `lease run` starts a command with open descriptors of its outer locks and says in a variable which ones they are
+//! (`GPU-…=5,cpu-0=6`). A command of this program adopts them instead of being refused by its own wrapper.
 //!
 //! A variable can be stale or wrong: the descriptor may be closed, or something else by now. So it is only a hint where
 //! to look, and a descriptor counts if the kernel says that it holds the lock.
@@ -14,7 +13,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use rustix::io::FdFlags;
 
-use super::level::{LockName, MOST_LEVELS};
+use super::level::LockName;
 use super::{DeviceKey, LeaseDirectory};
 
 /// The variable that tells a command which of its descriptors are locks.
@@ -23,50 +22,39 @@ pub const INHERITED_VARIABLE: &str = "EMBED_LEASE_INHERITED";
 /// The first descriptor that is not standard input, output or error.
 const FIRST_OTHER: RawFd = 3;
 
-/// Descriptors that may be locks, by device, from the outermost level inwards.
+/// Descriptors that may be the outer locks of devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inherited(BTreeMap<DeviceKey, Vec<RawFd>>);
+pub struct Inherited(BTreeMap<DeviceKey, RawFd>);
 
 impl Inherited {
     /// Reads [`INHERITED_VARIABLE`]. What cannot be read is passed over: it gives nothing.
     pub fn parse(text: &str) -> Self {
         let entry = |entry: &str| {
-            let (key, numbers) = entry.split_once('=')?;
-            let numbers = numbers.split(':').take(MOST_LEVELS).map(|number| number.parse().ok());
-            let numbers: Vec<RawFd> = numbers.collect::<Option<_>>()?;
-            Some((DeviceKey::new(key).ok()?, numbers))
+            let (key, number) = entry.split_once('=')?;
+            Some((DeviceKey::new(key).ok()?, number.parse().ok()?))
         };
         Self(text.split(',').filter_map(entry).collect())
     }
 
-    /// For a command that is given these descriptors as well.
-    pub(super) fn insert(&mut self, device: DeviceKey, descriptors: Vec<RawFd>) {
-        self.0.insert(device, descriptors);
+    /// For a command that is given this descriptor as well.
+    pub(super) fn insert(&mut self, device: DeviceKey, descriptor: RawFd) {
+        self.0.insert(device, descriptor);
     }
 
-    /// The locks of a device that were handed to this process and hold: from the outermost inwards, up to the first
-    /// that does not.
-    pub(super) fn adopt(&self, directory: &LeaseDirectory, device: &DeviceKey) -> Vec<File> {
-        let numbers = self.0.get(device).into_iter().flatten();
-        let held = |(level, number): (usize, &RawFd)| {
-            let file = inherited_file(*number)?;
-            let is_current = matches!(directory.is_current(&file, LockName { device, level }), Ok(true));
-            // On an open file that holds the lock already this succeeds and changes nothing; on one that does not it
-            // succeeds only if nobody else holds it. Either way it is held afterwards.
-            (is_current && file.try_lock().is_ok()).then_some(file)
-        };
-        numbers.enumerate().map_while(held).collect()
+    /// The lock of a device that was handed to this process, if it holds.
+    pub(super) fn adopt(&self, directory: &LeaseDirectory, device: &DeviceKey) -> Option<File> {
+        let file = inherited_file(*self.0.get(device)?)?;
+        let is_current = matches!(directory.is_current(&file, LockName::outer(device)), Ok(true));
+        // On an open file that holds the lock already this succeeds and changes nothing; on one that does not it
+        // succeeds only if nobody else holds it. Either way it is held afterwards.
+        (is_current && file.try_lock().is_ok()).then_some(file)
     }
 }
 
 impl fmt::Display for Inherited {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (key, numbers)) in self.0.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-            write!(formatter, "{comma}{key}={}", numbers.join(":"))?;
-        }
-        Ok(())
+        let entries: Vec<String> = self.0.iter().map(|(key, number)| format!("{key}={number}")).collect();
+        formatter.write_str(&entries.join(","))
     }
 }
 
@@ -99,26 +87,26 @@ mod tests {
 
     #[test]
     fn the_variable_is_read_as_it_is_written() {
-        let text = "GPU-ab=5,cpu-0=6:9";
+        let text = "GPU-ab=5,cpu-0=6";
         assert_eq!(Inherited::parse(text).to_string(), text);
     }
 
     #[test]
     fn what_cannot_be_read_gives_nothing() {
-        for text in ["", "cpu-0", "cpu-0=", "cpu-0=x", "cpu-0=5:", "=5", "a/b=5", "cpu-0=99999999999", ",,"] {
+        for text in
+            ["", "cpu-0", "cpu-0=", "cpu-0=x", "cpu-0=5:", "cpu-0=5:6", "=5", "a/b=5", "cpu-0=99999999999", ",,"]
+        {
             assert_eq!(Inherited::parse(text), Inherited::default(), "{text:?}");
         }
         assert_eq!(Inherited::parse("x=,cpu-0=5").to_string(), "cpu-0=5");
-        let endless = format!("cpu-0=5{}", ":6".repeat(100));
-        assert_eq!(Inherited::parse(&endless).0[&DeviceKey::of_slot(0)].len(), MOST_LEVELS);
     }
 
-    /// Levels that are adopted when the outermost lock is behind `file`, with these flags.
+    /// Whether the outer lock is adopted when it is behind `file`, with these flags.
     #[track_caller]
-    fn check(directory: &LeaseDirectory, file: &File, flags: FdFlags, expected: usize) {
+    fn check(directory: &LeaseDirectory, file: &File, flags: FdFlags, expected: bool) {
         rustix::io::fcntl_setfd(file, flags).unwrap();
         let inherited = Inherited::parse(&format!("cpu-0={}", file.as_raw_fd()));
-        assert_eq!(inherited.adopt(directory, &DeviceKey::of_slot(0)).len(), expected);
+        assert_eq!(inherited.adopt(directory, &DeviceKey::of_slot(0)).is_some(), expected);
         rustix::io::fcntl_setfd(file.as_fd(), FdFlags::CLOEXEC).unwrap();
     }
 
@@ -127,16 +115,16 @@ mod tests {
         let root = TempDir::new().unwrap();
         let directory = LeaseDirectory::open(&Candidates::new(Some(root.path().to_owned()), None)).unwrap();
         let device = DeviceKey::of_slot(0);
-        let open = || directory.lock_file(LockName::outermost(&device)).unwrap();
+        let open = || directory.lock_file(LockName::outer(&device)).unwrap();
         let (holder, other) = (open(), open());
         holder.try_lock().unwrap();
-        check(&directory, &holder, FdFlags::empty(), 1);
+        check(&directory, &holder, FdFlags::empty(), true);
         assert!(other.try_lock().is_err(), "closing what was adopted has freed the lock");
-        check(&directory, &holder, FdFlags::CLOEXEC, 0);
-        check(&directory, &other, FdFlags::empty(), 0);
-        check(&directory, &tempfile::tempfile().unwrap(), FdFlags::empty(), 0);
+        check(&directory, &holder, FdFlags::CLOEXEC, false);
+        check(&directory, &other, FdFlags::empty(), false);
+        check(&directory, &tempfile::tempfile().unwrap(), FdFlags::empty(), false);
         std::fs::remove_file(root.path().join("cpu-0.lock")).unwrap();
-        check(&directory, &holder, FdFlags::empty(), 0);
+        check(&directory, &holder, FdFlags::empty(), false);
     }
 
     #[test]

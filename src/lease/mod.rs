@@ -5,7 +5,7 @@
 //! gone when its holder is, however that one ended. What is written in the file is for people, see [`Holder`].
 //!
 //! Two kinds of program are not kept out by a lock: those that never ask, which the driver of the GPUs shows
-//! ([`Foreign`](crate::config::Foreign)), and those that the holder runs itself, which work under its lease one at a time ([`Inherited`]).
+//! ([`look`]), and those that the holder runs itself, which work under its lease one at a time ([`Inherited`]).
 //!
 //! A [`Lease`] holds all of its devices or none, and gives them back when it is dropped, on every path. Whatever is
 //! made on a device borrows a [`LeasedDevice`] and so cannot outlive the lease:
@@ -37,7 +37,9 @@
 //! ```
 
 mod acquire;
+mod backoff;
 mod directory;
+mod error;
 mod foreign;
 mod held;
 mod holder;
@@ -49,11 +51,12 @@ mod policy;
 mod process;
 mod survey;
 
-pub use acquire::{Busy, LeaseError, Manager, Obstacle, Who};
+pub use acquire::{Manager, Request};
 pub use directory::{Candidates, DirectoryError, FileError, LeaseDirectory, Reach, SHARED_DIRECTORY};
-pub use foreign::{Occupied, Remark, Sight, look};
+pub use error::{Busy, LeaseError, Obstacle};
+pub use foreign::{ForeignUse, LeaseNote, Occupied, look};
 pub use held::{Lease, LeasedDevice};
-pub use holder::{Holder, plain};
+pub use holder::{Holder, Requester, plain};
 pub use inherited::{INHERITED_VARIABLE, Inherited};
 pub use key::{DeviceKey, DeviceKeyError};
 pub use names::{DeviceNameError, keys_of, resolve};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Foreign, LeasePolicy};
+use crate::domain::{Foreign, LeasePolicy};
 
 /// Wait so long if the user says to wait, but not for how long.
 pub const DEFAULT_WAIT: Duration = Duration::from_mins(30);
@@ -28,16 +28,12 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// What the wishes of a user come to: a time to wait is a wish to wait, and who waits for programs without a lease
-    /// waits for those with one.
+    /// What the settings mean: a time to wait means to wait, and waiting for programs without a lease includes waiting
+    /// for leases.
     ///
     /// # Errors
     /// If they contradict each other.
-    pub fn of_wishes(
-        policy: Option<LeasePolicy>,
-        wait: Option<Duration>,
-        foreign: Foreign,
-    ) -> Result<Self, PolicyError> {
+    pub fn resolve(policy: Option<LeasePolicy>, wait: Option<Duration>, foreign: Foreign) -> Result<Self, PolicyError> {
         let wants_to_wait = policy == Some(LeasePolicy::Wait) || foreign == Foreign::Wait;
         match (policy, wait) {
             (Some(LeasePolicy::Fail), Some(_)) => Err(PolicyError::FailAndWait),
@@ -63,12 +59,12 @@ mod tests {
 
     #[track_caller]
     fn check(policy: Option<LeasePolicy>, wait: Option<u64>, foreign: Foreign, expected: Result<Policy, PolicyError>) {
-        let found = Policy::of_wishes(policy, wait.map(Duration::from_secs), foreign);
+        let found = Policy::resolve(policy, wait.map(Duration::from_secs), foreign);
         assert_eq!(found, expected, "{policy:?} {wait:?} {foreign:?}");
     }
 
     #[test]
-    fn a_time_to_wait_is_a_wish_to_wait() {
+    fn a_time_to_wait_means_to_wait() {
         use Foreign::{Refuse, Share, Wait};
         let five_seconds = Ok(Policy::Wait(Duration::from_secs(5)));
         for foreign in [Refuse, Share] {

@@ -6,7 +6,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 
 use super::holder::{self, Holder};
-use super::level::{LockName, MOST_LEVELS};
+use super::level::LockName;
 use super::{DeviceKey, DirectoryError, FileError, LeaseDirectory};
 
 /// A device that was leased at least once.
@@ -18,7 +18,7 @@ pub struct DeviceState {
     pub state: State,
     /// Who holds it; `None` if nobody does, or if its lock file does not say.
     pub holder: Option<Holder>,
-    /// Programs that use it under the holder's lease, each inside the one before.
+    /// The program that uses it under the holder's lease, if there is one.
     pub inside: Vec<Holder>,
     /// How often it has been taken.
     pub epoch: Option<u64>,
@@ -60,15 +60,18 @@ impl DeviceState {
 
 /// `None` if the lock file has gone meanwhile.
 fn look(directory: &LeaseDirectory, device: DeviceKey) -> Option<DeviceState> {
-    let state = match state(directory, LockName::outermost(&device)) {
+    let state = match state(directory, LockName::outer(&device)) {
         Ok(Some((state, said))) => {
-            let (inside, inner_epoch) = look_inside(directory, &device, state);
+            let epoch = |said: &Option<Holder>| said.as_ref().map(|holder| holder.epoch);
+            let inner = DeviceState::of_lock(directory, LockName::inner(&device));
+            let (inner_state, inner_said) = inner.unwrap_or((State::Free, None));
             DeviceState {
                 device,
                 state,
-                epoch: said.as_ref().map(|holder| holder.epoch).max(inner_epoch),
+                epoch: epoch(&said).max(epoch(&inner_said)),
                 holder: said.filter(|_| state == State::Held),
-                inside,
+                // A lock inside one that is free is nobody's.
+                inside: inner_said.filter(|_| [state, inner_state] == [State::Held; 2]).into_iter().collect(),
                 error: None,
             }
         }
@@ -79,19 +82,6 @@ fn look(directory: &LeaseDirectory, device: DeviceKey) -> Option<DeviceState> {
         }
     };
     Some(state)
-}
-
-/// Who holds the locks inside the outermost one, which is in this state, and the largest epoch there.
-fn look_inside(directory: &LeaseDirectory, device: &DeviceKey, outermost: State) -> (Vec<Holder>, Option<u64>) {
-    let (mut inside, mut epoch, mut around) = (Vec::new(), None, outermost);
-    for level in 1..=MOST_LEVELS {
-        let Some((state, said)) = DeviceState::of_lock(directory, LockName { device, level }) else { break };
-        epoch = epoch.max(said.as_ref().map(|holder| holder.epoch));
-        // What is held inside a lock that is free is none of ours.
-        around = if around == State::Held { state } else { State::Free };
-        inside.extend(said.filter(|_| around == State::Held));
-    }
-    (inside, epoch)
 }
 
 /// A shared lock is enough to ask, and does not get into the way of others who ask. Who wants the device meanwhile

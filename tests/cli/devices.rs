@@ -270,7 +270,7 @@ fn watching_tells_when_memory_runs_short_and_when_a_gpu_is_lost() {
 }
 
 #[test]
-fn a_sampler_over_the_library_remembers_and_stops() {
+fn a_sampler_over_the_library_reports_and_stops() {
     let machine = StandIn::new(TWO_T4);
     let probe = Arc::new(NvmlProbe::open(Some(&machine.library())).unwrap());
     let levels = Arc::new(Mutex::new(Vec::new()));
@@ -286,7 +286,6 @@ fn a_sampler_over_the_library_remembers_and_stops() {
     for _ in 0..10 {
         told.recv_timeout(Duration::from_secs(20)).unwrap();
     }
-    assert!(sampler.history(&uuid(FIRST)).len() >= 4);
     drop(sampler);
     assert_eq!(*levels.lock().unwrap(), [(SECOND.to_owned(), "warning")]);
 }

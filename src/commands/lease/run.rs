@@ -15,7 +15,8 @@ use crate::device::{Detection, Probe};
 use crate::embedder::look;
 use crate::exit;
 use crate::lease::{
-    Candidates, DeviceKey, Inherited, Lease, LeaseError, LeasedDevice, Manager, Obstacle, Policy, Reach, Who, resolve,
+    Candidates, DeviceKey, Inherited, Lease, LeaseError, LeasedDevice, Manager, Obstacle, Policy, Reach, Request,
+    Requester, resolve,
 };
 
 const SIGNALLED: i32 = 128;
@@ -28,7 +29,7 @@ pub(super) fn run_under_lease(
 ) -> Result<u8, LeaseCommandError> {
     let Some((program, arguments)) = options.command.split_first() else { return Err(LeaseError::NoDevice.into()) };
     let shown = program.to_string_lossy().into_owned();
-    let who = Who { run: options.run_id.clone().unwrap_or_else(|| run_id(program)), model: None };
+    let requester = Requester { run: options.run_id.clone().unwrap_or_else(|| run_id(program)), model: None };
     let mut resolved = config::resolve(&CommandLine::default(), environment)?;
     let settings = &mut resolved.settings;
     // That embedding is to use the processor does not make GPUs vanish.
@@ -39,9 +40,9 @@ pub(super) fn run_under_lease(
     }
     settings.foreign = options.foreign.unwrap_or(settings.foreign);
     let wait = settings.lease_wait.map(|wait| wait.0);
-    let policy = Policy::of_wishes(settings.lease_policy, wait, settings.foreign)?;
+    let policy = Policy::resolve(settings.lease_policy, wait, settings.foreign)?;
 
-    let (manager, mut lease) = acquire(candidates, &resolved, options, policy, &who)?;
+    let (manager, mut lease) = acquire(candidates, &resolved, options, policy, &requester)?;
     let prepare = |source| LeaseCommandError::Prepare { program: shown.clone(), source };
     let forwarder = Forwarder::new().map_err(prepare)?;
     let mut command = Command::new(program);
@@ -73,7 +74,7 @@ fn acquire(
     resolved: &Resolved,
     options: &LeaseRun,
     policy: Policy,
-    who: &Who,
+    requester: &Requester,
 ) -> Result<(Manager, Lease), LeaseCommandError> {
     let detection = LazyCell::new(|| look(resolved));
     let devices = devices(resolved, options, &detection)?;
@@ -86,13 +87,12 @@ fn acquire(
         let directory = manager.directory().path().display();
         note(&format!("leases in {directory} are not seen by other users; set EMBED_LEASE_DIR to share them"));
     }
-    let lease = if devices.iter().any(DeviceKey::is_gpu) {
-        manager.acquire_clear(&devices, policy, resolved.settings.foreign, &*detection, who, &mut announcer())?
-    } else {
-        manager.acquire_watched(&devices, policy, who, &mut announcer())?
-    };
-    for remark in lease.remarks() {
-        note(&remark.to_string());
+    let probe: Option<&dyn Probe> = if devices.iter().any(DeviceKey::is_gpu) { Some(&*detection) } else { None };
+    let foreign = resolved.settings.foreign;
+    let request = Request { policy, foreign, probe, requester, watch: &mut announcer() };
+    let lease = manager.acquire(&devices, request)?;
+    for lease_note in lease.notes() {
+        note(&lease_note.to_string());
     }
     Ok((manager, lease))
 }

@@ -18,8 +18,21 @@ fn keys(identities: &[&str]) -> Vec<DeviceKey> {
     identities.iter().map(|identity| DeviceKey::new(identity).unwrap()).collect()
 }
 
-fn who(run: &str) -> Who {
-    Who { run: run.to_owned(), model: Some("bge-m3".to_owned()) }
+/// Asks for devices, without looking for foreign processes.
+fn ask_watched(
+    manager: &Manager,
+    identities: &[&str],
+    policy: Policy,
+    run: &str,
+    watch: &mut dyn FnMut(&Obstacle) -> ControlFlow<()>,
+) -> Result<Lease, LeaseError> {
+    let requester = &Requester { run: run.to_owned(), model: Some("bge-m3".to_owned()) };
+    let request = Request { policy, foreign: Foreign::Refuse, probe: None, requester, watch };
+    manager.acquire(&keys(identities), request)
+}
+
+fn ask(manager: &Manager, identities: &[&str], policy: Policy, run: &str) -> Result<Lease, LeaseError> {
+    ask_watched(manager, identities, policy, run, &mut |_| ControlFlow::Continue(()))
 }
 
 fn states(manager: &Manager) -> Vec<(String, State)> {
@@ -29,14 +42,14 @@ fn states(manager: &Manager) -> Vec<(String, State)> {
 
 #[track_caller]
 fn take(manager: &Manager, identities: &[&str], run: &str) -> Lease {
-    manager.acquire(&keys(identities), Policy::Fail, &who(run)).unwrap()
+    ask(manager, identities, Policy::Fail, run).unwrap()
 }
 
 #[test]
 fn a_leased_device_is_refused_and_its_holder_is_named() {
     let (_root, manager) = machine();
     let first = take(&manager, &["GPU-3f"], "42");
-    let error = manager.acquire(&keys(&["GPU-3f"]), Policy::Fail, &who("43")).unwrap_err().to_string();
+    let error = ask(&manager, &["GPU-3f"], Policy::Fail, "43").unwrap_err().to_string();
     let pid = std::process::id();
     let begin = format!("gpu GPU-3f is leased by run 42 (pid {pid}) of user ");
     assert!(error.starts_with(&begin), "{error}");
@@ -51,19 +64,6 @@ fn every_lease_of_a_device_has_a_larger_epoch() {
     for epoch in 1..=5 {
         let lease = take(&manager, &["cpu-0"], "run");
         assert_eq!(lease.devices().map(LeasedDevice::epoch).collect::<Vec<_>>(), [epoch]);
-    }
-}
-
-#[test]
-fn a_holder_can_say_which_model_it_runs_now() {
-    let (_root, manager) = machine();
-    let mut lease = take(&manager, &["cpu-0", "cpu-1"], "run");
-    for model in [Some("all-MiniLM-L6-v2"), None] {
-        lease.name_model(model).unwrap();
-        for device in survey(manager.directory()).unwrap() {
-            let holder = device.holder.unwrap();
-            assert_eq!((holder.model.as_deref(), holder.run.as_str(), holder.epoch), (model, "run", 1));
-        }
     }
 }
 
@@ -87,7 +87,7 @@ fn devices_come_in_the_order_in_which_they_were_asked_for_and_once() {
 fn who_cannot_have_all_has_none() {
     let (_root, manager) = machine();
     let _held = take(&manager, &["cpu-1"], "first");
-    let error = manager.acquire(&keys(&["cpu-2", "cpu-1", "cpu-0"]), Policy::Fail, &who("second")).unwrap_err();
+    let error = ask(&manager, &["cpu-2", "cpu-1", "cpu-0"], Policy::Fail, "second").unwrap_err();
     assert!(matches!(&error, LeaseError::Held { busy, .. } if busy.device.as_str() == "cpu-1"), "{error}");
     let states = states(&manager);
     assert_eq!(states[0], ("cpu-0".to_owned(), State::Free));
@@ -100,17 +100,16 @@ fn who_waits_has_it_when_it_is_free() {
     let held = take(&manager, &["cpu-0"], "first");
     let mut pauses = 0;
     let mut held = Some(held);
-    let lease = manager
-        .acquire_watched(&keys(&["cpu-0"]), Policy::Wait(Duration::from_mins(1)), &who("second"), &mut |obstacle| {
-            let Obstacle::Held(busy) = obstacle else { panic!("{obstacle}") };
-            assert_eq!(busy.holder.as_ref().map(|holder| holder.run.as_str()), Some("first"));
-            pauses += 1;
-            if pauses == 3 {
-                held = None;
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let watch = &mut |obstacle: &Obstacle| {
+        let Obstacle::Held(busy) = obstacle else { panic!("{obstacle}") };
+        assert_eq!(busy.holder.as_ref().map(|holder| holder.run.as_str()), Some("first"));
+        pauses += 1;
+        if pauses == 3 {
+            held = None;
+        }
+        ControlFlow::Continue(())
+    };
+    let lease = ask_watched(&manager, &["cpu-0"], Policy::Wait(Duration::from_mins(1)), "second", watch).unwrap();
     assert_eq!((pauses, lease.devices().len()), (3, 1));
 }
 
@@ -120,12 +119,12 @@ fn waiting_ends_after_its_time_or_when_it_is_told_to() {
     let _held = take(&manager, &["cpu-0"], "first");
     let limit = Duration::from_millis(150);
     let started = Instant::now();
-    let error = manager.acquire(&keys(&["cpu-0"]), Policy::Wait(limit), &who("second")).unwrap_err();
+    let error = ask(&manager, &["cpu-0"], Policy::Wait(limit), "second").unwrap_err();
     assert!(started.elapsed() >= limit, "{:?}", started.elapsed());
     let text = error.to_string();
     assert!(text.contains("; waited 1") && text.ends_with("; pass a longer --lease-wait or free it"), "{text}");
     let wait = Policy::Wait(Duration::MAX);
-    let stopped = manager.acquire_watched(&keys(&["cpu-0"]), wait, &who("second"), &mut |_| ControlFlow::Break(()));
+    let stopped = ask_watched(&manager, &["cpu-0"], wait, "second", &mut |_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(LeaseError::GivenUp { .. })), "{stopped:?}");
 }
 
@@ -148,7 +147,8 @@ fn a_panic_gives_the_devices_back() {
 fn what_is_in_the_file_decides_nothing() {
     let (root, manager) = machine();
     let path = root.path().join("cpu-0.lock");
-    let forged = Holder::new(&who("forged"), &Process::this(), u64::MAX).to_line();
+    let forged =
+        Holder::new(&Requester { run: "forged".to_owned(), model: None }, &Process::this(), u64::MAX).to_line();
     for content in [&b"\xff\xfe{]"[..], b"", b"{\"run\": 1}", &b"[".repeat(100_000), forged.as_bytes()] {
         fs::write(&path, content).unwrap();
         assert_eq!(states(&manager), [("cpu-0".to_owned(), State::Free)]);
@@ -160,7 +160,7 @@ fn what_is_in_the_file_decides_nothing() {
     // While somebody holds it, too.
     let _lease = take(&manager, &["cpu-0"], "true");
     fs::write(&path, "garbage").unwrap();
-    let error = manager.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("second")).unwrap_err().to_string();
+    let error = ask(&manager, &["cpu-0"], Policy::Fail, "second").unwrap_err().to_string();
     assert!(error.starts_with("device cpu-0 is leased by a process that has not written its name"), "{error}");
 }
 
@@ -179,7 +179,7 @@ fn many_who_only_look_do_not_refuse_anybody() {
                 }
             });
         }
-        let refused = (0..300).filter(|_| manager.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("run")).is_err());
+        let refused = (0..300).filter(|_| ask(&manager, &["cpu-0"], Policy::Fail, "run").is_err());
         let refused = refused.count();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(refused, 0);
@@ -190,7 +190,7 @@ fn many_who_only_look_do_not_refuse_anybody() {
 fn what_is_adopted_is_used_by_one_at_a_time_and_stays_locked_afterwards() {
     let (root, manager) = machine();
     let device = DeviceKey::of_slot(0);
-    let wrapper = manager.directory().lock_file(LockName::outermost(&device)).unwrap();
+    let wrapper = manager.directory().lock_file(LockName::outer(&device)).unwrap();
     wrapper.try_lock().unwrap();
     // As a descriptor is in a process that inherited it.
     rustix::io::fcntl_setfd(&wrapper, rustix::io::FdFlags::empty()).unwrap();
@@ -201,10 +201,10 @@ fn what_is_adopted_is_used_by_one_at_a_time_and_stays_locked_afterwards() {
     for run in ["first", "second"] {
         let lease = take(&inside, &["cpu-0"], run);
         epochs.extend(lease.devices().map(LeasedDevice::epoch));
-        let refused = inside.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("third")).unwrap_err().to_string();
+        let refused = ask(&inside, &["cpu-0"], Policy::Fail, "third").unwrap_err().to_string();
         assert!(refused.starts_with(&format!("device cpu-0 is used inside its lease by run {run} (pid ")), "{refused}");
         drop(lease);
-        let outside = manager.acquire(&keys(&["cpu-0"]), Policy::Fail, &who("outside"));
+        let outside = ask(&manager, &["cpu-0"], Policy::Fail, "outside");
         assert!(matches!(outside, Err(LeaseError::Held { .. })), "{outside:?}");
     }
     wrapper.unlock().unwrap();
@@ -216,7 +216,7 @@ fn what_is_adopted_is_used_by_one_at_a_time_and_stays_locked_afterwards() {
 #[test]
 fn a_lease_of_nothing_is_refused() {
     let (_root, manager) = machine();
-    assert!(matches!(manager.acquire(&[], Policy::Fail, &who("run")), Err(LeaseError::NoDevice)));
+    assert!(matches!(ask(&manager, &[], Policy::Fail, "run"), Err(LeaseError::NoDevice)));
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn of_two_who_want_the_same_devices_at_once_one_has_them_at_a_time() {
             scope.spawn(move || {
                 for _ in 0..20 {
                     let wait = Policy::Wait(Duration::from_mins(1));
-                    let _lease = manager.acquire(&keys(&order), wait, &who("run")).unwrap();
+                    let _lease = ask(manager, &order, wait, "run").unwrap();
                     assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                     thread::sleep(Duration::from_millis(1));
                     inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);

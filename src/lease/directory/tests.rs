@@ -15,7 +15,7 @@ fn key(identity: &str) -> DeviceKey {
 }
 
 fn outermost(device: &DeviceKey) -> LockName<'_> {
-    LockName::outermost(device)
+    LockName::outer(device)
 }
 
 fn mode(path: &Path) -> u32 {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use tempfile::TempDir;
 
 use super::*;
-use crate::device::{DeviceInfo, ProbeError, Snapshot};
+use crate::device::{DeviceInfo, DeviceUuid, ProbeError, Process, Snapshot};
 use crate::domain::Bytes;
 use crate::lease::{Candidates, State, survey};
 
@@ -55,8 +55,8 @@ impl Machine {
         watch: &mut dyn FnMut(&Obstacle) -> ControlFlow<()>,
     ) -> Result<Lease, LeaseError> {
         let devices = [DeviceKey::new("GPU-3f").unwrap(), DeviceKey::of_slot(0)];
-        let who = Who { run: "run".to_owned(), model: None };
-        self.manager.acquire_clear(&devices, policy, foreign, driver, &who, watch)
+        let requester = &Requester { run: "run".to_owned(), model: None };
+        self.manager.acquire(&devices, Request { policy, foreign, probe: Some(driver), requester, watch })
     }
 
     fn is_free(&self) -> bool {
@@ -92,29 +92,29 @@ fn this_process_and_one_that_is_just_ending_are_not_foreign() {
     let own = std::process::id();
     let driver = Driver::new(&[Ok(Some(vec![FOREIGN, own])), Ok(Some(vec![FOREIGN])), Ok(Some(vec![own]))]);
     let lease = machine.acquire(Policy::Fail, Foreign::Refuse, &driver, &mut go_on).unwrap();
-    assert_eq!(lease.remarks(), []);
+    assert_eq!(lease.notes(), []);
 }
 
 #[test]
-fn what_cannot_be_seen_is_nobody_and_is_remarked() {
+fn what_cannot_be_seen_is_nobody_and_is_noted() {
     #[track_caller]
     fn check(seen: Result<Option<Vec<u32>>, ()>, expected: &str) {
         let lease = Machine::new().acquire(Policy::Fail, Foreign::Refuse, &Driver::new(&[seen]), &mut go_on).unwrap();
-        let remarks: Vec<String> = lease.remarks().iter().map(ToString::to_string).collect();
-        assert_eq!(remarks.len(), 1, "{remarks:?}");
-        assert!(remarks[0].starts_with(expected), "{remarks:?}");
+        let notes: Vec<String> = lease.notes().iter().map(ToString::to_string).collect();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with(expected), "{notes:?}");
     }
     check(Ok(None), "cannot see whether somebody uses gpu GPU-3f without a lease");
     check(Err(()), "cannot see whether somebody uses gpu GPU-3f without a lease: no permission to ask");
 }
 
 #[test]
-fn sharing_is_remarked() {
+fn sharing_is_noted() {
     let machine = Machine::new();
     let driver = Driver::new(&[Ok(Some(vec![FOREIGN]))]);
     let lease = machine.acquire(Policy::Fail, Foreign::Share, &driver, &mut go_on).unwrap();
-    let remarks: Vec<String> = lease.remarks().iter().map(ToString::to_string).collect();
-    assert_eq!(remarks, [format!("{IN_USE}, and is shared with it")]);
+    let notes: Vec<String> = lease.notes().iter().map(ToString::to_string).collect();
+    assert_eq!(notes, [format!("{IN_USE}, and is shared with it")]);
 }
 
 #[test]
