@@ -31,7 +31,6 @@ const ROOM_CIRCLES_TO_MEND: &[&[&str]] = &[];
 const FILE_CIRCLES_TO_MEND: &[(&str, usize)] = &[
     ("arch", 24),
     ("commands", 8),
-    ("lease", 5),
     ("model", 6),
     ("model", 15),
     ("nn", 5),
