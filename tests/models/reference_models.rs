@@ -4,6 +4,7 @@
 //! with the outputs of sentence-transformers for it. Every backend of the processor must give them; where `EMBED_TEST_GPU`
 //! names the UUID of a GPU, that GPU must.
 
+mod second_opinion;
 mod subject;
 
 use std::any::Any;
