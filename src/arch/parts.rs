@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::LoadError;
+use crate::model::serde_key;
 use crate::model::weights::{WeightError, Weights};
-use crate::model::wrong_key;
 use crate::nn::{Activation, Backend, Inner, Matrix};
 
 /// A checkpoint and the backend that takes its layers.
@@ -140,7 +140,7 @@ impl<B: Backend> Parts<'_, B> {
 /// What `config.json` says, with defaults for keys that it leaves out.
 pub(super) fn config<T: DeserializeOwned>(config: &Value, defaults: Value) -> Result<T, LoadError> {
     let merged = merged(defaults, config.clone());
-    T::deserialize(&merged).map_err(|source| match merged.as_object().and_then(wrong_key::find::<T>) {
+    T::deserialize(&merged).map_err(|source| match merged.as_object().and_then(serde_key::find::<T>) {
         Some(key) => LoadError::Key { key, source },
         None => LoadError::Config(source),
     })

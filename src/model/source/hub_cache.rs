@@ -10,10 +10,25 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, CacheRepo, Repo};
 
-use super::error::AttemptError;
 use super::files::Record;
 use crate::domain::Digest;
 use crate::model::spec::{ModelSpec, SpecError};
+
+/// Why the cache does not have a model.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheMiss {
+    /// The repository is not in the cache.
+    #[error("there is nothing of the model")]
+    NotCached,
+    /// The repository is in the cache, but not all of it.
+    #[error("{} is not whole: {lacks}", snapshot.display())]
+    Incomplete {
+        /// The directory that is not whole.
+        snapshot: PathBuf,
+        /// What it lacks.
+        lacks: String,
+    },
+}
 
 /// One repository in the cache.
 pub(super) struct CachedRepository {
@@ -48,13 +63,13 @@ impl CachedRepository {
     }
 
     /// The snapshot of a revision, its commit, and a note, judged by what it holds.
-    pub(super) fn unrecorded_snapshot(&self, revision: &str) -> Result<(PathBuf, String, String), AttemptError> {
-        let commit = self.commit(revision).ok_or(AttemptError::NotCached)?;
+    pub(super) fn unrecorded_snapshot(&self, revision: &str) -> Result<(PathBuf, String, String), CacheMiss> {
+        let commit = self.commit(revision).ok_or(CacheMiss::NotCached)?;
         let snapshot = self.snapshot(&commit);
         if !snapshot.is_dir() {
-            return Err(AttemptError::NotCached);
+            return Err(CacheMiss::NotCached);
         }
-        let incomplete = |lacks: String| Err(AttemptError::Incomplete { snapshot: snapshot.clone(), lacks });
+        let incomplete = |lacks: String| Err(CacheMiss::Incomplete { snapshot: snapshot.clone(), lacks });
         // The libraries mark files that they asked for and that the repository does not have.
         let is_unknown = |name: &&str| {
             !snapshot.join(name).exists() && !self.directory.join(".no_exist").join(&commit).join(name).exists()

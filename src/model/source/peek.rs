@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::{Attempt, SourceError};
+use super::error::{Attempt, AttemptError, SourceError};
 use super::hub::HubError;
-use super::{Named, Network, Provenance, SourceRequest, Wanted, classify};
+use super::request::{Network, Provenance, SourceRequest};
+use super::{Named, Wanted, classify};
 use crate::domain::Fetching;
 
 /// A model whose small files are here and whose weights are not. Its directory is gone when this is dropped.
@@ -49,7 +50,7 @@ pub fn peek(request: &SourceRequest<'_>, on_event: &dyn Fn(Fetching)) -> Result<
     let wanted = Wanted::new(request, entry, on_event);
     let place = || format!("the hub's repository {} at {}", wanted.repository, wanted.revision);
     if request.network == Network::Offline {
-        let tried = vec![Attempt::new(place(), super::AttemptError::Offline)];
+        let tried = vec![Attempt::new(place(), AttemptError::Offline)];
         return Err(SourceError::unavailable(request, entry, tried));
     }
     let cache = wanted.cache();

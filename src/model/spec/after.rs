@@ -138,3 +138,18 @@ pub(super) fn dense(directory: &Path, of: VectorsOf) -> Result<Dense, SpecError>
         residual: flag("use_residual", false)?,
     })
 }
+
+/// Width of vectors after some steps, whose sizes must fit each other.
+pub(super) fn width_after(steps: &[AfterPooling], width: usize) -> Result<usize, SpecError> {
+    let mut width = width;
+    for step in steps {
+        if let AfterPooling::Dense(dense) = step {
+            if dense.inputs != width {
+                let what = format!("it takes vectors of {}, but gets some of {width}", dense.inputs);
+                return Err(SpecError::invalid(&dense.directory.join("config.json"), what));
+            }
+            width = dense.outputs;
+        }
+    }
+    Ok(width)
+}

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::after::{AfterPooling, Dense, DenseActivation};
+use super::after::{AfterPooling, Dense, DenseActivation, width_after};
 use super::error::SpecError;
 use super::files::{LibraryConfig, SentenceConfig, is_empty, present, read_json, tokens};
 use super::heads::{Expansion, MultiHead, shape};
@@ -254,7 +254,7 @@ fn head(
         id.map(|token| Expansion { token, length, cuts, seen }).ok_or_else(no_token)
     };
     Ok(MultiHead {
-        dimension: super::width_after(&steps, hidden_size)?,
+        dimension: width_after(&steps, hidden_size)?,
         steps,
         left_out: 0,
         skipped: skipped_ids,

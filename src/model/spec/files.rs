@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::architecture::{Architecture, PositionTable};
 use super::error::SpecError;
-use crate::model::{pointer, wrong_key};
+use crate::model::{pointer, serde_key};
 
 /// `config.json` of the transformer; the architecture reads the rest of it from [`TransformerConfig::raw`].
 pub(super) struct TransformerConfig {
@@ -343,7 +343,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
     serde_json::from_slice(&bytes).map(Some).map_err(|source| {
         let path = path.to_owned();
         let object = serde_json::from_slice::<Map<String, Value>>(&bytes).ok();
-        match object.and_then(|object| wrong_key::find::<T>(&object)) {
+        match object.and_then(|object| serde_key::find::<T>(&object)) {
             Some(key) => SpecError::Key { path, key, source },
             None => SpecError::Json { path, source },
         }

@@ -8,6 +8,7 @@ mod architecture;
 mod colbert;
 mod error;
 mod files;
+mod first;
 mod heads;
 mod modules;
 mod prompt;
@@ -16,24 +17,25 @@ mod router;
 mod tests;
 mod tokenizer;
 mod weight_files;
+mod without_modules;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::after::width_after;
 pub use self::after::{AfterPooling, Dense, DenseActivation};
 pub use self::architecture::Architecture;
 pub use self::error::SpecError;
-use self::files::{LibraryConfig, SentenceConfig, Task, TransformerConfig};
+use self::files::{LibraryConfig, Task};
+use self::first::{vocabulary, with_table, with_transformer};
 pub use self::heads::{Expansion, MultiHead, SparseHead, SpladeActivation, SpladePooling, SpladeStrategy, TextRole};
 use self::modules::{First, PoolingStep};
 pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 pub use self::router::Route;
 use super::tokenizer_files::TokenizerFiles;
-use super::weights::{WeightError, Weights};
 use crate::domain::{Digest, VectorKind, Widths};
 pub use crate::nn::Pooling;
 
@@ -96,11 +98,11 @@ impl ModelSpec {
     pub fn read(directory: &Path) -> Result<Self, SpecError> {
         if !directory.join("modules.json").is_file() {
             // The reference library looks at none of its own files when there is no modules.json.
-            return plain(directory);
+            return without_modules::read(directory);
         }
         let library_path = directory.join("config_sentence_transformers.json");
         let library = files::library_config(&library_path)?;
-        let Some(steps) = modules::read(directory, &library)? else { return plain(directory) };
+        let Some(steps) = modules::read(directory, &library)? else { return without_modules::read(directory) };
         let (mut prompts, default_prompt_name) = prompts(&library, &library_path)?;
         refuse_other_type(&library, &steps.kind, &library_path)?;
         let mut spec = match steps.kind {
@@ -290,186 +292,6 @@ impl ModelSpec {
     }
 }
 
-/// A directory that begins with a transformer: all but what comes after pooling, and the prompts.
-fn with_transformer(
-    transformer: &Path,
-    sentence: &SentenceConfig,
-    pooling: &PoolingStep,
-    mut notes: Vec<String>,
-) -> Result<ModelSpec, SpecError> {
-    refuse_adapter(transformer)?;
-    let config = files::transformer_config(&transformer.join("config.json"))?;
-    if let Some(dimension) = pooling.dimension.filter(|dimension| *dimension != config.hidden_size as u64) {
-        let what = format!("it pools vectors of {dimension}, but hidden_size in config.json is {}", config.hidden_size);
-        return Err(SpecError::invalid(&pooling.path, what));
-    }
-    let tokenizer = tokenizer::find(transformer, sentence.do_lower_case, config.architecture)?;
-    let max_length = max_length(sentence, &config, transformer, &mut notes)?;
-    notes.extend(tokenizer.notes.iter().cloned());
-    Ok(ModelSpec {
-        directory: transformer.to_owned(),
-        architecture: config.architecture,
-        hidden_size: config.hidden_size,
-        pooling: pooling.modes.clone(),
-        after_pooling: Vec::new(),
-        normalize: false,
-        dimension: config.hidden_size * pooling.modes.len(),
-        truncate_dim: None,
-        sparse: None,
-        multi: None,
-        default_kind: VectorKind::Dense,
-        positions: config.rows,
-        max_length,
-        include_prompt: pooling.include_prompt,
-        prompts: BTreeMap::new(),
-        default_prompt_name: None,
-        similarity: None,
-        tokenizer,
-        special_tokens: true,
-        weights: weight_files::find(transformer)?,
-        config: config.raw,
-        route: None,
-        notes,
-    })
-}
-
-/// A directory that begins with a table of vectors. Its sizes stand in no file but that of the weights.
-fn with_table(directory: &Path) -> Result<ModelSpec, SpecError> {
-    let weights = weight_files::find(directory)?;
-    let width = table_width(&weights).map_err(|source| SpecError::Weights { source: Box::new(source) })?;
-    let tokenizer = TokenizerFiles::as_it_is(&directory.join("tokenizer.json"))?;
-    let mut notes = Vec::new();
-    let max_length = tokenizer::own_limit(&tokenizer.path)?.unwrap_or_else(|| {
-        notes.push(format!(
-            "a table of vectors sees texts of any length; {} is cut at {LENGTH_WITHOUT_LIMIT} tokens",
-            directory.display()
-        ));
-        LENGTH_WITHOUT_LIMIT
-    });
-    Ok(ModelSpec {
-        directory: directory.to_owned(),
-        architecture: Architecture::Static,
-        hidden_size: width,
-        pooling: vec![Pooling::Mean],
-        after_pooling: Vec::new(),
-        normalize: false,
-        dimension: width,
-        truncate_dim: None,
-        sparse: None,
-        multi: None,
-        default_kind: VectorKind::Dense,
-        positions: None,
-        max_length,
-        include_prompt: true,
-        prompts: BTreeMap::new(),
-        default_prompt_name: None,
-        similarity: None,
-        tokenizer,
-        special_tokens: false,
-        weights,
-        config: Map::new(),
-        route: None,
-        notes,
-    })
-}
-
-/// Width of a static model's table, under the names of sentence-transformers and of `model2vec`.
-fn table_width(paths: &[PathBuf]) -> Result<usize, WeightError> {
-    let weights = Weights::open(paths)?;
-    let name = if weights.contains("embedding.weight") { "embedding.weight" } else { "embeddings" };
-    let table = weights.tensor(name)?;
-    match table.shape[..] {
-        [_, width] if width > 0 => Ok(width),
-        _ => table.expect_shape(&[0, 0]).map(|_| 0),
-    }
-}
-
-/// What sentence-transformers makes of a directory without `modules.json`.
-fn plain(directory: &Path) -> Result<ModelSpec, SpecError> {
-    refuse_chat(directory)?;
-    let note = format!(
-        "{} has no modules.json: dense vectors are the mean over the tokens and are not normalised, as in sentence-transformers",
-        directory.display()
-    );
-    let path = directory.join("config.json");
-    if files::has_class(&files::transformer_config(&path)?.raw, |class| class == "HF_ColBERT") {
-        return stanford(directory);
-    }
-    let pooling = PoolingStep { path, modes: vec![Pooling::Mean], include_prompt: true, dimension: None };
-    let spec = with_transformer(directory, &SentenceConfig::default(), &pooling, vec![note])?;
-    if let Some(class) = files::other_purpose(&spec.config) {
-        return Err(SpecError::unsupported(&pooling.path, format!("the architecture {class} without a modules.json")));
-    }
-    let colbert = directory.join("artifact.metadata");
-    if colbert.exists() {
-        return Err(SpecError::unsupported(&colbert, "a ColBERT model whose config.json does not name HF_ColBERT"));
-    }
-    if spec.architecture.has_masked_lm() && files::has_class(&spec.config, |class| class.ends_with("ForMaskedLM")) {
-        return Ok(plain_masked_lm(spec));
-    }
-    Ok(spec)
-}
-
-/// A masked language model without files of sentence-transformers is what the user takes it for: its
-/// `SentenceTransformer` gives the mean over the tokens, its `SparseEncoder` SPLADE's weights. Where the name says SPLADE,
-/// those are meant.
-fn plain_masked_lm(spec: ModelSpec) -> ModelSpec {
-    let directory = spec.directory.canonicalize().unwrap_or_else(|_| spec.directory.clone());
-    // Of what is around it, nothing counts; but a snapshot in the hub's cache is called after its commit.
-    let snapshots = directory.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
-    let named = snapshots.and_then(Path::parent).unwrap_or(&directory).file_name().and_then(OsStr::to_str);
-    let origin = spec.config.get("_name_or_path").and_then(Value::as_str);
-    let origin = origin.and_then(|origin| origin.trim_end_matches('/').rsplit('/').next());
-    let named_splade = [named, origin].into_iter().flatten().any(|name| name.to_lowercase().contains("splade"));
-    let pooling = SpladePooling { strategy: SpladeStrategy::Max, activation: SpladeActivation::Relu };
-    let vocabulary = vocabulary(&spec.config);
-    let sparse = Some(SparseHead::MaskedLm { pooling, vocabulary });
-    let default_kind = if named_splade { VectorKind::Sparse } else { VectorKind::Dense };
-    let mut notes = spec.notes;
-    let place = directory.display();
-    notes.push(if named_splade {
-        format!(
-            "{place} is a masked language model called SPLADE: its weights are what it gives unless --emit says dense"
-        )
-    } else {
-        format!("{place} is a masked language model: --emit sparse gives SPLADE's weights")
-    });
-    ModelSpec { sparse, default_kind, notes, ..spec }
-}
-
-/// `ColBERT` in the layout of its first authors.
-fn stanford(directory: &Path) -> Result<ModelSpec, SpecError> {
-    let pooling = PoolingStep::none(directory);
-    let spec = with_transformer(directory, &SentenceConfig::default(), &pooling, Vec::new())?;
-    let (head, prompts) = colbert::stanford(directory, &spec.weights)?;
-    let path = directory.join("config.json");
-    if width_after(&head.steps, spec.hidden_size)? != head.dimension {
-        return Err(SpecError::invalid(&path, "hidden_size is not that of linear.weight"));
-    }
-    Ok(ModelSpec { prompts, ..spec.with_tokens(head) })
-}
-
-/// Width of vectors after some steps, whose sizes must fit each other.
-fn width_after(steps: &[AfterPooling], width: usize) -> Result<usize, SpecError> {
-    let mut width = width;
-    for step in steps {
-        if let AfterPooling::Dense(dense) = step {
-            if dense.inputs != width {
-                let what = format!("it takes vectors of {}, but gets some of {width}", dense.inputs);
-                return Err(SpecError::invalid(&dense.directory.join("config.json"), what));
-            }
-            width = dense.outputs;
-        }
-    }
-    Ok(width)
-}
-
-/// The number of tokens that a `config.json` tells of; 0 where it does not, which no tensor has.
-fn vocabulary(config: &Map<String, Value>) -> usize {
-    let size = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(30_522);
-    usize::try_from(size).unwrap_or(usize::MAX)
-}
-
 /// Refuses a directory whose modules are not those of the kind that it says it is.
 fn refuse_other_type(library: &LibraryConfig, first: &First, path: &Path) -> Result<(), SpecError> {
     let model_type = library.model_type.as_deref().unwrap_or("SentenceTransformer");
@@ -484,61 +306,6 @@ fn refuse_other_type(library: &LibraryConfig, first: &First, path: &Path) -> Res
     } else {
         Err(SpecError::unsupported(path, format!("a model of the kind {model_type} with such modules")))
     }
-}
-
-/// Without a `modules.json`, the reference library takes a model with a chat template for one that is spoken to. With
-/// one, it leaves the template alone unless `sentence_bert_config.json` says otherwise, which is refused there.
-fn refuse_chat(directory: &Path) -> Result<(), SpecError> {
-    let config = directory.join("tokenizer_config.json");
-    let key = files::read_json::<Map<String, Value>>(&config)?.unwrap_or_default().remove("chat_template");
-    let more = directory.join("additional_chat_templates");
-    let file = [directory.join("chat_template.jinja"), more].into_iter().find(|path| path.exists());
-    let found = key.filter(|template| !template.is_null()).map(|_| config);
-    let Some(path) = file.or(found) else { return Ok(()) };
-    let what = "a chat template without a modules.json (sentence-transformers puts every text through it; to embed texts \
-                as they are, remove it or add a modules.json)";
-    Err(SpecError::unsupported(&path, what))
-}
-
-fn refuse_adapter(transformer: &Path) -> Result<(), SpecError> {
-    let path = transformer.join("adapter_config.json");
-    if path.exists() { Err(SpecError::unsupported(&path, "an adapter")) } else { Ok(()) }
-}
-
-/// The limit of a model whose files name none. The reference library cuts no text then; here every limit is a number,
-/// because memory is planned by it.
-const LENGTH_WITHOUT_LIMIT: usize = 32_768;
-
-/// `max_seq_length`, else the smaller of the tokenizer's limit and the number of positions; never more than there are
-/// rows for positions.
-fn max_length(
-    sentence: &SentenceConfig,
-    config: &TransformerConfig,
-    transformer: &Path,
-    notes: &mut Vec<String>,
-) -> Result<usize, SpecError> {
-    let whole = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
-    if let Some(limit) = sentence.max_seq_length.map(whole) {
-        return Ok(match config.rows.filter(|rows| limit > *rows) {
-            Some(rows) => {
-                notes.push(format!(
-                    "{} asks for texts of {limit} tokens, but the model has only {rows} positions, which is the limit",
-                    transformer.display()
-                ));
-                rows
-            }
-            None => limit,
-        });
-    }
-    let tokenizer = files::tokenizer_max_length(&transformer.join("tokenizer_config.json"))?.map(whole);
-    let limit = [tokenizer, config.positions, config.rows].into_iter().flatten().min();
-    Ok(limit.unwrap_or_else(|| {
-        notes.push(format!(
-            "{} names no limit for the length of a text: {LENGTH_WITHOUT_LIMIT} tokens are the limit",
-            transformer.display()
-        ));
-        LENGTH_WITHOUT_LIMIT
-    }))
 }
 
 fn prompts(library: &LibraryConfig, path: &Path) -> Result<(BTreeMap<String, String>, Option<String>), SpecError> {

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::architecture::Architecture;
 use super::error::SpecError;
 use super::files::read_json;
-use super::{Architecture, TokenizerFiles};
+use crate::model::tokenizer_files::TokenizerFiles;
 
 /// The tokenizer of a transformer.
 pub(super) fn find(

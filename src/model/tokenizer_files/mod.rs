@@ -8,6 +8,7 @@
 mod added;
 mod canonical;
 mod class;
+mod read;
 mod recipes;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,9 @@ use tokenizers::{AddedToken, PostProcessorWrapper};
 
 use self::added::{Sources, Tokens, truthy};
 use self::class::Class;
+use self::read::{parse, read_bytes, read_json, text};
 use self::recipes::{Frame, Recipe, Special};
 pub use self::vocabulary::Vocabulary;
-use super::pointer;
 use super::spec::SpecError;
 use crate::domain::Digest;
 
@@ -443,25 +444,4 @@ fn missing(path: &Path) -> SpecError {
 
 fn find(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
-}
-
-fn text(bytes: &[u8], path: &Path) -> Result<Arc<str>, SpecError> {
-    std::str::from_utf8(bytes).map(Arc::from).map_err(|_| SpecError::invalid(path, "it is not UTF-8"))
-}
-
-fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, SpecError> {
-    match std::fs::read(path) {
-        Ok(bytes) if pointer::is_one(&bytes) => Err(SpecError::Pointer { path: path.to_owned() }),
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(SpecError::Read { path: path.to_owned(), source }),
-    }
-}
-
-fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, SpecError> {
-    read_bytes(path)?.map(|bytes| parse(&bytes, path)).transpose()
-}
-
-fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], path: &Path) -> Result<T, SpecError> {
-    serde_json::from_slice(bytes).map_err(|source| SpecError::Json { path: path.to_owned(), source })
 }

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::{TokenizerFiles, parse};
+use super::TokenizerFiles;
+use super::read::parse;
 use crate::model::spec::SpecError;
 
 /// Numbers of tokens by their texts, and what special tokens are called.

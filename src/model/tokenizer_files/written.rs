@@ -8,8 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::read::parse;
 use super::recipes::{Model, Recipe, Unknown};
-use super::{parse, vocabulary as other};
+use super::vocabulary as other;
 use crate::model::spec::SpecError;
 
 /// Writes it. `path` is the file that vocabulary and merges are from.

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 
 use safetensors::Dtype;
 
+use super::blocks::{Block, Found, LONGEST_PICKLE, place};
+use super::error::PyTorchError;
 use super::pickle;
-use super::pytorch::{Block, Found, LONGEST_PICKLE, PyTorchError, place};
 
 /// The first pickle: a number.
 const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";

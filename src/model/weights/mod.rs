@@ -3,8 +3,11 @@
 //! Mapped, so that a model is read once and by whoever needs it; checked when opened, so that a broken file is one
 //! clear error and not a strange vector. A checkpoint may put a prefix before all names; it is looked for here alone.
 
+mod blocks;
 mod digest;
+mod error;
 mod legacy;
+mod of_model;
 mod pickle;
 mod pytorch;
 #[cfg(test)]
@@ -14,20 +17,19 @@ mod view;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::TensorView as RawView;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensors};
 
+use self::blocks::{Block, Found};
 pub use self::digest::{TensorDigest, TensorDigests};
+pub use self::error::{PyTorchError, WeightError};
 pub use self::pickle::PickleError;
-pub use self::pytorch::PyTorchError;
 use self::view::View;
 use super::pointer;
-use super::spec::{AfterPooling, ModelSpec, SparseHead};
 use crate::domain::VectorKind;
 
 /// What checkpoints put before the names of a transformer's tensors.
@@ -57,102 +59,6 @@ pub struct Weights {
     heads: Vec<(VectorKind, Weights)>,
     /// Name to (file, place among the file's tensors).
     places: HashMap<String, Place>,
-}
-
-/// Why weights cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum WeightError {
-    /// A file cannot be opened or mapped.
-    #[error("cannot open the weights {}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// What was fetched is not the file.
-    #[error("{}", pointer::explained(path))]
-    Pointer {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A file is not safetensors, or not all of it is there.
-    #[error("{} is not a whole safetensors file; delete it and fetch it again", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit.
-        #[source]
-        source: SafeTensorError,
-    },
-    /// A file of `PyTorch` is broken, or holds something else than tensors.
-    #[error("cannot use {}: {source}", path.display())]
-    PyTorch {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: PyTorchError,
-    },
-    /// The numbers of a tensor are not those that were written.
-    #[error("the tensor {tensor} in {} is damaged: its checksum does not fit; fetch the file again", path.display())]
-    Damaged {
-        /// The tensor.
-        tensor: String,
-        /// Its file.
-        path: PathBuf,
-    },
-    /// Several tensors could be meant.
-    #[error("the tensor {tensor} is there as {}; only one of them can be the model's", names.join(" and as "))]
-    Ambiguous {
-        /// The tensor, without prefix.
-        tensor: String,
-        /// The names in the files.
-        names: Vec<String>,
-    },
-    /// Two files have a tensor of one name.
-    #[error("the tensor {tensor} is in {} and in {}", first.display(), second.display())]
-    Duplicate {
-        /// The tensor.
-        tensor: String,
-        /// One file.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
-    /// No file has the tensor, under any of the known prefixes.
-    #[error("there is no tensor {tensor} in {}", list(paths))]
-    Absent {
-        /// The tensor, without prefix.
-        tensor: String,
-        /// The files that were searched.
-        paths: Vec<PathBuf>,
-    },
-    /// The tensor is not of the expected shape.
-    #[error("the tensor {tensor} in {} has shape {found:?}, but {expected:?} is expected", path.display())]
-    Shape {
-        /// The tensor.
-        tensor: String,
-        /// Its file.
-        path: PathBuf,
-        /// Its shape.
-        found: Vec<usize>,
-        /// The shape that the configuration asks for.
-        expected: Vec<usize>,
-    },
-    /// The tensor's numbers are of a kind that is not read.
-    #[error("the tensor {tensor} in {} holds {dtype}; only {supported} are supported here", path.display())]
-    Dtype {
-        /// The tensor.
-        tensor: String,
-        /// Its file.
-        path: PathBuf,
-        /// Its numbers.
-        dtype: Dtype,
-        /// What would do.
-        supported: &'static str,
-    },
 }
 
 /// One tensor, as it is stored.
@@ -202,30 +108,6 @@ impl Weights {
             files.push(file);
         }
         Ok(Self { files, heads: Vec::new(), places })
-    }
-
-    /// Maps the weights of a model that some kinds of vectors need: those of the transformer and of the layers that lead
-    /// from it to each of them.
-    ///
-    /// # Errors
-    /// As [`Weights::open`].
-    pub fn of(spec: &ModelSpec, kinds: &[VectorKind]) -> Result<Self, WeightError> {
-        let mut weights = Self::open(&spec.weights)?;
-        let token_steps = spec.multi.as_ref().map_or(&[][..], |head| &head.steps);
-        let mut files: Vec<(VectorKind, &[PathBuf])> = Vec::new();
-        for (kind, steps) in [(VectorKind::Dense, spec.after_pooling.as_slice()), (VectorKind::Multi, token_steps)] {
-            files.extend(steps.iter().filter_map(|step| match step {
-                AfterPooling::Dense(dense) if !dense.weights.is_empty() => Some((kind, dense.weights.as_slice())),
-                _ => None,
-            }));
-        }
-        if let Some(SparseHead::TokenWeights { weights, .. }) = &spec.sparse {
-            files.push((VectorKind::Sparse, std::slice::from_ref(weights)));
-        }
-        for (kind, files) in files.into_iter().filter(|(kind, _)| kinds.contains(kind)) {
-            weights.heads.push((kind, Self::open(files)?));
-        }
-        Ok(weights)
     }
 
     /// The weights of the layers that have files of their own and lead to a kind of vectors, in their order.
@@ -382,7 +264,7 @@ struct MappedFile {
     path: PathBuf,
     map: Mmap,
     /// Those of a file of `PyTorch`.
-    blocks: Vec<pytorch::Block>,
+    blocks: Vec<Block>,
 }
 
 impl MappedFile {
@@ -405,8 +287,8 @@ impl MappedFile {
             let found = pytorch::find(&self.map);
             let (tensors, blocks) = found.map_err(|source| WeightError::PyTorch { path: self.path.clone(), source })?;
             self.blocks = blocks;
-            let place = |tensor: pytorch::Found| {
-                let pytorch::Found { name, dtype, shape, bytes, view, block } = tensor;
+            let place = |tensor: Found| {
+                let Found { name, dtype, shape, bytes, view, block } = tensor;
                 (name, Place { file, dtype, shape, start: bytes.start, end: bytes.end, view, block: Some(block) })
             };
             return Ok(tensors.into_iter().map(place).collect());
@@ -436,8 +318,4 @@ impl Place {
         let end = start + tensor.data().len();
         Self { file, dtype: tensor.dtype(), shape: tensor.shape().to_vec(), start, end, view: None, block: None }
     }
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

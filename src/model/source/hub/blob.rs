@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use reqwest::Url;
 use sha1::{Digest as _, Sha1};
 
-use super::client::{Answer, Client, begins_at};
+use super::answer::Answer;
+use super::client::{Client, begins_at};
 use super::error::{HubError, Question};
 use super::patience::{Patience, TO_FETCH};
 use crate::domain::{Digest, DigestReader, Fetching};

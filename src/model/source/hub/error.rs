@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::client::Answer;
+use super::answer::Answer;
 
 /// Asked for as a file, what files there are.
 pub(super) const LIST: &str = "api/models";

@@ -4,6 +4,7 @@
 //! mirror that does not list them, one by one), and the files. They go into the cache that all libraries of the hub share, in its layout and under its locks. A file is
 //! linked into the snapshot when all of them are here, the weights last, so that no part of a model looks like one.
 
+mod answer;
 mod blob;
 mod client;
 mod error;
@@ -18,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use reqwest::Url;
 use serde::Deserialize;
 
+pub use self::answer::Answer;
 use self::blob::{Fetch, Oid, Promise, cache_error};
-pub use self::client::Answer;
 use self::client::Client;
 pub use self::error::HubError;
 use self::error::{LIST, Question};

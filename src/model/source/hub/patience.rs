@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::client::Answer;
+use super::answer::Answer;
 
 /// Attempts to ask a question. Of a hub that cannot be reached the third one fails within a minute.
 pub(super) const TO_ASK: u32 = 3;
