@@ -100,6 +100,30 @@ impl<W: Write> Write for DigestWriter<W> {
     }
 }
 
+/// Digests values, each after its length (u64, little-endian), so that none can run into the next.
+#[derive(Default)]
+pub struct FieldDigest(Sha256);
+
+impl FieldDigest {
+    /// Adds a value.
+    pub fn push(&mut self, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        self.0.update((value.len() as u64).to_le_bytes());
+        self.0.update(value);
+    }
+
+    /// Adds a name and a value.
+    pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        self.push(name);
+        self.push(value);
+    }
+
+    /// The digest of all values.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// Digests everything that a reader gives.
 pub struct DigestReader;
 
@@ -119,6 +143,18 @@ impl DigestReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_value_runs_into_the_next_field() {
+        let digest = |parts: &[(&str, &[u8])]| {
+            let mut fields = FieldDigest::default();
+            parts.iter().for_each(|(name, value)| fields.add(name, value));
+            fields.finish()
+        };
+        assert_ne!(digest(&[("a", b"bc")]), digest(&[("ab", b"c")]));
+        assert_ne!(digest(&[("a", b"b"), ("c", b"d")]), digest(&[("a", b"bc"), ("", b"d")]));
+        assert_ne!(digest(&[("a", b"")]), digest(&[("a", b""), ("", b"")]));
+    }
 
     #[test]
     fn a_digest_survives_text_and_streams() {

@@ -16,7 +16,7 @@ mod vectors;
 
 pub use bytes::Bytes;
 pub use chunk::{Chunk, ChunkId, ChunkText, CollectionName, LoadingError, RawJson, Row, Source};
-pub use digest::{Digest, DigestError, DigestReader, DigestWriter};
+pub use digest::{Digest, DigestError, DigestReader, DigestWriter, FieldDigest};
 pub use failure::FailureKind;
 pub use fetching::Fetching;
 pub use leasing::{Foreign, LeasePolicy};

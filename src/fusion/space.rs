@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::plan::Method;
-use crate::domain::Digest;
+use crate::domain::{Digest, FieldDigest};
 use crate::output::{Manifest, Provenance};
 
 /// Version of the list of fields under the digest; whoever changes the list changes the version.
@@ -11,14 +11,14 @@ const VERSION: &str = "fusion 1";
 
 /// Equal exactly when the method, the members' vector spaces, their weights and their order are equal.
 pub(super) fn vector_space(method: Method, members: &[(&Manifest, f64)]) -> Digest {
-    let mut fields = Fields::default();
-    fields.push(VERSION.as_bytes());
-    fields.push(method.as_str().as_bytes());
+    let mut fields = FieldDigest::default();
+    fields.push(VERSION);
+    fields.push(method.as_str());
     for (member, weight) in members {
         fields.push(member.vector_space.as_bytes());
-        fields.push(&weight.to_le_bytes());
+        fields.push(weight.to_le_bytes());
     }
-    fields.digest()
+    fields.finish()
 }
 
 /// What the fused output is made of. `shards_sha256` stands for the members' very files, so that members that were
@@ -40,25 +40,10 @@ pub(super) fn provenance(method: Method, members: &[(&Manifest, f64)]) -> Proven
 }
 
 fn shards_digest(manifest: &Manifest) -> Digest {
-    let mut fields = Fields::default();
+    let mut fields = FieldDigest::default();
     for file in manifest.shards.iter().flat_map(|shard| &shard.files) {
-        fields.push(file.name.as_bytes());
+        fields.push(&file.name);
         fields.push(file.sha256.as_bytes());
     }
-    fields.digest()
-}
-
-/// Values, each after its length, so that none can run into the next.
-#[derive(Default)]
-struct Fields(Vec<u8>);
-
-impl Fields {
-    fn push(&mut self, value: &[u8]) {
-        self.0.extend_from_slice(&(value.len() as u64).to_le_bytes());
-        self.0.extend_from_slice(value);
-    }
-
-    fn digest(&self) -> Digest {
-        Digest::of(&self.0)
-    }
+    fields.finish()
 }

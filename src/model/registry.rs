@@ -69,11 +69,11 @@ impl Registry {
             .filter(|(distance, _)| *distance <= most)
             .collect();
         close.sort_unstable();
-        close.into_iter().take(MOST_SUGGESTIONS).map(|(_, known)| known.to_owned()).collect()
+        close.into_iter().take(MAX_SUGGESTIONS).map(|(_, known)| known.to_owned()).collect()
     }
 }
 
-const MOST_SUGGESTIONS: usize = 3;
+const MAX_SUGGESTIONS: usize = 3;
 
 /// A file of models that cannot be used.
 #[derive(Debug, thiserror::Error)]

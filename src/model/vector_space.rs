@@ -9,14 +9,12 @@
 
 mod tensors;
 
-use std::io::{self, Write};
-
 use serde_json::Value;
 
-use self::tensors::meant;
+use self::tensors::{LanguageHead, meant};
 use super::spec::{AfterPooling, Architecture, Dense, ModelSpec, MultiHead, Prompt, SparseHead};
 use super::weights::TensorDigests;
-use crate::domain::{Digest, DigestWriter, VectorKind, Widths};
+use crate::domain::{Digest, FieldDigest, VectorKind, Widths};
 
 const VERSION: &str = "3";
 
@@ -95,18 +93,19 @@ pub struct Settings {
 /// Numbers stored in f16 are not the same as those in f32, even where they are equal. A key of `config.json` that is not
 /// known, and a tensor, make another space, although perhaps nothing reads them.
 pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
-    let mut fields = Fields(DigestWriter::new(io::sink()));
-    fields.add("vector_space", VERSION.as_bytes());
-    fields.add("architecture", spec.architecture.as_str().as_bytes());
-    fields.add("config", canonical_config(spec).as_bytes());
-    for (name, digest) in meant(&settings.tensors.own, settings.widths.sparse.is_some()) {
-        fields.add("tensor", name.as_bytes());
+    let mut fields = FieldDigest::default();
+    fields.add("vector_space", VERSION);
+    fields.add("architecture", spec.architecture.as_str());
+    fields.add("config", canonical_config(spec));
+    let head = if settings.widths.sparse.is_some() { LanguageHead::Read } else { LanguageHead::Unread };
+    for (name, digest) in meant(&settings.tensors.own, head) {
+        fields.add("tensor", name);
         fields.add("numbers", digest.as_bytes());
     }
     for (kind, tensors) in settings.tensors.heads.iter().filter(|(kind, _)| settings.widths.of(*kind).is_some()) {
-        fields.add("layer", kind.as_str().as_bytes());
+        fields.add("layer", kind.as_str());
         for tensor in tensors {
-            fields.add("tensor", tensor.name.as_bytes());
+            fields.add("tensor", &tensor.name);
             fields.add("numbers", tensor.digest.as_bytes());
         }
     }
@@ -114,18 +113,18 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     let Widths { dense, sparse, multi } = settings.widths;
     if dense.is_some() {
         for pooling in &spec.pooling {
-            fields.add("pooling", pooling.as_str().as_bytes());
+            fields.add("pooling", pooling.as_str());
         }
         for step in &spec.after_pooling {
-            fields.add("after_pooling", described(step).as_bytes());
+            fields.add("after_pooling", described(step));
         }
     }
-    fields.add("prompt", settings.prompt.text.as_bytes());
+    fields.add("prompt", &settings.prompt.text);
     // Without a prompt there is nothing to leave out.
     fields.add("include_prompt", flag(spec.include_prompt || settings.prompt.text.is_empty()));
-    fields.add("max_length", settings.max_length.to_string().as_bytes());
+    fields.add("max_length", settings.max_length.to_string());
     if let Some(dimension) = dense {
-        fields.add("dimension", dimension.to_string().as_bytes());
+        fields.add("dimension", dimension.to_string());
         let scale: &[u8] = match settings.scale {
             Scale::AsIs => b"as it is",
             Scale::Unit => b"unit length",
@@ -133,19 +132,18 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
         };
         fields.add("scale", scale);
     }
-    fields.add("dtype", settings.dtype.as_str().as_bytes());
+    fields.add("dtype", settings.dtype.as_str());
     // Dense vectors alone have the fields that they always had.
     if let Some(head) = spec.sparse.as_ref().filter(|_| sparse.is_some()) {
-        fields.add(VectorKind::Sparse.as_str(), described_sparse(head).as_bytes());
+        fields.add(VectorKind::Sparse.as_str(), described_sparse(head));
         // Of no meaning to the layers.
         fields.add("tied", flag(spec.config.get("tie_word_embeddings") != Some(&Value::Bool(false))));
     }
     if let Some(head) = spec.multi.as_ref().filter(|_| multi.is_some()) {
-        fields.add(VectorKind::Multi.as_str(), described_multi(head).as_bytes());
-        fields.add("role", format!("{:?}", spec.role(&settings.prompt)).as_bytes());
+        fields.add(VectorKind::Multi.as_str(), described_multi(head));
+        fields.add("role", format!("{:?}", spec.role(&settings.prompt)));
     }
-    let (_, digest, _) = fields.0.finish();
-    digest
+    fields.finish()
 }
 
 /// A step in words; its weights are among the digests.
@@ -177,18 +175,6 @@ fn described_multi(head: &MultiHead) -> String {
     let expansion = expansion.map(|expansion| (expansion.token, expansion.length, expansion.seen));
     let in_queries = if *skips_in_queries { " in queries" } else { "" };
     format!("{steps:?} {left_out} {skipped:?}{in_queries} {markers:?} {expansion:?}")
-}
-
-struct Fields(DigestWriter<io::Sink>);
-
-impl Fields {
-    fn add(&mut self, name: &str, value: &[u8]) {
-        for part in [name.as_bytes(), value] {
-            let length = (part.len() as u64).to_le_bytes();
-            // A sink takes everything.
-            let _ = self.0.write_all(&length).and_then(|()| self.0.write_all(part));
-        }
-    }
 }
 
 fn flag(value: bool) -> &'static [u8] {
@@ -441,20 +427,6 @@ mod tests {
             })
         };
         assert_eq!(without(true), without(false), "there is no prompt to leave out");
-    }
-
-    #[test]
-    fn no_value_runs_into_the_next_field() {
-        let digest = |parts: &[(&str, &[u8])]| {
-            let mut fields = Fields(DigestWriter::new(io::sink()));
-            for (name, value) in parts {
-                fields.add(name, value);
-            }
-            fields.0.finish().1
-        };
-        assert_ne!(digest(&[("a", b"bc")]), digest(&[("ab", b"c")]));
-        assert_ne!(digest(&[("a", b"b"), ("c", b"d")]), digest(&[("a", b"bc"), ("", b"d")]));
-        assert_ne!(digest(&[("a", b"")]), digest(&[("a", b""), ("", b"")]));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use embed_collections::model::tokenizer_files::TokenizerFiles;
+use embed_collections::model::tokenizer_files::{InputCase, TokenizerFiles};
 use embed_collections::prepare::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -51,7 +51,7 @@ enum Outcome {
 }
 
 fn compare(case: &Case, directory: &Path) -> Outcome {
-    let files = match TokenizerFiles::read(directory, false) {
+    let files = match TokenizerFiles::read(directory, InputCase::AsIs) {
         Ok(files) => files,
         Err(error) => return Outcome::Refused(error.to_string()),
     };

@@ -14,7 +14,7 @@ use super::after::{AfterPooling, Dense, DenseActivation, width_after};
 use super::error::SpecError;
 use super::files::{LibraryConfig, SentenceConfig, is_empty, present, read_json, tokens};
 use super::heads::{Expansion, MultiHead, shape};
-use crate::model::tokenizer_files::{TokenizerFiles, Vocabulary};
+use crate::model::tokenizer_files::{InputCase, TokenizerFiles, Vocabulary};
 
 /// Tokens of a query where nothing is said, as in the paper (Khattab and Zaharia 2020, section 3.2).
 const QUERY_LENGTH: usize = 32;
@@ -233,7 +233,7 @@ fn head(
     lengths: Lengths,
 ) -> Result<MultiHead, SpecError> {
     let Lengths { document, query, filling } = lengths;
-    let vocabulary = Vocabulary::of(&TokenizerFiles::read(directory, false)?)?;
+    let vocabulary = Vocabulary::of(&TokenizerFiles::read(directory, InputCase::AsIs)?)?;
     // A word that is no token is none that is unknown.
     let skipped_ids = skipped.words.iter().filter_map(|word| vocabulary.id(word)).collect();
     if let (Some(query), Some(Filling { length, .. })) = (query, &filling)

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::architecture::{Architecture, PositionTable};
 use super::error::SpecError;
+use crate::model::tokenizer_files::InputCase;
 use crate::model::{pointer, serde_key};
 
 /// `config.json` of the transformer; the architecture reads the rest of it from [`TransformerConfig::raw`].
@@ -97,7 +98,7 @@ pub(super) struct Module {
 #[derive(Default)]
 pub(super) struct SentenceConfig {
     pub(super) max_seq_length: Option<u64>,
-    pub(super) do_lower_case: bool,
+    pub(super) case: InputCase,
     /// Of these three, only a model that gives vectors of tokens may have one.
     pub(super) document_length: Option<usize>,
     pub(super) query_length: Option<usize>,
@@ -160,7 +161,7 @@ fn parse_sentence_config(raw: &Map<String, Value>, task: Task, path: &Path) -> R
         match key.as_str() {
             _ if is_empty(value) => {}
             "max_seq_length" => config.max_seq_length = Some(length(value, key, path)?),
-            "do_lower_case" => config.do_lower_case = true,
+            "do_lower_case" => config.case = InputCase::Lower,
             // Settings of the reference library's own machinery, at the values that ask for nothing.
             "unpad_inputs" => {}
             "transformer_task" if value == task_name => {}

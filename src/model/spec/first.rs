@@ -70,7 +70,7 @@ pub(super) fn with_transformer(
         let what = format!("it pools vectors of {dimension}, but hidden_size in config.json is {}", config.hidden_size);
         return Err(SpecError::invalid(&pooling.path, what));
     }
-    let tokenizer = tokenizer::find(transformer, sentence.do_lower_case, config.architecture)?;
+    let tokenizer = tokenizer::find(transformer, sentence.case, config.architecture)?;
     let max_length = max_length(sentence, &config, transformer, &mut notes)?;
     notes.extend(tokenizer.notes.iter().cloned());
     let first = FirstModule {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::after::{AfterPooling, Dense, DenseActivation};
 use super::error::SpecError;
 use super::files::read_json;
-use crate::model::tokenizer_files::{TokenizerFiles, Vocabulary};
+use crate::model::tokenizer_files::{InputCase, TokenizerFiles, Vocabulary};
 use crate::model::weights::Weights;
 pub use crate::nn::{SpladeActivation, SpladePooling, SpladeStrategy};
 
@@ -117,7 +117,7 @@ pub(super) fn of_bge_m3(
 ) -> Result<(Option<SparseHead>, Option<MultiHead>), SpecError> {
     let sparse_path = directory.join("sparse_linear.pt");
     let sparse = if sparse_path.is_file() {
-        let tokens = Vocabulary::of(&TokenizerFiles::read(directory, false)?)?;
+        let tokens = Vocabulary::of(&TokenizerFiles::read(directory, InputCase::AsIs)?)?;
         refuse_other_width(&sparse_path, shape(&sparse_path, "weight")?, hidden_size, Some(1))?;
         let dropped = ["cls_token", "eos_token", "pad_token", "unk_token"];
         let dropped: Vec<u32> = dropped.into_iter().filter_map(|name| tokens.special(name)).collect();

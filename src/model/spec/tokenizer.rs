@@ -7,15 +7,11 @@ use serde_json::{Map, Value};
 use super::architecture::Architecture;
 use super::error::SpecError;
 use super::files::read_json;
-use crate::model::tokenizer_files::TokenizerFiles;
+use crate::model::tokenizer_files::{InputCase, TokenizerFiles};
 
 /// The tokenizer of a transformer.
-pub(super) fn find(
-    directory: &Path,
-    do_lower_case: bool,
-    architecture: Architecture,
-) -> Result<TokenizerFiles, SpecError> {
-    let files = TokenizerFiles::read(directory, do_lower_case)?;
+pub(super) fn find(directory: &Path, case: InputCase, architecture: Architecture) -> Result<TokenizerFiles, SpecError> {
+    let files = TokenizerFiles::read(directory, case)?;
     if files.second_types && has_types(architecture) {
         let what = "a template that gives tokens of a single text the type_id 1";
         return Err(SpecError::unsupported(&files.path, what));

@@ -13,7 +13,7 @@ pub(super) const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A token on its way: whether it is normalised may depend on what it turns out to be for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Token {
     pub(super) content: String,
     single_word: bool,
@@ -32,15 +32,7 @@ impl Token {
 
     /// One with properties, all of them at what they are by default.
     fn described(content: &str) -> Self {
-        Self {
-            content: content.to_owned(),
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: None,
-            special: false,
-            bare: false,
-        }
+        Self { content: content.to_owned(), ..Self::default() }
     }
 
     /// One that takes the white space before it.
@@ -230,7 +222,7 @@ impl Tokens {
     }
 
     /// What is named, with a class's own names for what no file names.
-    pub(super) fn with_defaults(mut self, defaults: &[(&str, &str)]) -> Self {
+    pub(super) fn with_defaults<'a>(mut self, defaults: impl IntoIterator<Item = (&'static str, &'a str)>) -> Self {
         for (name, token) in defaults {
             self.named.entry((*name).to_owned()).or_insert_with(|| Some(Token::bare(token)));
         }

@@ -29,10 +29,29 @@ use tokenizers::{AddedToken, PostProcessorWrapper};
 use self::added::{Sources, Tokens, truthy};
 use self::class::Class;
 use self::read::{parse, read_bytes, read_json, text};
-use self::recipes::{Frame, Recipe, Special};
+use self::recipes::{Frame, Origin, Recipe, Special};
 pub use self::vocabulary::Vocabulary;
 use super::spec::SpecError;
 use crate::domain::Digest;
+
+/// Whether texts are lower-cased before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InputCase {
+    /// They stay as they are.
+    #[default]
+    AsIs,
+    /// All letters become small.
+    Lower,
+}
+
+/// What names special tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    /// Only the directory's files.
+    Files,
+    /// The files, and the class where they do not.
+    Class,
+}
 
 /// What the files of a tokenizer make together.
 #[derive(Clone, PartialEq)]
@@ -45,8 +64,7 @@ pub struct TokenizerFiles {
     added: Vec<Vec<AddedToken>>,
     /// The special tokens around a text, where not the text says them.
     frame: Option<Frame>,
-    /// Whether a step that lower-cases comes before all others.
-    lowercase: bool,
+    case: InputCase,
     /// Whether special tokens in a text are cut like other words.
     split_special: bool,
     /// Whether texts that are too long lose their beginning.
@@ -55,8 +73,7 @@ pub struct TokenizerFiles {
     pub second_types: bool,
     /// What special tokens are called, by what they are for.
     named: Vec<(String, String)>,
-    /// Whether the class names special tokens that no file names.
-    class_names: bool,
+    named_by: NamedBy,
     /// What a user should know about how the files were understood.
     pub notes: Vec<String>,
 }
@@ -111,12 +128,11 @@ impl Beside {
 }
 
 impl TokenizerFiles {
-    /// Reads what transformers would make of a directory. `lowercase` is whether sentence-transformers puts a step that
-    /// lower-cases before it.
+    /// Reads what transformers would make of a directory, with the step that sentence-transformers puts before it.
     ///
     /// # Errors
     /// When a file is missing or broken, or asks for something that is not implemented.
-    pub fn read(directory: &Path, lowercase: bool) -> Result<Self, SpecError> {
+    pub fn read(directory: &Path, case: InputCase) -> Result<Self, SpecError> {
         let beside = Beside::read(directory)?;
         let config_path = directory.join("tokenizer_config.json");
         refuse_other_files(&beside.tokenizer_config, &config_path)?;
@@ -129,7 +145,7 @@ impl TokenizerFiles {
             Some(bytes) => Self::of_file(path, &bytes, class, &beside)?,
             None => Self::of_vocabulary(directory, class, &beside)?,
         };
-        tokenizer.with_settings(&beside.tokenizer_config, &config_path, lowercase)
+        tokenizer.with_settings(&beside.tokenizer_config, &config_path, case)
     }
 
     /// A `tokenizer.json` as it is.
@@ -149,12 +165,12 @@ impl TokenizerFiles {
             json,
             added: Vec::new(),
             frame: None,
-            lowercase: false,
+            case: InputCase::AsIs,
             split_special: false,
             cut_left: false,
             second_types: false,
             named: Vec::new(),
-            class_names: false,
+            named_by: NamedBy::Files,
             notes: Vec::new(),
         }
     }
@@ -171,7 +187,7 @@ impl TokenizerFiles {
         let tokens = tokens(class, beside, file.added_tokens.as_deref(), padding)
             .map_err(|what| SpecError::invalid(&path.with_file_name("tokenizer_config.json"), what))?;
         let charsmap = file.normalizer.as_ref().and_then(charsmap);
-        let recipe = recipes::of(class, &beside.tokenizer_config, &tokens, charsmap, true)
+        let recipe = recipes::of(class, &beside.tokenizer_config, &tokens, Origin::File { charsmap })
             .map_err(|what| SpecError::invalid(&path.with_file_name("tokenizer_config.json"), what))?;
         let cut_left = cuts_left(&file);
         let Some(recipe) = recipe else {
@@ -190,7 +206,7 @@ impl TokenizerFiles {
             let second_types = has_types && file.post_processor.as_ref().is_some_and(has_second_type);
             let json = text(bytes, &path)?;
             let new = Self { added, cut_left, second_types, ..Self::new(path, json) };
-            return Ok(new.with_names(&tokens, false));
+            return Ok(new.with_names(&tokens, NamedBy::Files));
         };
         let notes = note(&path, &file, &recipe, class);
         let post_processor = match recipe.special {
@@ -226,7 +242,7 @@ impl TokenizerFiles {
         let config_path = directory.join("tokenizer_config.json");
         let invalid = |what| SpecError::invalid(&config_path, what);
         let tokens = tokens(class, beside, None, None).map_err(invalid)?;
-        let recipe = recipes::of(class, &beside.tokenizer_config, &tokens, None, false).map_err(invalid)?;
+        let recipe = recipes::of(class, &beside.tokenizer_config, &tokens, Origin::Vocabulary).map_err(invalid)?;
         let Some(recipe) = recipe else { return Err(absent) };
         let vocabulary: &RawValue = parse(vocabulary.as_bytes(), &path)?;
         Self::rebuilt(path.clone(), &recipe, &tokens, &Value::Null, Some(vocabulary), merges.as_deref())
@@ -249,16 +265,16 @@ impl TokenizerFiles {
         let first = tokens.to_add(&[]);
         let last = new_among(&first, recipe.last.clone());
         let added = std::iter::once(first).chain(last).filter(|call| !call.is_empty()).collect();
-        Ok(Self { added, frame, ..Self::new(path, json.into()) }.with_names(tokens, true))
+        Ok(Self { added, frame, ..Self::new(path, json.into()) }.with_names(tokens, NamedBy::Class))
     }
 
-    fn with_names(self, tokens: &Tokens, class_names: bool) -> Self {
+    fn with_names(self, tokens: &Tokens, named_by: NamedBy) -> Self {
         let named = |purpose: &&str| Some(((*purpose).to_owned(), tokens.name(purpose)?.to_owned()));
-        Self { named: added::NAMES.iter().filter_map(named).collect(), class_names, ..self }
+        Self { named: added::NAMES.iter().filter_map(named).collect(), named_by, ..self }
     }
 
     /// What keys of `tokenizer_config.json` say that is true of every class.
-    fn with_settings(self, keys: &Map<String, Value>, path: &Path, lowercase: bool) -> Result<Self, SpecError> {
+    fn with_settings(self, keys: &Map<String, Value>, path: &Path, case: InputCase) -> Result<Self, SpecError> {
         let cut_left = match keys.get("truncation_side").map(|side| side.as_str().unwrap_or_default()) {
             None => self.cut_left,
             Some("left") => true,
@@ -272,7 +288,7 @@ impl TokenizerFiles {
         if keys.get("fix_mistral_regex").is_some_and(truthy) {
             return Err(SpecError::unsupported(path, "fix_mistral_regex true"));
         }
-        Ok(Self { lowercase, split_special, cut_left, ..self })
+        Ok(Self { case, split_special, cut_left, ..self })
     }
 
     /// Builds it.
@@ -288,7 +304,7 @@ impl TokenizerFiles {
             let template = frame.template(&tokenizer)?;
             tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
         }
-        if self.lowercase && !tokenizer.get_normalizer().is_some_and(lowers_everything) {
+        if self.case == InputCase::Lower && !tokenizer.get_normalizer().is_some_and(lowers_everything) {
             let mut steps = vec![NormalizerWrapper::Lowercase(Lowercase)];
             steps.extend(tokenizer.get_normalizer().cloned());
             tokenizer.with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(steps))))?;
@@ -302,9 +318,10 @@ impl TokenizerFiles {
     /// # Errors
     /// When the text is not that of a tokenizer.
     pub fn digest(&self) -> Result<Digest, SpecError> {
-        let Self { json, added, frame, lowercase, split_special, cut_left, .. } = self;
+        let Self { json, added, frame, case, split_special, cut_left, .. } = self;
         let file: Value = parse(json.as_bytes(), &self.path)?;
-        let text = canonical::text(&file, added, frame.as_ref(), [*lowercase, *split_special, *cut_left]);
+        let text =
+            canonical::text(&file, added, frame.as_ref(), [*case == InputCase::Lower, *split_special, *cut_left]);
         Ok(Digest::of(text.as_bytes()))
     }
 }
@@ -350,7 +367,7 @@ fn tokens(class: Class, beside: &Beside, file: Option<&[Value]>, padding: Option
     let tokens = recipes::with_more(class, &beside.tokenizer_config, Tokens::read(&sources)?)?;
     let tokens = recipes::with_names(class, tokens);
     Ok(match padding {
-        Some(padding) => tokens.with_defaults(&[("pad_token", padding)]),
+        Some(padding) => tokens.with_defaults([("pad_token", padding)]),
         None => tokens,
     })
 }

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
-use super::added::{Token, Tokens, truthy};
+use super::added::{NAMES, Token, Tokens, truthy};
 use super::class::Class;
 
 /// A tokenizer without its vocabulary.
@@ -48,6 +48,15 @@ pub(super) enum Special {
     These(Frame),
 }
 
+/// Where a vocabulary comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin<'a> {
+    /// `tokenizer.json`, with its table of characters.
+    File { charsmap: Option<&'a str> },
+    /// Files that hold a vocabulary and nothing else.
+    Vocabulary,
+}
+
 /// The special tokens around a text.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
@@ -57,65 +66,30 @@ pub(super) struct Frame {
     pub(super) unknown: Option<String>,
 }
 
-/// What a class calls its special tokens where no file names them.
+/// What a class calls its special tokens where no file names them, in the order of [`NAMES`]; "" where it has none.
+fn names(class: Class) -> [&'static str; NAMES.len()] {
+    match class {
+        Class::AsItIs => [""; NAMES.len()],
+        Class::Albert => ["[CLS]", "[SEP]", "<unk>", "[SEP]", "<pad>", "[CLS]", "[MASK]"],
+        Class::Bert => ["", "", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"],
+        Class::DebertaV2 => ["[CLS]", "[SEP]", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"],
+        Class::Gemma => ["<bos>", "<eos>", "<unk>", "", "<pad>", "", "<mask>"],
+        Class::Llama => ["<s>", "</s>", "<unk>", "", "", "", ""],
+        Class::Mpnet => ["<s>", "</s>", "[UNK]", "</s>", "<pad>", "<s>", "<mask>"],
+        Class::Qwen2 => ["", END_OF_TEXT, END_OF_TEXT, "", END_OF_TEXT, "", ""],
+        Class::T5 => ["", "</s>", "<unk>", "", "<pad>", "", ""],
+        Class::Camembert | Class::Roberta | Class::XlmRoberta => {
+            ["<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"]
+        }
+    }
+}
+
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Adds the names of a class.
 pub(super) fn with_names(class: Class, tokens: Tokens) -> Tokens {
-    let pairs: &[(&str, &str)] = match class {
-        Class::AsItIs => &[],
-        Class::Bert => &[
-            ("unk_token", "[UNK]"),
-            ("sep_token", "[SEP]"),
-            ("pad_token", "[PAD]"),
-            ("cls_token", "[CLS]"),
-            ("mask_token", "[MASK]"),
-        ],
-        Class::Albert => &[
-            ("bos_token", "[CLS]"),
-            ("eos_token", "[SEP]"),
-            ("unk_token", "<unk>"),
-            ("sep_token", "[SEP]"),
-            ("pad_token", "<pad>"),
-            ("cls_token", "[CLS]"),
-            ("mask_token", "[MASK]"),
-        ],
-        Class::DebertaV2 => &[
-            ("bos_token", "[CLS]"),
-            ("eos_token", "[SEP]"),
-            ("unk_token", "[UNK]"),
-            ("sep_token", "[SEP]"),
-            ("pad_token", "[PAD]"),
-            ("cls_token", "[CLS]"),
-            ("mask_token", "[MASK]"),
-        ],
-        Class::Roberta | Class::XlmRoberta | Class::Camembert => &[
-            ("bos_token", "<s>"),
-            ("eos_token", "</s>"),
-            ("unk_token", "<unk>"),
-            ("sep_token", "</s>"),
-            ("pad_token", "<pad>"),
-            ("cls_token", "<s>"),
-            ("mask_token", "<mask>"),
-        ],
-        Class::Mpnet => &[
-            ("bos_token", "<s>"),
-            ("eos_token", "</s>"),
-            ("unk_token", "[UNK]"),
-            ("sep_token", "</s>"),
-            ("pad_token", "<pad>"),
-            ("cls_token", "<s>"),
-            ("mask_token", "<mask>"),
-        ],
-        Class::T5 => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
-        Class::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
-        Class::Gemma => &[
-            ("bos_token", "<bos>"),
-            ("eos_token", "<eos>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-            ("mask_token", "<mask>"),
-        ],
-        Class::Qwen2 => &[("eos_token", END_OF_TEXT), ("unk_token", END_OF_TEXT), ("pad_token", END_OF_TEXT)],
-    };
-    let mut tokens = tokens.with_defaults(pairs);
+    let named = NAMES.into_iter().zip(names(class)).filter(|(_, token)| !token.is_empty());
+    let mut tokens = tokens.with_defaults(named);
     if matches!(class, Class::Mpnet | Class::Camembert)
         && let Some(Some(mask)) = tokens.named.get_mut("mask_token")
         && mask.is_bare()
@@ -125,8 +99,6 @@ pub(super) fn with_names(class: Class, tokens: Tokens) -> Tokens {
     }
     tokens
 }
-
-const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Special tokens that a class adds of itself.
 pub(super) fn with_more(class: Class, keys: &Map<String, Value>, mut tokens: Tokens) -> Result<Tokens, String> {
@@ -151,14 +123,13 @@ pub(super) fn with_more(class: Class, keys: &Map<String, Value>, mut tokens: Tok
     Ok(tokens)
 }
 
-/// The recipe of a class; `None` where it takes the file as it is. `charsmap` is the table of characters in the file.
+/// The recipe of a class; `None` where it takes the file as it is.
 #[expect(clippy::too_many_lines, reason = "one arm a class, and most of it data")]
 pub(super) fn of(
     class: Class,
     keys: &Map<String, Value>,
     tokens: &Tokens,
-    charsmap: Option<&str>,
-    file_is_there: bool,
+    origin: Origin<'_>,
 ) -> Result<Option<Recipe>, String> {
     let keys = Keys(keys);
     let unknown = tokens.name("unk_token").map(str::to_owned);
@@ -170,19 +141,12 @@ pub(super) fn of(
         let frame = Frame { before: Some(needed(before)?), after: Some(needed(after)?), unknown: unknown.clone() };
         Ok(Special::These(frame))
     };
-    let precompiled = || charsmap.map(|charsmap| json!({"type": "Precompiled", "precompiled_charsmap": charsmap}));
-    let word_piece = || -> Result<(Value, Value, Model), String> {
-        let normalizer = json!({
-            "type": "BertNormalizer",
-            "clean_text": true,
-            "handle_chinese_chars": keys.flag("tokenize_chinese_chars", true)?,
-            "strip_accents": keys.optional_flag("strip_accents")?,
-            "lowercase": keys.flag("do_lower_case", true)?,
-        });
-        Ok((normalizer, json!({"type": "BertPreTokenizer"}), Model::WordPiece { unknown: needed("unk_token")? }))
+    let charsmap = match origin {
+        Origin::File { charsmap } => charsmap,
+        Origin::Vocabulary => None,
     };
+    let precompiled = || charsmap.map(|charsmap| json!({"type": "Precompiled", "precompiled_charsmap": charsmap}));
     let pieces = |number: u64| Model::Unigram { unknown: Unknown::Number(number) };
-    let plain = Frame::default;
     let recipe = |normalizer: Value, pre_tokenizer: Value, model: Model, special: Special| Recipe {
         normalizer,
         pre_tokenizer,
@@ -193,8 +157,15 @@ pub(super) fn of(
     Ok(Some(match class {
         Class::AsItIs => return Ok(None),
         Class::Bert | Class::Mpnet => {
-            let (normalizer, pre_tokenizer, model) = word_piece()?;
-            recipe(normalizer, pre_tokenizer, model, around("cls_token", "sep_token")?)
+            let normalizer = json!({
+                "type": "BertNormalizer",
+                "clean_text": true,
+                "handle_chinese_chars": keys.flag("tokenize_chinese_chars", true)?,
+                "strip_accents": keys.optional_flag("strip_accents")?,
+                "lowercase": keys.flag("do_lower_case", true)?,
+            });
+            let model = Model::WordPiece { unknown: needed("unk_token")? };
+            recipe(normalizer, json!({"type": "BertPreTokenizer"}), model, around("cls_token", "sep_token")?)
         }
         Class::Roberta => {
             let model = Model::Bpe { unknown: None, fuse_unknown: false, byte_fallback: false };
@@ -255,12 +226,12 @@ pub(super) fn of(
                 (true, true) => "always",
                 (true, false) => "first",
             };
-            recipe(Value::Null, metaspace(scheme, false), model, Special::OfFile(plain()))
+            recipe(Value::Null, metaspace(scheme, false), model, Special::OfFile(Frame::default()))
         }
         Class::Gemma => {
             let model = Model::Bpe { unknown: Some(needed("unk_token")?), fuse_unknown: true, byte_fallback: true };
             let pre_tokenizer = split(&json!({"String": " "}), "MergedWithPrevious");
-            recipe(replace(&json!({"String": " "}), "▁"), pre_tokenizer, model, Special::OfFile(plain()))
+            recipe(replace(&json!({"String": " "}), "▁"), pre_tokenizer, model, Special::OfFile(Frame::default()))
         }
         Class::Qwen2 => {
             let model = Model::Bpe { unknown: None, fuse_unknown: false, byte_fallback: false };
@@ -268,7 +239,7 @@ pub(super) fn of(
             let cuts = [split(&json!({"Regex": QWEN2_WORDS}), "Isolated"), byte_level(prefix, false)];
             let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": cuts});
             let token = |flag: &str, name: &str| {
-                let asked = !file_is_there && keys.truth(flag, false);
+                let asked = origin == Origin::Vocabulary && keys.truth(flag, false);
                 tokens.name(name).filter(|_| asked).map(str::to_owned)
             };
             let (before, after) = (token("add_bos_token", "bos_token"), token("add_eos_token", "eos_token"));

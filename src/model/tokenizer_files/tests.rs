@@ -29,7 +29,7 @@ fn change(directory: &TempDir, name: &str, change: impl FnOnce(&mut Value)) {
 #[track_caller]
 fn check(class: &str, name: &str, same: bool, with: impl FnOnce(&mut Value)) {
     let directory = directory(class);
-    let digest = || TokenizerFiles::read(directory.path(), false).unwrap().digest().unwrap();
+    let digest = || TokenizerFiles::read(directory.path(), InputCase::AsIs).unwrap().digest().unwrap();
     let before = digest();
     change(&directory, name, with);
     assert_eq!(before == digest(), same);
@@ -61,7 +61,7 @@ fn what_decides_which_tokens_come_out_is_in_the_digest() {
 
 #[test]
 fn a_class_with_a_normaliser_of_its_own_says_so() {
-    let notes = |directory: &TempDir| TokenizerFiles::read(directory.path(), false).unwrap().notes;
+    let notes = |directory: &TempDir| TokenizerFiles::read(directory.path(), InputCase::AsIs).unwrap().notes;
     let bert = directory("BertTokenizer");
     assert_eq!(notes(&bert), [] as [String; 0]);
     change(&bert, "tokenizer.json", |file| file["normalizer"]["lowercase"] = json!(false));
@@ -72,26 +72,27 @@ fn a_class_with_a_normaliser_of_its_own_says_so() {
 fn lower_casing_comes_first_where_the_tokenizer_keeps_upper_case() {
     let generic = directory(GENERIC);
     change(&generic, "tokenizer.json", |file| file["normalizer"]["lowercase"] = json!(false));
-    let tokens = |text: &str, lowercase| {
-        let files = TokenizerFiles::read(generic.path(), lowercase).unwrap();
+    let tokens = |text: &str, case| {
+        let files = TokenizerFiles::read(generic.path(), case).unwrap();
         files.build().unwrap().encode(text, true).unwrap().get_ids().to_vec()
     };
-    assert_ne!(tokens("Harbour", false), tokens("harbour", false));
-    assert_eq!(tokens("Harbour", true), tokens("harbour", false));
+    assert_ne!(tokens("Harbour", InputCase::AsIs), tokens("harbour", InputCase::AsIs));
+    assert_eq!(tokens("Harbour", InputCase::Lower), tokens("harbour", InputCase::AsIs));
 }
 
 #[test]
 fn special_tokens_have_the_names_of_their_class_where_no_file_names_them() {
     let bert = directory("BertTokenizer");
-    let vocabulary =
-        |directory: &TempDir| Vocabulary::of(&TokenizerFiles::read(directory.path(), false).unwrap()).unwrap();
+    let vocabulary = |directory: &TempDir| {
+        Vocabulary::of(&TokenizerFiles::read(directory.path(), InputCase::AsIs).unwrap()).unwrap()
+    };
     let found = vocabulary(&bert);
     for (purpose, token) in [("cls_token", "[CLS]"), ("pad_token", "[PAD]"), ("unk_token", "[UNK]")] {
         assert!(found.special(purpose).is_some() && found.special(purpose) == found.id(token), "{purpose}");
     }
     assert_eq!(vocabulary(&directory(GENERIC)).special("cls_token"), None);
     change(&bert, "tokenizer_config.json", |keys| keys["extra_special_tokens"] = json!(["<one>", "<two>"]));
-    let built = TokenizerFiles::read(bert.path(), false).unwrap().build().unwrap();
+    let built = TokenizerFiles::read(bert.path(), InputCase::AsIs).unwrap().build().unwrap();
     assert!(built.token_to_id("<two>").is_some());
     assert_eq!(vocabulary(&bert).id("<two>"), built.token_to_id("<two>"));
 }

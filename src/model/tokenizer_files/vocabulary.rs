@@ -6,15 +6,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::TokenizerFiles;
 use super::read::parse;
+use super::{NamedBy, TokenizerFiles};
 use crate::model::spec::SpecError;
 
 /// Numbers of tokens by their texts, and what special tokens are called.
 pub struct Vocabulary {
     ids: HashMap<String, u32>,
     named: Vec<(String, String)>,
-    class_names: bool,
+    named_by: NamedBy,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +65,7 @@ impl Vocabulary {
                 greatest = greatest.max(Some(id));
             }
         }
-        Ok(Self { ids, named: files.named.clone(), class_names: files.class_names })
+        Ok(Self { ids, named: files.named.clone(), named_by: files.named_by })
     }
 
     /// The number of a token.
@@ -78,8 +78,8 @@ impl Vocabulary {
         let named = self.named.iter().find(|(purpose, _)| purpose == name).map(|(_, token)| token.as_str());
         // Where neither a file nor a class names them.
         let usual = match name {
-            "mask_token" if !self.class_names => Some("[MASK]"),
-            "unk_token" if !self.class_names => Some("[UNK]"),
+            "mask_token" if self.named_by == NamedBy::Files => Some("[MASK]"),
+            "unk_token" if self.named_by == NamedBy::Files => Some("[UNK]"),
             _ => None,
         };
         self.id(named.or(usual)?)

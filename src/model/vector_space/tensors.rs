@@ -59,8 +59,15 @@ const COPIES: [(&str, &str); 10] = [
     ("encoder.embed_tokens.weight", "shared.weight"),
 ];
 
+/// Whether weights of the vocabulary are made by the head of a language model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LanguageHead {
+    Read,
+    Unread,
+}
+
 /// The tensors that count, by the names that they have for the layers, in the order of these.
-pub(super) fn meant(tensors: &[TensorDigest], vocabulary: bool) -> Vec<(String, Digest)> {
+pub(super) fn meant(tensors: &[TensorDigest], head: LanguageHead) -> Vec<(String, Digest)> {
     let mut seen = HashSet::new();
     let bare: Vec<String> = tensors.iter().map(|tensor| bare(&tensor.name)).collect();
     let repeated: HashSet<&str> = bare.iter().map(String::as_str).filter(|name| !seen.insert(*name)).collect();
@@ -74,7 +81,7 @@ pub(super) fn meant(tensors: &[TensorDigest], vocabulary: bool) -> Vec<(String, 
         let of = COPIES.iter().find(|(copy, _)| *copy == name).and_then(|(_, of)| named.get(of));
         of == Some(digest)
     };
-    let counts = |name: &str, digest: &Digest| is_read(name, vocabulary) && !is_copy(name, digest);
+    let counts = |name: &str, digest: &Digest| is_read(name, head) && !is_copy(name, digest);
     let mut meant: Vec<(String, Digest)> = named
         .iter()
         .filter(|(name, digest)| counts(name, digest))
@@ -99,14 +106,16 @@ fn bare(name: &str) -> String {
     }
 }
 
-fn is_read(name: &str, vocabulary: bool) -> bool {
+fn is_read(name: &str, head: LanguageHead) -> bool {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
     let buffer = name.ends_with("embeddings.position_ids") || name.ends_with("rotary_emb.inv_freq");
-    !(buffer || begins(&UNREAD) || (!vocabulary && (begins(&OF_VOCABULARY) || begins(&HEAD))))
+    !(buffer || begins(&UNREAD) || (head == LanguageHead::Unread && (begins(&OF_VOCABULARY) || begins(&HEAD))))
 }
 
 #[cfg(test)]
 mod tests {
+    use LanguageHead::{Read, Unread};
+
     use super::*;
 
     fn tensors(list: &[(&str, &str)]) -> Vec<TensorDigest> {
@@ -120,8 +129,8 @@ mod tests {
     const WORDS: (&str, &str) = ("embeddings.word_embeddings.weight", "words");
 
     #[track_caller]
-    fn check(one: &[(&str, &str)], other: &[(&str, &str)], vocabulary: bool, equal: bool) {
-        let [one, other] = [one, other].map(|list| meant(&tensors(list), vocabulary));
+    fn check(one: &[(&str, &str)], other: &[(&str, &str)], head: LanguageHead, equal: bool) {
+        let [one, other] = [one, other].map(|list| meant(&tensors(list), head));
         assert_eq!(one == other, equal, "{one:?} {other:?}");
     }
 
@@ -132,8 +141,8 @@ mod tests {
             ("bert.encoder.layer.0.output.LayerNorm.gamma", "norm"),
             ("0.auto_model.embeddings.word_embeddings.weight", "words"),
         ];
-        check(&plain, &prefixed, false, true);
-        check(&[("transformer.layer.0.w", "a")], &[("distilbert.transformer.layer.0.w", "a")], false, true);
+        check(&plain, &prefixed, Unread, true);
+        check(&[("transformer.layer.0.w", "a")], &[("distilbert.transformer.layer.0.w", "a")], Unread, true);
     }
 
     #[test]
@@ -147,20 +156,20 @@ mod tests {
             "head.norm.weight",
             "decoder.block.0.layer.0.SelfAttention.q.weight",
         ] {
-            check(&[WORDS], &[WORDS, (unread, "x")], false, true);
+            check(&[WORDS], &[WORDS, (unread, "x")], Unread, true);
         }
-        check(&[WORDS], &[WORDS, ("lm_head.bias", "x")], true, false);
-        check(&[WORDS], &[WORDS, ("cls.predictions.decoder.weight", "words")], true, true);
-        check(&[WORDS], &[WORDS, ("cls.predictions.decoder.weight", "others")], true, false);
+        check(&[WORDS], &[WORDS, ("lm_head.bias", "x")], Read, false);
+        check(&[WORDS], &[WORDS, ("cls.predictions.decoder.weight", "words")], Read, true);
+        check(&[WORDS], &[WORDS, ("cls.predictions.decoder.weight", "others")], Read, false);
     }
 
     #[test]
     fn every_other_tensor_matters() {
         for other in ["linear.weight", "encoder.layer.1.w", "embeddings.position_embeddings.weight", "classifier2.w"] {
-            check(&[WORDS], &[WORDS, (other, "x")], false, false);
-            check(&[WORDS, (other, "x")], &[WORDS, (other, "y")], false, false);
+            check(&[WORDS], &[WORDS, (other, "x")], Unread, false);
+            check(&[WORDS, (other, "x")], &[WORDS, (other, "y")], Unread, false);
         }
-        check(&[("a", "x"), ("b", "y")], &[("a", "y"), ("b", "x")], false, false);
-        check(&[("x", "1"), ("bert.x", "2")], &[("x", "2"), ("bert.x", "1")], false, false);
+        check(&[("a", "x"), ("b", "y")], &[("a", "y"), ("b", "x")], Unread, false);
+        check(&[("x", "1"), ("bert.x", "2")], &[("x", "2"), ("bert.x", "1")], Unread, false);
     }
 }

@@ -22,11 +22,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 /// Until an answer begins, and between two pieces of one; three attempts stay below a minute.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 /// Of an answer that says no, as much is read as a person will.
-const MOST_SAID: usize = 300;
+const MAX_SAID: usize = 300;
 /// From where a hub says that a file is to where that says it is.
-const MOST_STEPS: usize = 5;
+const MAX_STEPS: usize = 5;
 /// Lists of files are some kilobytes long.
-const MOST_LISTED: u64 = 64 << 20;
+const MAX_LISTED: u64 = 64 << 20;
 
 /// A connection to one hub.
 pub(super) struct Client<'run> {
@@ -90,7 +90,7 @@ impl<'run> Client<'run> {
             let answer = self.get(url, 0).and_then(|response| {
                 let headers = response.headers().clone();
                 let mut text = Vec::new();
-                response.take(MOST_LISTED).read_to_end(&mut text).map_err(Answer::Cut)?;
+                response.take(MAX_LISTED).read_to_end(&mut text).map_err(Answer::Cut)?;
                 serde_json::from_slice(&text)
                     .map(|value| (value, headers))
                     .map_err(|error| Answer::malformed(error.to_string()))
@@ -129,7 +129,7 @@ impl<'run> Client<'run> {
     /// Large files are elsewhere, and what they are is told by whoever sends there; only the hub itself is asked.
     fn about(&self, url: &Url) -> Result<About, Answer> {
         let mut url = url.clone();
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_STEPS {
             let mut request = self.staying.head(url.clone());
             if let Some(token) = self.token {
                 request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -212,7 +212,7 @@ fn refusal(response: Response) -> Answer {
         let _ = response.take(1 << 16).read_to_end(&mut body);
         serde_json::from_slice::<Body>(&body).map(|body| body.error).unwrap_or_default()
     });
-    let said = message.chars().filter(|character| !character.is_control()).take(MOST_SAID).collect();
+    let said = message.chars().filter(|character| !character.is_control()).take(MAX_SAID).collect();
     Answer::Status { status, code, said, wait }
 }
 
