@@ -31,8 +31,6 @@ const ROOM_CIRCLES_TO_MEND: &[&[&str]] = &[];
 const FILE_CIRCLES_TO_MEND: &[(&str, usize)] = &[
     ("arch", 24),
     ("commands", 8),
-    ("model", 6),
-    ("model", 15),
     ("nn", 5),
     ("nn", 6),
     ("output", 4),
