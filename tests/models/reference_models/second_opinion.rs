@@ -1,6 +1,8 @@
 //! A second opinion beside the reference library: the models of candle-transformers, where it has them right, compute the
 //! hidden states of the same tokens. Pooling and what follows it is done here, in plain numbers.
 
+#![expect(clippy::cast_possible_truncation, reason = "sums in f64 become components in f32")]
+
 use std::fs::read;
 use std::path::{Path, PathBuf};
 
