@@ -9,6 +9,8 @@ mod recovery;
 mod refusal;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod simulation_tests;
 
 pub use controller::{Change, Controller, Finished, Pressure, Span};
 pub use controllers::Controllers;

@@ -5,8 +5,6 @@
 //! keeps what the largest batch took until it is freed, and wastes the more of it the longer it is not. It computes
 //! t / (t + h) of what it can with t tokens at once.
 
-mod tests;
-
 use super::{BatchLimits, Controller, Costs, Finished, MemoryModel, Occupancy, Pressure, Recovery, Span, Step, plan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -20,8 +18,8 @@ const RATE: f64 = 100_000.0;
 
 /// A model, by its sizes in f16.
 #[derive(Debug, Clone, Copy)]
-struct Model {
-    name: &'static str,
+pub(super) struct Model {
+    pub(super) name: &'static str,
     weights: f64,
     costs: Costs,
     /// Tokens with which a device computes half of what it can.
@@ -37,24 +35,39 @@ const MODELS: [Model; 3] = [
     Model { name: "1.5 B", weights: 3.1e9, costs: Costs { token_bytes: 75_264, pair_bytes: 96 }, half: 2000.0 },
 ];
 
+/// Memory of devices, in GiB.
+const DEVICES: [f64; 7] = [4.0, 8.0, 12.0, 16.0, 24.0, 80.0, 141.0];
+/// Of one run.
+const SHARDS: usize = 60;
+
 /// What goes otherwise than planned.
 #[derive(Debug, Clone, Copy)]
-struct Trouble {
-    name: &'static str,
+pub(super) struct Trouble {
+    pub(super) name: &'static str,
     /// What batches take, as a part of what is planned.
     error: f64,
     /// Most that a pool wastes.
     waste: f64,
     /// Most that another program takes of the device, in the middle third of the run.
-    neighbour: f64,
+    pub(super) neighbour: f64,
     /// Part of the batches that fail at the first try for no lasting reason.
-    transient: f64,
+    pub(super) transient: f64,
     /// Whether the device counts its peaks.
     counted: bool,
 }
 
 const NO_TROUBLE: Trouble =
     Trouble { name: "none", error: 1.0, waste: 0.0, neighbour: 0.0, transient: 0.0, counted: true };
+
+pub(super) const TROUBLES: [Trouble; 7] = [
+    NO_TROUBLE,
+    Trouble { name: "batches take half of the plan", error: 0.5, ..NO_TROUBLE },
+    Trouble { name: "batches take twice the plan", error: 2.0, ..NO_TROUBLE },
+    Trouble { name: "memory in pieces, 20 %", waste: 0.2, ..NO_TROUBLE },
+    Trouble { name: "a neighbour takes 40 %", neighbour: 0.4, ..NO_TROUBLE },
+    Trouble { name: "2 % of batches fail once", transient: 0.02, ..NO_TROUBLE },
+    Trouble { name: "twice the plan, pieces, peaks not counted", error: 2.0, waste: 0.2, counted: false, ..NO_TROUBLE },
+];
 
 struct Device {
     total: f64,
@@ -68,28 +81,51 @@ struct Device {
 
 /// What became of a run.
 #[derive(Debug, Default)]
-struct Outcome {
-    batches: usize,
-    out_of_memory: usize,
-    failed_rows: usize,
-    ended_rows: usize,
-    all_rows: usize,
+pub(super) struct Outcome {
+    pub(super) batches: usize,
+    pub(super) out_of_memory: usize,
+    pub(super) failed_rows: usize,
+    pub(super) ended_rows: usize,
+    pub(super) all_rows: usize,
     /// Of the last quarter, batches that were as large as allowed.
-    full: Vec<Full>,
+    pub(super) full: Vec<Full>,
     /// Limits for sequences of 512 tokens in the last quarter.
-    limits: Vec<usize>,
+    pub(super) limits: Vec<usize>,
     /// Before each batch, the limit for sequences of 512 tokens.
     trajectory: Vec<usize>,
 }
 
 /// A batch that was as large as allowed.
 #[derive(Debug)]
-struct Full {
+pub(super) struct Full {
     tokens: f64,
     /// Part of the budget.
-    used: f64,
+    pub(super) used: f64,
     /// Whether memory, and not the rate, is what bounds it.
     by_memory: bool,
+}
+
+impl Outcome {
+    /// Whether memory bounds most of the full batches; nothing where shards have too few texts to fill one.
+    pub(super) fn is_bound_by_memory(&self) -> Option<bool> {
+        let by_memory = self.full.iter().filter(|full| full.by_memory).count();
+        (!self.full.is_empty()).then_some(by_memory * 2 > self.full.len())
+    }
+
+    /// Tokens and part of the budget of the batches that are bound by the same.
+    pub(super) fn mean(&self) -> (f64, f64) {
+        let of: Vec<&Full> =
+            self.full.iter().filter(|full| Some(full.by_memory) == self.is_bound_by_memory()).collect();
+        let mean = |value: fn(&Full) -> f64| of.iter().map(|full| value(full)).sum::<f64>() / of.len().max(1) as f64;
+        (mean(|full| full.tokens), mean(|full| full.used))
+    }
+
+    /// Batches until the limit first came as near as a quarter to what it is in the end.
+    pub(super) fn batches_to_converge(&self) -> usize {
+        let last: Vec<usize> = self.trajectory[self.trajectory.len() * 3 / 4..].to_vec();
+        let mean = last.iter().sum::<usize>() / last.len();
+        self.trajectory.iter().position(|tokens| *tokens >= mean * 3 / 4).unwrap_or(self.trajectory.len())
+    }
 }
 
 impl Device {
@@ -258,4 +294,22 @@ fn encode(
 
 fn budget_limit(device: &Device) -> f64 {
     if (14.0..16.5).contains(&(device.total / GIB)) { 12.0 * GIB } else { f64::INFINITY }
+}
+
+/// By how much twice as many tokens at once would be faster.
+pub(super) fn gain(model: Model, tokens: f64) -> f64 {
+    2.0 * (tokens + model.half) / (2.0 * tokens + model.half)
+}
+
+/// Every trouble with every model on every device, once with each seed.
+pub(super) fn each(seeds: std::ops::Range<u64>, mut with: impl FnMut(f64, Model, Trouble, Option<Outcome>)) {
+    for trouble in TROUBLES {
+        for total in DEVICES {
+            for model in MODELS {
+                for seed in seeds.clone() {
+                    with(total, model, trouble, run(total, model, trouble, SHARDS, seed));
+                }
+            }
+        }
+    }
 }
