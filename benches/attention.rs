@@ -15,8 +15,9 @@
 use std::time::{Duration, Instant};
 
 use embed_collections::domain::PackedBatch;
+use embed_collections::model::pooling::Pooling;
 use embed_collections::nn::cpu::Instructions;
-use embed_collections::nn::{Attention, Backend, Cpu, Matrix, Pooling};
+use embed_collections::nn::{Attention, Backend, Cpu, Matrix};
 
 /// Heads and head size.
 const MODELS: [(&str, usize, usize); 3] = [("MiniLM", 12, 32), ("BERT base", 12, 64), ("bge-m3", 16, 64)];

@@ -9,13 +9,11 @@ use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape, Up};
 use super::post_norm::{
-    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, PostNorm, Projection, QueryKeyValue,
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, Numbering, Projection, QueryKeyValue,
 };
-use super::{Architecture, LoadError, bert};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded, bert};
 use crate::nn::Backend;
 
-/// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
     #[serde(flatten)]
@@ -35,42 +33,31 @@ const LAYER: LayerNames = LayerNames {
     output_norm: "full_layer_layer_norm",
 };
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    config: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(config: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let Config { bert: config, embedding_size, num_hidden_groups, inner_group_num } =
         parts::config(config, defaults())?;
-    let parts = Parts { weights, backend };
     let sizes = config.layer_sizes()?;
     let embedding_sizes = EmbeddingSizes {
         width: embedding_size,
         norm_width: embedding_size,
         ..config.embedding_sizes(Numbering::FromZero)
     };
-    let mut embeddings = Embeddings::load(&parts, &embedding_sizes)?;
+    let mut embeddings = Embeddings::load(parts, &embedding_sizes)?;
     let projection = Shape { outputs: config.hidden_size, inputs: embedding_size, bias: Bias::Present };
     embeddings.projection = Projection::AfterNorm(parts.linear("encoder.embedding_hidden_mapping_in", projection)?);
     let group = |group| -> Result<Vec<Arc<Layer<B>>>, LoadError> {
         let name = |index| format!("encoder.albert_layer_groups.{group}.albert_layers.{index}");
-        (0..inner_group_num).map(|index| Layer::load(&parts, &name(index), &LAYER, &sizes).map(Arc::new)).collect()
+        (0..inner_group_num).map(|index| Layer::load(parts, &name(index), &LAYER, &sizes).map(Arc::new)).collect()
     };
     let groups = (0..num_hidden_groups).map(group).collect::<Result<Vec<_>, _>>()?;
     if groups.is_empty() {
-        let (key, supported) = ("num_hidden_groups", "1 and more");
-        return Err(LoadError::Unsupported { key, value: "0".to_owned(), supported });
+        return Err(LoadError::unsupported("num_hidden_groups", &0, "1 and more"));
     }
     let layers =
         (0..config.num_hidden_layers).map(|layer| &groups[group_of(layer, config.num_hidden_layers, groups.len())]);
-    Ok(Arc::new(PostNorm {
-        embeddings,
-        layers: layers.flatten().cloned().collect(),
-        attention: LayerAttention::Same(backend.attention(config.attention()?)?),
-        hidden_size: config.hidden_size,
-        max_positions: config.max_position_embeddings,
-    }))
+    let layers = layers.flatten().cloned().collect();
+    let attention = LayerAttention::Same(parts.backend.attention(config.attention()?)?);
+    Ok(config.encoder(embeddings, layers, attention))
 }
 
 /// Which of some groups a layer belongs to, divided and rounded down as in `transformers`.

@@ -13,11 +13,9 @@ use super::parts::{self, Parts};
 use super::post_norm::{
     BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerSizes, Numbering, PostNorm,
 };
-use super::{Architecture, LoadError};
-use crate::model::weights::Weights;
+use super::{Architecture, LoadError, Loaded};
 use crate::nn::{Activation, Attention, Backend};
 
-/// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Config {
     pub(super) vocab_size: usize,
@@ -31,23 +29,13 @@ pub(super) struct Config {
     pub(super) layer_norm_eps: f64,
 }
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    config: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(config: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config: Config = parts::config(config, Config::defaults())?;
-    let parts = Parts { weights, backend };
     let sizes = config.layer_sizes()?;
-    let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &BERT_LAYER, &sizes).map(Arc::new);
-    Ok(Arc::new(PostNorm {
-        embeddings: Embeddings::load(&parts, &config.embedding_sizes(Numbering::FromZero))?,
-        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(config.attention()?)?),
-        hidden_size: config.hidden_size,
-        max_positions: config.max_position_embeddings,
-    }))
+    let embeddings = Embeddings::load(parts, &config.embedding_sizes(Numbering::FromZero))?;
+    let layers = Layer::load_all(parts, "encoder.layer", config.num_hidden_layers, &BERT_LAYER, &sizes)?;
+    let attention = LayerAttention::Same(parts.backend.attention(config.attention()?)?);
+    Ok(config.encoder(embeddings, layers, attention))
 }
 
 impl Config {
@@ -64,6 +52,18 @@ impl Config {
             "type_vocab_size": 2,
             "layer_norm_eps": 1e-12,
         })
+    }
+
+    /// The encoder of these parts, for as many positions as its embeddings have.
+    pub(super) fn encoder<B: Backend>(
+        &self,
+        embeddings: Embeddings<B>,
+        layers: Vec<Arc<Layer<B>>>,
+        attention: LayerAttention<B>,
+    ) -> Arc<dyn Architecture<B>> {
+        let unused = embeddings.positions.as_ref().map_or(0, |(_, numbering)| numbering.offset());
+        let max_positions = self.max_position_embeddings.saturating_sub(unused);
+        Arc::new(PostNorm { embeddings, layers, attention, hidden_size: self.hidden_size, max_positions })
     }
 
     /// What `hidden_act` names.

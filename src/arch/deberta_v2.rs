@@ -4,22 +4,19 @@
 //! `transformers` (`DebertaV2Model`). The convolution that the two largest models of v2 have beside their first layer is
 //! refused.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape};
 use super::post_norm::{
-    BERT_LAYER, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
-    Projection, QueryKeyValue,
+    BERT_LAYER, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, Projection,
+    QueryKeyValue,
 };
-use super::{Architecture, LoadError, bert};
+use super::{LoadError, Loaded, bert};
 use crate::domain::PackedBatch;
-use crate::model::weights::Weights;
-use crate::nn::{Attention, Backend, Distances, Epilogue, Matrix, Pooling, RelativeAttention};
+use crate::model::pooling::Pooling;
+use crate::nn::{Attention, Backend, Distances, Epilogue, Matrix, RelativeAttention};
 
-/// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
     #[serde(flatten)]
@@ -61,12 +58,7 @@ const LAYER: LayerNames = LayerNames {
     ..BERT_LAYER
 };
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     parts::refuse_unless(raw, "conv_kernel_size", &[json!(0)], "0")?;
     let config: Config = parts::config(raw, defaults())?;
     let bert = &config.bert;
@@ -75,16 +67,11 @@ pub(super) fn load<B: Backend>(
         Some(size) => size,
         None => parts::head_size(hidden, heads)?,
     };
-    let parts = Parts { weights, backend };
     let sizes = LayerSizes { attention: heads * head_size, ..bert.layer_sizes()? };
-    let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &LAYER, &sizes).map(Arc::new);
-    Ok(Arc::new(PostNorm {
-        embeddings: embeddings(&parts, &config)?,
-        layers: (0..bert.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: attention(&parts, &config, head_size)?,
-        hidden_size: hidden,
-        max_positions: bert.max_position_embeddings,
-    }))
+    let embeddings = embeddings(parts, &config)?;
+    let layers = Layer::load_all(parts, "encoder.layer", bert.num_hidden_layers, &LAYER, &sizes)?;
+    let attention = attention(parts, &config, head_size)?;
+    Ok(bert.encoder(embeddings, layers, attention))
 }
 
 fn embeddings<B: Backend>(parts: &Parts<'_, B>, config: &Config) -> Result<Embeddings<B>, LoadError> {
@@ -149,11 +136,10 @@ fn distances(config: &Config) -> Result<Distances, LoadError> {
         Some(span) if span >= 2 && max_distance > span / 2 + 1 => {
             Ok(Distances { span, max_distance: Some(max_distance) })
         }
-        Some(span) => Err(LoadError::Unsupported {
-            key: "position_buckets",
-            value: span.to_string(),
-            supported: "2 and more, up to twice the largest distance",
-        }),
+        Some(span) => {
+            let supported = "2 and more, up to twice the largest distance";
+            Err(LoadError::unsupported("position_buckets", &span, supported))
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 use super::parts::{self, Bias, Parts, Shape, Up};
 use super::pre_norm::{Layer, PreNorm};
 use super::rope::Rope;
-use super::{Architecture, LoadError};
+use super::{LoadError, Loaded};
 use crate::model::spec;
-use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, FeedForward, HeadNorm, Mask, Matrix};
 
 /// What the architectures call alike in `config.json`.
@@ -53,8 +52,7 @@ impl Config {
     pub(super) fn read(config: &Value, defaults: Value) -> Result<Self, LoadError> {
         // There, some architectures take it for false, and others do so only where a batch has padding.
         if config.get("is_causal").is_some_and(Value::is_null) {
-            let (key, supported) = ("is_causal", "true or false");
-            return Err(LoadError::Unsupported { key, value: "null".to_owned(), supported });
+            return Err(LoadError::unsupported("is_causal", &"null", "true or false"));
         }
         let optional = ["num_key_value_heads", "head_dim", "sliding_window", "layer_types", "is_causal"];
         let absent = Value::Object(optional.iter().map(|key| ((*key).to_owned(), Value::Null)).collect());
@@ -74,11 +72,10 @@ impl Config {
         match &self.layer_types {
             None => Ok((0..self.num_hidden_layers).map(by_place).collect()),
             Some(types) if types.len() == self.num_hidden_layers => Ok(types.clone()),
-            Some(types) => Err(LoadError::Unsupported {
-                key: "layer_types",
-                value: format!("{} types", types.len()),
-                supported: "as many as num_hidden_layers",
-            }),
+            Some(types) => {
+                let count = format!("{} types", types.len());
+                Err(LoadError::unsupported("layer_types", &count, "as many as num_hidden_layers"))
+            }
         }
     }
 
@@ -105,11 +102,9 @@ pub(super) fn reads_causality(architecture: spec::Architecture) -> bool {
 
 /// A layer is to have a window, but none is given.
 pub(super) fn no_window(width: Option<usize>) -> LoadError {
-    LoadError::Unsupported {
-        key: "sliding_window",
-        value: width.map_or("null".to_owned(), |width| width.to_string()),
-        supported: "numbers above 0, where a layer's type is sliding_attention",
-    }
+    let width = width.map_or("null".to_owned(), |width| width.to_string());
+    let supported = "numbers above 0, where a layer's type is sliding_attention";
+    LoadError::unsupported("sliding_window", &width, supported)
 }
 
 /// What differs between architectures.
@@ -131,14 +126,27 @@ pub(super) struct Family {
     pub(super) layers: Vec<(Mask, Rope)>,
 }
 
+impl Family {
+    /// Without the parts that only some have; biases of the attention as the configuration says.
+    pub(super) fn new(config: &Config, activation: (&'static str, String), layers: Vec<(Mask, Rope)>) -> Self {
+        let bias = Bias::of(config.attention_bias);
+        Self {
+            query_key_value_bias: bias,
+            attention_output_bias: bias,
+            feed_forward_bias: Bias::Absent,
+            activation,
+            head_norms: false,
+            gemma: false,
+            embedding_scale: 1.0,
+            scale: None,
+            layers,
+        }
+    }
+}
+
 /// Reads the weights.
-pub(super) fn load<B: Backend>(
-    config: &Config,
-    family: &Family,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
-    let builder = Builder { parts: Parts { weights, backend }, config, family };
+pub(super) fn load<B: Backend>(config: &Config, family: &Family, parts: &Parts<'_, B>) -> Loaded<B> {
+    let builder = Builder { parts, config, family };
     let hidden = config.hidden_size;
     let layers = family.layers.iter().enumerate();
     Ok(Arc::new(PreNorm::<B> {
@@ -150,7 +158,7 @@ pub(super) fn load<B: Backend>(
 }
 
 struct Builder<'a, B> {
-    parts: Parts<'a, B>,
+    parts: &'a Parts<'a, B>,
     config: &'a Config,
     family: &'a Family,
 }
@@ -206,11 +214,8 @@ impl<B: Backend> Builder<'_, B> {
         let (heads, head_size) = (config.num_attention_heads, config.head_size()?);
         let key_value_heads = config.num_key_value_heads.unwrap_or(heads);
         if heads == 0 || key_value_heads == 0 || !heads.is_multiple_of(key_value_heads) {
-            return Err(LoadError::Unsupported {
-                key: "num_key_value_heads",
-                value: key_value_heads.to_string(),
-                supported: "divisors of num_attention_heads",
-            });
+            let supported = "divisors of num_attention_heads";
+            return Err(LoadError::unsupported("num_key_value_heads", &key_value_heads, supported));
         }
         let head_norm = |part: &str| self.norm_weight(&format!("{name}.{part}_norm"), head_size);
         let head_norm = if family.head_norms {

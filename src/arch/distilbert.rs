@@ -13,11 +13,9 @@ use super::post_norm::{
     Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
     QueryKeyValue,
 };
-use super::{Architecture, LoadError};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded};
 use crate::nn::{Activation, Attention, Backend};
 
-/// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
     vocab_size: usize,
@@ -53,15 +51,9 @@ const LAYER: LayerNames = LayerNames {
     output_norm: "output_layer_norm",
 };
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    config: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(config: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config = Config::read(config)?;
     let head_size = parts::head_size(config.dim, config.n_heads)?;
-    let parts = Parts { weights, backend };
     let sizes = LayerSizes {
         hidden: config.dim,
         attention: config.dim,
@@ -70,7 +62,6 @@ pub(super) fn load<B: Backend>(
         epsilon: EPSILON,
         biases: Biases::ALL,
     };
-    let layer = |index| Layer::load(&parts, &format!("transformer.layer.{index}"), &LAYER, &sizes).map(Arc::new);
     let embedding_sizes = EmbeddingSizes {
         vocabulary: config.vocab_size,
         types: 0,
@@ -81,9 +72,9 @@ pub(super) fn load<B: Backend>(
         epsilon: EPSILON,
     };
     Ok(Arc::new(PostNorm {
-        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
-        layers: (0..config.n_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(Attention::new(config.n_heads, head_size))?),
+        embeddings: Embeddings::load(parts, &embedding_sizes)?,
+        layers: Layer::load_all(parts, "transformer.layer", config.n_layers, &LAYER, &sizes)?,
+        attention: LayerAttention::Same(parts.backend.attention(Attention::new(config.n_heads, head_size))?),
         hidden_size: config.dim,
         max_positions: config.max_position_embeddings,
     }))

@@ -3,20 +3,17 @@
 //! Norms before and after each half of a layer, local layers with a rotary base of their own between global ones, scaled
 //! embeddings. Gemma Team 2025, <https://arxiv.org/abs/2503.19786>; checked against `transformers` (`Gemma3TextModel`).
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{self, Config, Family, LayerType};
-use super::parts::{self, Bias};
+use super::parts::{self, Parts};
 use super::rope::{self, Rope};
-use super::{Architecture, LoadError};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded};
 use crate::nn::{Backend, Mask};
 
 #[derive(Debug, Clone, Deserialize)]
-struct Own {
+struct FamilyConfig {
     hidden_activation: String,
     query_pre_attn_scalar: f64,
     /// Every so many layers, one is global; read only where there are no `layer_types`.
@@ -24,36 +21,26 @@ struct Own {
     use_bidirectional_attention: Option<bool>,
 }
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config = Config::read(raw, defaults())?;
-    let own: Own = parts::config(raw, defaults())?;
+    let keys: FamilyConfig = parts::config(raw, defaults())?;
     parts::refuse_unless(raw, "attn_logit_softcapping", &[], "null")?;
     rope::refuse_old_kind(raw)?;
-    let attention_bias = Bias::of(config.attention_bias);
     #[expect(clippy::cast_possible_truncation, reason = "an f32 tensor in the reference")]
     let embedding_scale = (config.hidden_size as f64).sqrt() as f32;
     let family = Family {
-        query_key_value_bias: attention_bias,
-        attention_output_bias: attention_bias,
-        feed_forward_bias: Bias::Absent,
-        activation: ("hidden_activation", own.hidden_activation.clone()),
         head_norms: true,
         gemma: true,
         embedding_scale,
-        scale: Some(own.query_pre_attn_scalar.sqrt().recip()),
-        layers: layers(raw, &config, &own)?,
+        scale: Some(keys.query_pre_attn_scalar.sqrt().recip()),
+        ..Family::new(&config, ("hidden_activation", keys.hidden_activation.clone()), layers(raw, &config, &keys)?)
     };
-    decoder::load(&config, &family, weights, backend)
+    decoder::load(&config, &family, parts)
 }
 
 /// What each layer sees, and its positions.
-fn layers(raw: &Value, config: &Config, own: &Own) -> Result<Vec<(Mask, Rope)>, LoadError> {
-    let pattern = own.sliding_window_pattern.max(1);
+fn layers(raw: &Value, config: &Config, keys: &FamilyConfig) -> Result<Vec<(Mask, Rope)>, LoadError> {
+    let pattern = keys.sliding_window_pattern.max(1);
     let by_place = |layer: usize| {
         if (layer + 1).is_multiple_of(pattern) { LayerType::FullAttention } else { LayerType::SlidingAttention }
     };
@@ -68,18 +55,18 @@ fn layers(raw: &Value, config: &Config, own: &Own) -> Result<Vec<(Mask, Rope)>, 
         parameters.extend(scaling);
         let theta = raw.get(theta_key).filter(|theta| !theta.is_null()).cloned();
         parameters.entry("rope_theta").or_insert_with(|| theta.unwrap_or_else(|| json!(default_theta)));
-        Ok((mask(config, own, layer)?, rope::from_parameters(&parameters, raw, head_size)?))
+        Ok((mask(config, keys, layer)?, rope::from_parameters(&parameters, raw, head_size)?))
     };
     config.layer_types(by_place)?.into_iter().map(layer).collect()
 }
 
 /// With `use_bidirectional_attention`, a window of W is W / 2 tokens on either side.
-fn mask(config: &Config, own: &Own, layer: LayerType) -> Result<Mask, LoadError> {
+fn mask(config: &Config, keys: &FamilyConfig, layer: LayerType) -> Result<Mask, LoadError> {
     match layer {
-        _ if own.use_bidirectional_attention != Some(true) => config.mask(layer),
+        _ if keys.use_bidirectional_attention != Some(true) => config.mask(layer),
         LayerType::FullAttention => Ok(Mask::FULL),
         LayerType::SlidingAttention => {
-            // is_causal false besides counts the width without the token itself.
+            // is_causal false also counts the width without the token itself.
             let beyond = usize::from(config.is_causal == Some(false));
             let width = config.sliding_window.ok_or_else(|| decoder::no_window(None))?;
             Ok(Mask::window(width / 2 + beyond))

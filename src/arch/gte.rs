@@ -4,19 +4,15 @@
 //! Zhang et al. 2024, <https://arxiv.org/abs/2407.19669>; checked against `transformers` (`GteModel`). Both layouts have
 //! the same names of tensors; the older one has keys of its own in the configuration.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
-    QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, QueryKeyValue,
 };
 use super::rope::{self, Rope};
-use super::{Architecture, LoadError, bert};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded, bert};
 use crate::nn::{Attention, Backend};
 
 const LAYER: LayerNames = LayerNames {
@@ -30,19 +26,13 @@ const LAYER: LayerNames = LayerNames {
 
 const APART: QueryKeyValue = QueryKeyValue::Apart(["attention.q_proj", "attention.k_proj", "attention.v_proj"]);
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     parts::refuse_unless(raw, "position_embedding_type", &[json!("rope")], "rope")?;
     parts::refuse_unless(raw, "layer_norm_type", &[json!("layer_norm")], "layer_norm")?;
     parts::refuse_unless(raw, "logn_attention_scale", &[json!(false)], "false")?;
     let is_old = raw.get("model_type").is_some_and(|name| name == "new");
     let config: bert::Config = parts::config(raw, if is_old { old_defaults() } else { defaults() })?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
-    let parts = Parts { weights, backend };
     let sizes = LayerSizes {
         attention: config.num_attention_heads * head_size,
         biases: Biases { up: Bias::Absent, ..Biases::ALL },
@@ -52,17 +42,13 @@ pub(super) fn load<B: Backend>(
         Some(Value::Bool(false)) => LayerNames { query_key_value: APART, ..LAYER },
         _ => LAYER,
     };
-    let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &names, &sizes).map(Arc::new);
     let embedding_sizes = EmbeddingSizes { positions: None, ..config.embedding_sizes(Numbering::FromZero) };
     let attention = rope(raw, head_size, if is_old { 10_000.0 } else { 160_000.0 })?
         .turning(Attention::new(config.num_attention_heads, head_size));
-    Ok(Arc::new(PostNorm {
-        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
-        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(attention)?),
-        hidden_size: config.hidden_size,
-        max_positions: config.max_position_embeddings,
-    }))
+    let embeddings = Embeddings::load(parts, &embedding_sizes)?;
+    let layers = Layer::load_all(parts, "encoder.layer", config.num_hidden_layers, &names, &sizes)?;
+    let attention = LayerAttention::Same(parts.backend.attention(attention)?);
+    Ok(config.encoder(embeddings, layers, attention))
 }
 
 /// What the older layout has beside the scalings of `transformers`: "ntk".
@@ -78,8 +64,7 @@ fn rope(raw: &Value, head_size: usize, default_theta: f64) -> Result<Rope, LoadE
     let Some(scaling) = scaling else { return rope::read_with_base(raw, head_size, default_theta) };
     let ntk = Ntk::deserialize(scaling).map_err(LoadError::Config)?;
     if let Some(mixed_b) = ntk.mixed_b {
-        let (key, supported) = ("rope_scaling.mixed_b", "null");
-        return Err(LoadError::Unsupported { key, value: mixed_b.to_string(), supported });
+        return Err(LoadError::unsupported("rope_scaling.mixed_b", &mixed_b, "null"));
     }
     let theta = raw.get("rope_theta").and_then(Value::as_f64).unwrap_or(default_theta);
     scaled(theta, ntk.factor, head_size)

@@ -4,30 +4,21 @@
 //! <https://arxiv.org/abs/2108.12409>) and GLU variants (Shazeer 2020, <https://arxiv.org/abs/2002.05202>). Checked against
 //! a forward pass written from these papers; `transformers` has no such model.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
+    BERT_LAYER, Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering,
 };
-use super::{Architecture, LoadError, bert};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded, bert};
 use crate::nn::{Activation, Attention, Backend, PositionBias};
 
 const GATED_LAYER: LayerNames =
     LayerNames { up: Up::GateFirst("mlp.gated_layers"), down: "mlp.wo", output_norm: "mlp.layernorm", ..BERT_LAYER };
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     parts::refuse_unless(raw, "position_embedding_type", &[json!("alibi")], "alibi")?;
     let config: bert::Config = parts::config(raw, bert::Config::defaults())?;
-    let parts = Parts { weights, backend };
     let gated = Biases { up: Bias::Absent, ..Biases::ALL };
     let plain = config.layer_sizes()?;
     let (names, sizes) = match raw.get("feed_forward_type").and_then(Value::as_str).unwrap_or("original") {
@@ -35,20 +26,15 @@ pub(super) fn load<B: Backend>(
         "geglu" => (GATED_LAYER, LayerSizes { activation: Activation::Gelu, biases: gated, ..plain }),
         "reglu" => (GATED_LAYER, LayerSizes { activation: Activation::Relu, biases: gated, ..plain }),
         other => {
-            let (key, supported) = ("feed_forward_type", "original, geglu, reglu");
-            return Err(LoadError::Unsupported { key, value: other.to_owned(), supported });
+            return Err(LoadError::unsupported("feed_forward_type", &other, "original, geglu, reglu"));
         }
     };
-    let layer = |index| Layer::load(&parts, &format!("encoder.layer.{index}"), &names, &sizes).map(Arc::new);
     let position_bias = Some(PositionBias::Slopes(slopes(config.num_attention_heads)));
     let embedding_sizes = EmbeddingSizes { positions: None, ..config.embedding_sizes(Numbering::FromZero) };
-    Ok(Arc::new(PostNorm {
-        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
-        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(Attention { position_bias, ..config.attention()? })?),
-        hidden_size: config.hidden_size,
-        max_positions: config.max_position_embeddings,
-    }))
+    let embeddings = Embeddings::load(parts, &embedding_sizes)?;
+    let layers = Layer::load_all(parts, "encoder.layer", config.num_hidden_layers, &names, &sizes)?;
+    let attention = LayerAttention::Same(parts.backend.attention(Attention { position_bias, ..config.attention()? })?);
+    Ok(config.encoder(embeddings, layers, attention))
 }
 
 /// A slope for each head, as the authors of `ALiBi` choose them: for a power of 2 the powers of 2^(-8 / heads), else those

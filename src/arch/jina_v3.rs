@@ -2,16 +2,13 @@
 //!
 //! Sturua et al. 2024, <https://arxiv.org/abs/2409.10173>; checked against `transformers` (`JinaEmbeddingsV3Model`).
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::parts::{self, Parts, Up};
 use super::post_norm::{
-    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm, QueryKeyValue,
+    EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, QueryKeyValue,
 };
-use super::{Architecture, LoadError, bert, rope};
-use crate::model::weights::Weights;
+use super::{Loaded, bert, rope};
 use crate::nn::{Attention, Backend};
 
 const LAYER: LayerNames = LayerNames {
@@ -23,30 +20,20 @@ const LAYER: LayerNames = LayerNames {
     output_norm: "norm2",
 };
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     parts::refuse_unless(raw, "lora_adaptations", &[json!([])], "no adapters, as in jina-embeddings-v3-hf")?;
     let raw = &with_key_of_transformers(raw);
     let config: bert::Config = parts::config(raw, defaults())?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
-    let parts = Parts { weights, backend };
     let sizes = LayerSizes { attention: config.num_attention_heads * head_size, ..config.layer_sizes()? };
-    let layer = |index| Layer::load(&parts, &format!("encoder.layers.{index}"), &LAYER, &sizes).map(Arc::new);
     let embedding_sizes =
         EmbeddingSizes { positions: None, norm: "emb_ln", ..config.embedding_sizes(Numbering::FromZero) };
     let rope = rope::read_with_base(raw, head_size, 20_000.0)?;
     let attention = rope.turning(Attention::new(config.num_attention_heads, head_size));
-    Ok(Arc::new(PostNorm {
-        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
-        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(attention)?),
-        hidden_size: config.hidden_size,
-        max_positions: config.max_position_embeddings,
-    }))
+    let embeddings = Embeddings::load(parts, &embedding_sizes)?;
+    let layers = Layer::load_all(parts, "encoder.layers", config.num_hidden_layers, &LAYER, &sizes)?;
+    let attention = LayerAttention::Same(parts.backend.attention(attention)?);
+    Ok(config.encoder(embeddings, layers, attention))
 }
 
 /// Jina's own code has another name for the base of the rotary positions.

@@ -3,47 +3,36 @@
 //! Touvron et al. 2023, <https://arxiv.org/abs/2302.13971>, and Jiang et al. 2023, <https://arxiv.org/abs/2310.06825>;
 //! checked against `transformers` (`LlamaModel`, `MistralModel`).
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::decoder::{self, Config, Family, LayerType};
-use super::parts::{self, Bias};
+use super::parts::{self, Bias, Parts};
 use super::rope;
-use super::{Architecture, LoadError};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded};
 use crate::nn::Backend;
 
 /// Reads configuration and weights of a Llama.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config = Config::read(raw, defaults())?;
-    let own: Own = parts::config(raw, defaults())?;
+    let keys: FamilyConfig = parts::config(raw, defaults())?;
     let layers = vec![LayerType::FullAttention; config.num_hidden_layers];
-    load_layers(raw, &config, &own, &layers, weights, backend)
+    load_layers(raw, &config, &keys, &layers, parts)
 }
 
 /// Reads configuration and weights of a Mistral.
-pub(super) fn load_mistral<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load_mistral<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config = Config::read(raw, mistral_defaults())?;
     // Keys of Llama's that Mistral does not have.
-    let own = Own { mlp_bias: false, ..parts::config(raw, mistral_defaults())? };
+    let keys = FamilyConfig { mlp_bias: false, ..parts::config(raw, mistral_defaults())? };
     let layer = if config.sliding_window.is_some() { LayerType::SlidingAttention } else { LayerType::FullAttention };
     // With types of layers, `transformers` takes it for a Ministral, which is the same in all else.
     let layers = config.layer_types(|_| layer)?;
-    load_layers(raw, &Config { attention_bias: false, ..config }, &own, &layers, weights, backend)
+    load_layers(raw, &Config { attention_bias: false, ..config }, &keys, &layers, parts)
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct Own {
+struct FamilyConfig {
     hidden_act: String,
     mlp_bias: bool,
 }
@@ -51,29 +40,21 @@ struct Own {
 fn load_layers<B: Backend>(
     raw: &Value,
     config: &Config,
-    own: &Own,
+    keys: &FamilyConfig,
     layers: &[LayerType],
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+    parts: &Parts<'_, B>,
+) -> Loaded<B> {
     decoder::refuse_bidirectional_key(raw)?;
-    let attention_bias = Bias::of(config.attention_bias);
     let rope = rope::read(raw, config.head_size()?)?;
     let family = Family {
-        query_key_value_bias: attention_bias,
-        attention_output_bias: attention_bias,
-        feed_forward_bias: Bias::of(own.mlp_bias),
-        activation: ("hidden_act", own.hidden_act.clone()),
-        head_norms: false,
-        gemma: false,
-        embedding_scale: 1.0,
-        scale: None,
-        layers: layers
-            .iter()
-            .map(|layer| Ok((config.mask(*layer)?, rope.clone())))
-            .collect::<Result<_, LoadError>>()?,
+        feed_forward_bias: Bias::of(keys.mlp_bias),
+        ..Family::new(
+            config,
+            ("hidden_act", keys.hidden_act.clone()),
+            layers.iter().map(|layer| Ok((config.mask(*layer)?, rope.clone()))).collect::<Result<_, LoadError>>()?,
+        )
     };
-    decoder::load(config, &family, weights, backend)
+    decoder::load(config, &family, parts)
 }
 
 /// Those of `LlamaConfig`.

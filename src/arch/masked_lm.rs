@@ -12,7 +12,7 @@ use super::{LoadError, albert, bert, deberta_v2, distilbert, electra, gte, moder
 use crate::domain::{PackedBatch, SparseVector};
 use crate::model::spec::{Architecture, ModelSpec, SpladePooling};
 use crate::model::weights::Weights;
-use crate::nn::{Activation, Awaited, Backend, Epilogue, Matrix, NnError};
+use crate::nn::{Activation, Backend, Epilogue, Matrix, NnError, Pending};
 
 /// A head.
 pub struct MaskedLm<B: Backend> {
@@ -205,7 +205,7 @@ impl<B: Backend> MaskedLm<B> {
         backend: &B,
         hidden: &B::Activations,
         batch: &PackedBatch,
-    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+    ) -> Result<Pending<Vec<SparseVector>>, NnError> {
         let transformed = backend.apply_linear(&self.dense, hidden, Epilogue::Activation(self.activation))?;
         let normed = backend.apply_norm(&self.norm, &transformed)?;
         backend.weigh_vocabulary(&self.decoder, &normed, self.pooling, batch)

@@ -9,12 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::parts::{self, Bias, Parts, Shape, Up};
 use super::rope::{self, Rope};
-use super::{Architecture, LoadError};
+use super::{Architecture, LoadError, Loaded};
 use crate::domain::PackedBatch;
-use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, Branch, Epilogue, FeedForward, Mask, NnError};
 
-/// What of `config.json` decides about the result.
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
     vocab_size: usize,
@@ -85,20 +83,13 @@ enum Reach {
     Local,
 }
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config: Config = parts::config(raw, defaults())?;
     let (hidden, inner, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
     let activation = parts::activation("hidden_activation", &config.hidden_activation)?;
     let head_size = parts::head_size(hidden, heads)?;
-    let parts = Parts { weights, backend };
-    let bias = |has_bias| if has_bias { Bias::Present } else { Bias::Absent };
-    let (attention_bias, mlp_bias) = (bias(config.attention_bias), bias(config.mlp_bias));
-    let norm = |name: &str| parts.norm(name, hidden, config.norm_eps, bias(config.norm_bias));
+    let (attention_bias, mlp_bias) = (Bias::of(config.attention_bias), Bias::of(config.mlp_bias));
+    let norm = |name: &str| parts.norm(name, hidden, config.norm_eps, Bias::of(config.norm_bias));
     let layer = |(index, reach)| {
         let prefix = format!("layers.{index}");
         let name = |part: &str| format!("{prefix}.{part}");
@@ -122,8 +113,8 @@ pub(super) fn load<B: Backend>(
         words: parts.embedding("embeddings.tok_embeddings", config.vocab_size, hidden)?,
         norm: norm("embeddings.norm")?,
         layers: reaches(&config)?.into_iter().enumerate().map(layer).collect::<Result<_, LoadError>>()?,
-        global: backend.attention(global)?,
-        local: backend.attention(local)?,
+        global: parts.backend.attention(global)?,
+        local: parts.backend.attention(local)?,
         final_norm: norm("final_norm")?,
         hidden_size: hidden,
         max_positions: config.max_position_embeddings,
@@ -137,14 +128,14 @@ fn reaches(config: &Config) -> Result<Vec<Reach>, LoadError> {
         let reach = |layer: usize| if layer.is_multiple_of(every) { Reach::Global } else { Reach::Local };
         return Ok((0..config.num_hidden_layers).map(reach).collect());
     };
-    let unsupported = |value: String, supported| LoadError::Unsupported { key: "layer_types", value, supported };
+    let unsupported = |value: &str, supported| LoadError::unsupported("layer_types", &value, supported);
     if types.len() != config.num_hidden_layers {
-        return Err(unsupported(format!("{} names", types.len()), "as many as num_hidden_layers"));
+        return Err(unsupported(&format!("{} names", types.len()), "as many as num_hidden_layers"));
     }
     let reach = |name: &String| match name.as_str() {
         "full_attention" => Ok(Reach::Global),
         "sliding_attention" => Ok(Reach::Local),
-        other => Err(unsupported(other.to_owned(), "full_attention, sliding_attention")),
+        other => Err(unsupported(other, "full_attention, sliding_attention")),
     };
     types.iter().map(reach).collect()
 }

@@ -4,16 +4,13 @@
 //! names of tensors are those of Nomic's own code. The configuration has the keys of that code, those of `transformers`,
 //! or both, where the latter count.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
 use super::parts::{self, Bias, Parts, Up};
 use super::post_norm::{
-    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, PostNorm,
-    QueryKeyValue,
+    Biases, EmbeddingSizes, Embeddings, Layer, LayerAttention, LayerNames, LayerSizes, Numbering, QueryKeyValue,
 };
-use super::{Architecture, LoadError, bert, rope};
+use super::{LoadError, Loaded, bert, rope};
 use crate::model::weights::Weights;
 use crate::nn::{Attention, Backend, Pairing};
 
@@ -37,18 +34,12 @@ const LAYER: LayerNames = LayerNames {
     output_norm: "norm2",
 };
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     refuse_what_is_not_implemented(raw)?;
     let raw = &with_keys_of_transformers(raw);
     let (act, up) = activation(raw)?;
     let config: bert::Config = parts::config(&parts::merged(raw.clone(), json!({"hidden_act": act})), defaults())?;
     let head_size = parts::own_head_size(raw, config.hidden_size, config.num_attention_heads)?;
-    let parts = Parts { weights, backend };
     // Where nothing is said, Nomic's own code has biases, and `transformers` has none.
     let own_keys = raw.get("n_embd").is_some();
     let bias = |key: &str| Bias::of(raw.get(key).and_then(Value::as_bool).unwrap_or(own_keys));
@@ -63,9 +54,8 @@ pub(super) fn load<B: Backend>(
         ..config.layer_sizes()?
     };
     let names = LayerNames { up, ..LAYER };
-    let layer = |index| Layer::load(&parts, &format!("encoder.layers.{index}"), &names, &sizes).map(Arc::new);
     let embedding_sizes = EmbeddingSizes {
-        vocabulary: vocabulary(raw, &config, weights)?,
+        vocabulary: vocabulary(raw, &config, parts.weights)?,
         positions: None,
         norm: "emb_ln",
         ..config.embedding_sizes(Numbering::FromZero)
@@ -75,13 +65,10 @@ pub(super) fn load<B: Backend>(
         rope.rotary.pairing = Pairing::Interleaved;
     }
     let attention = rope.turning(Attention::new(config.num_attention_heads, head_size));
-    Ok(Arc::new(PostNorm {
-        embeddings: Embeddings::load(&parts, &embedding_sizes)?,
-        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        attention: LayerAttention::Same(backend.attention(attention)?),
-        hidden_size: config.hidden_size,
-        max_positions: config.max_position_embeddings,
-    }))
+    let embeddings = Embeddings::load(parts, &embedding_sizes)?;
+    let layers = Layer::load_all(parts, "encoder.layers", config.num_hidden_layers, &names, &sizes)?;
+    let attention = LayerAttention::Same(parts.backend.attention(attention)?);
+    Ok(config.encoder(embeddings, layers, attention))
 }
 
 fn refuse_what_is_not_implemented(raw: &Value) -> Result<(), LoadError> {
@@ -118,10 +105,7 @@ fn activation(raw: &Value) -> Result<(String, Up), LoadError> {
         Some(name) if name == "swiglu" => Ok(("silu".to_owned(), LAYER.up)),
         Some(name) if name == "geglu" => Ok(("gelu".to_owned(), LAYER.up)),
         Some(name) if name == "gelu" => Ok(("gelu".to_owned(), Up::Plain("mlp.fc1"))),
-        Some(name) => {
-            let (key, supported) = ("activation_function", "swiglu, geglu, gelu");
-            Err(LoadError::Unsupported { key, value: name.to_string(), supported })
-        }
+        Some(name) => Err(LoadError::unsupported("activation_function", name, "swiglu, geglu, gelu")),
     }
 }
 

@@ -164,27 +164,20 @@ pub(super) fn refuse_unless(
     match config.get(key) {
         None | Some(Value::Null) => Ok(()),
         Some(value) if allowed.contains(value) => Ok(()),
-        Some(value) => Err(LoadError::Unsupported { key, value: value.to_string(), supported }),
+        Some(value) => Err(LoadError::unsupported(key, value, supported)),
     }
 }
 
 /// The activation that a key of `config.json` names.
 pub(super) fn activation(key: &'static str, name: &str) -> Result<Activation, LoadError> {
-    Activation::from_name(name).ok_or_else(|| LoadError::Unsupported {
-        key,
-        value: name.to_owned(),
-        supported: "gelu, gelu_new, gelu_pytorch_tanh and their other names, relu, silu, swish",
-    })
+    let supported = "gelu, gelu_new, gelu_pytorch_tanh and their other names, relu, silu, swish";
+    Activation::from_name(name).ok_or_else(|| LoadError::unsupported(key, &name, supported))
 }
 
 /// The size of each of some heads that share the hidden size evenly.
 pub(super) fn head_size(hidden: usize, heads: usize) -> Result<usize, LoadError> {
     if heads == 0 || !hidden.is_multiple_of(heads) {
-        return Err(LoadError::Unsupported {
-            key: "num_attention_heads",
-            value: heads.to_string(),
-            supported: "divisors of hidden_size",
-        });
+        return Err(LoadError::unsupported("num_attention_heads", &heads, "divisors of hidden_size"));
     }
     Ok(hidden / heads)
 }
@@ -195,8 +188,8 @@ pub(super) fn own_head_size(config: &Value, hidden: usize, heads: usize) -> Resu
         None | Some(Value::Null) => head_size(hidden, heads),
         Some(value) => {
             let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0 && heads > 0);
-            let (key, supported) = ("head_dim", "a whole number above 0, and heads to have it");
-            size.ok_or_else(|| LoadError::Unsupported { key, value: value.to_string(), supported })
+            let supported = "a whole number above 0, and heads to have it";
+            size.ok_or_else(|| LoadError::unsupported("head_dim", value, supported))
         }
     }
 }

@@ -206,6 +206,17 @@ impl Numbering {
 }
 
 impl<B: Backend> Layer<B> {
+    /// Reads `count` layers, numbered below `prefix`.
+    pub(super) fn load_all(
+        parts: &Parts<'_, B>,
+        prefix: &str,
+        count: usize,
+        names: &LayerNames,
+        sizes: &LayerSizes,
+    ) -> Result<Vec<Arc<Self>>, LoadError> {
+        (0..count).map(|index| Self::load(parts, &format!("{prefix}.{index}"), names, sizes).map(Arc::new)).collect()
+    }
+
     /// Reads the layer that the checkpoint has under `prefix`.
     pub(super) fn load(
         parts: &Parts<'_, B>,

@@ -2,53 +2,39 @@
 //!
 //! Yang et al. 2024, <https://arxiv.org/abs/2407.10671>; checked against `transformers` (`Qwen2Model`).
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::decoder::{self, Config, Family, LayerType};
-use super::parts::{self, Bias};
+use super::parts::{self, Bias, Parts};
 use super::rope::{self, Rope};
-use super::{Architecture, LoadError};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded};
 use crate::nn::{Backend, Mask};
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config = Config::read(raw, defaults())?;
-    let own: Own = parts::config(raw, defaults())?;
+    let keys: FamilyConfig = parts::config(raw, defaults())?;
     let family = Family {
         query_key_value_bias: Bias::Present,
         attention_output_bias: Bias::Absent,
-        feed_forward_bias: Bias::Absent,
-        activation: ("hidden_act", own.hidden_act.clone()),
-        head_norms: false,
-        gemma: false,
-        embedding_scale: 1.0,
-        scale: None,
-        layers: layers(raw, &config, &own)?,
+        ..Family::new(&config, ("hidden_act", keys.hidden_act.clone()), layers(raw, &config, &keys)?)
     };
-    decoder::load(&config, &family, weights, backend)
+    decoder::load(&config, &family, parts)
 }
 
 /// Keys of Qwen2 and Qwen3.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Own {
+pub(super) struct FamilyConfig {
     pub(super) hidden_act: String,
     use_sliding_window: bool,
     max_window_layers: usize,
 }
 
 /// What each layer sees, and its positions.
-pub(super) fn layers(raw: &Value, config: &Config, own: &Own) -> Result<Vec<(Mask, Rope)>, LoadError> {
+pub(super) fn layers(raw: &Value, config: &Config, keys: &FamilyConfig) -> Result<Vec<(Mask, Rope)>, LoadError> {
     decoder::refuse_bidirectional_key(raw)?;
-    let window = config.sliding_window.filter(|_| own.use_sliding_window);
-    let windowed = |layer| window.is_some() && layer >= own.max_window_layers;
+    let window = config.sliding_window.filter(|_| keys.use_sliding_window);
+    let windowed = |layer| window.is_some() && layer >= keys.max_window_layers;
     let by_place = |layer| if windowed(layer) { LayerType::SlidingAttention } else { LayerType::FullAttention };
     let types = config.layer_types(by_place)?;
     let config = Config { sliding_window: window, ..config.clone() };
@@ -57,7 +43,7 @@ pub(super) fn layers(raw: &Value, config: &Config, own: &Own) -> Result<Vec<(Mas
 }
 
 /// Those of `Qwen2Config`.
-fn defaults() -> Value {
+pub(super) fn defaults() -> Value {
     json!({
         "vocab_size": 151_936,
         "hidden_size": 4096,

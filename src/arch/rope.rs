@@ -66,7 +66,7 @@ pub(super) fn refuse_old_kind(config: &Value) -> Result<(), LoadError> {
         Some(kind) if kind == "default" => Ok(()),
         Some(kind) => {
             let supported = "rope_type in place of type, if positions are to be scaled";
-            Err(LoadError::Unsupported { key: "rope_scaling", value: format!("of type {kind}"), supported })
+            Err(LoadError::unsupported("rope_scaling", &format!("of type {kind}"), supported))
         }
     }
 }
@@ -77,14 +77,13 @@ pub(super) fn from_parameters(
     config: &Value,
     head_size: usize,
 ) -> Result<Rope, LoadError> {
-    let unsupported = |key, value: String, supported| LoadError::Unsupported { key, value, supported };
     if head_size == 0 || !head_size.is_multiple_of(2) {
-        return Err(unsupported("head_dim", head_size.to_string(), "even numbers"));
+        return Err(LoadError::unsupported("head_dim", &head_size, "even numbers"));
     }
     if let Some(part) = parameters.get("partial_rotary_factor").filter(|part| part.as_f64() != Some(1.0))
         && !part.is_null()
     {
-        return Err(unsupported("partial_rotary_factor", part.to_string(), "1"));
+        return Err(LoadError::unsupported("partial_rotary_factor", part, "1"));
     }
     let Plain { rope_theta: theta } = parse(parameters)?;
     let mut rotary = Rotary::new(theta, head_size, Pairing::HalfSplit);
@@ -108,7 +107,7 @@ pub(super) fn from_parameters(
             yarn.scale(theta, head_size, frequencies);
             attention_factor = yarn.attention_factor();
         }
-        other => return Err(unsupported("rope_type", other.to_owned(), "default, linear, llama3, yarn")),
+        other => return Err(LoadError::unsupported("rope_type", &other, "default, linear, llama3, yarn")),
     }
     Ok(Rope { rotary, attention_factor })
 }

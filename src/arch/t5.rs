@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 
 use super::parts::{self, Bias, Parts, Shape, Up};
 use super::pre_norm::{Layer, PreNorm};
-use super::{Architecture, LoadError};
-use crate::model::weights::Weights;
+use super::{LoadError, Loaded};
 use crate::nn::{Activation, Attention, Backend, FeedForward, Matrix, PositionBias};
 
 #[derive(Debug, Clone, Deserialize)]
@@ -27,23 +26,17 @@ struct Config {
     feed_forward_proj: String,
 }
 
-/// Reads configuration and weights.
-pub(super) fn load<B: Backend>(
-    raw: &Value,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(raw: &Value, parts: &Parts<'_, B>) -> Loaded<B> {
     let config: Config = parts::config(raw, defaults())?;
     let (up, activation) = feed_forward(&config.feed_forward_proj)?;
     refuse_other_feed_forward(raw, up, activation)?;
-    let parts = Parts { weights, backend };
     let (hidden, inner, context) = (config.d_model, config.d_ff, config.num_heads * config.d_kv);
     let norm = |name: &str| -> Result<B::Norm, LoadError> {
         let weight = parts.tensor(&[&format!("encoder.{name}.weight")], &[hidden])?;
-        Ok(backend.rms_norm(weight, config.layer_norm_epsilon)?)
+        Ok(parts.backend.rms_norm(weight, config.layer_norm_epsilon)?)
     };
     // The first layer's biases are those of all.
-    let attention = attention(&config, &parts)?;
+    let attention = attention(&config, parts)?;
     let layer = |index| {
         let name = |part: &str| format!("encoder.block.{index}.layer.{part}");
         let [query, key, value] = ["q", "k", "v"].map(|part| name(&format!("0.SelfAttention.{part}")));
@@ -51,7 +44,7 @@ pub(super) fn load<B: Backend>(
         Ok(Layer {
             attention_norm: norm(&format!("block.{index}.layer.0.layer_norm"))?,
             qkv: parts.stacked(&[(&query, context), (&key, context), (&value, context)], hidden, Bias::Absent)?,
-            attention: backend.attention(attention.clone())?,
+            attention: parts.backend.attention(attention.clone())?,
             attention_output: parts
                 .linear(&name("0.SelfAttention.o"), Shape { outputs: hidden, inputs: context, bias: Bias::Absent })?,
             after_attention: None,
@@ -67,7 +60,7 @@ pub(super) fn load<B: Backend>(
     // Usually one table; the encoder's own counts.
     let words = parts.tensor(&["encoder.embed_tokens.weight", "shared.weight"], &[config.vocab_size, hidden])?;
     Ok(Arc::new(PreNorm::<B> {
-        words: backend.embedding(Matrix { rows: config.vocab_size, columns: hidden, values: words })?,
+        words: parts.backend.embedding(Matrix { rows: config.vocab_size, columns: hidden, values: words })?,
         layers: (0..config.num_layers).map(layer).collect::<Result<_, LoadError>>()?,
         norm: norm("final_layer_norm")?,
         hidden_size: hidden,
@@ -92,18 +85,14 @@ fn refuse_other_feed_forward(raw: &Value, up: Up, activation: Activation) -> Res
     match raw.get("dense_act_fn") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(name)) if parts::activation("dense_act_fn", name)? == activation => Ok(()),
-        Some(other) => {
-            let supported = "what feed_forward_proj says";
-            Err(LoadError::Unsupported { key: "dense_act_fn", value: other.to_string(), supported })
-        }
+        Some(other) => Err(LoadError::unsupported("dense_act_fn", other, "what feed_forward_proj says")),
     }
 }
 
 fn attention<B: Backend>(config: &Config, parts: &Parts<'_, B>) -> Result<Attention, LoadError> {
     let (heads, head_size) = (config.num_heads, config.d_kv);
     let (buckets, max_distance) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
-    let unsupported =
-        |key, value: usize, supported| Err(LoadError::Unsupported { key, value: value.to_string(), supported });
+    let unsupported = |key, value, supported| Err(LoadError::unsupported(key, &value, supported));
     if heads == 0 || head_size == 0 {
         return unsupported(if heads == 0 { "num_heads" } else { "d_kv" }, 0, "numbers above 0");
     }

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::{Architecture, LoadError};
+use super::parts::Parts;
+use super::{Architecture, LoadError, Loaded};
 use crate::domain::PackedBatch;
 use crate::model::weights::Weights;
 use crate::nn::{Backend, Matrix, NnError};
@@ -18,17 +19,14 @@ struct TokenTable<B: Backend> {
 }
 
 /// Reads the table, whose rows have `width` numbers.
-pub(super) fn load<B: Backend>(
-    width: usize,
-    weights: &Weights,
-    backend: &B,
-) -> Result<Arc<dyn Architecture<B>>, LoadError> {
+pub(super) fn load<B: Backend>(width: usize, parts: &Parts<'_, B>) -> Loaded<B> {
+    let weights = parts.weights;
     let table = if weights.contains("embedding.weight") {
         table("embedding.weight", width, weights)?
     } else {
         by_token(table("embeddings", width, weights)?, weights)?
     };
-    Ok(Arc::new(TokenTable::<B> { rows: backend.embedding(table)?, width }))
+    Ok(Arc::new(TokenTable::<B> { rows: parts.backend.embedding(table)?, width }))
 }
 
 fn table(name: &str, width: usize, weights: &Weights) -> Result<Matrix, LoadError> {
@@ -91,8 +89,9 @@ mod tests {
             (*name, view)
         });
         serialize_to_file(views, None, &path).unwrap();
-        let weights = Weights::open(&[path]).unwrap();
-        let found = load(2, &weights, &Candle::cpu())?.forward(&Candle::cpu(), &PackedBatch::new([&[0, 1, 2][..]]))?;
+        let (weights, backend) = (Weights::open(&[path]).unwrap(), Candle::cpu());
+        let found = load(2, &Parts { weights: &weights, backend: &backend })?
+            .forward(&backend, &PackedBatch::new([&[0, 1, 2][..]]))?;
         Ok(found.flatten_all().unwrap().to_vec1().unwrap())
     }
 

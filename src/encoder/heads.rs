@@ -7,10 +7,11 @@ use super::dense::{self, Ready, Step};
 use super::finish::Finish;
 use crate::arch::{LoadError, MaskedLm};
 use crate::domain::{Embeddings, MultiVectors, PackedBatch, SparseVector, VectorKind};
+use crate::model::pooling::Pooling;
 use crate::model::spec::{ModelSpec, MultiHead, SparseHead, TextRole};
 use crate::model::weights::Weights;
 use crate::nn::cpu::gemm::Kernel;
-use crate::nn::{Awaited, Backend, Matrix, NnError, Pooling, Wanted};
+use crate::nn::{Backend, Matrix, NnError, Pending, Wanted};
 
 /// The heads of a model that a run asks for.
 pub(super) struct Heads<B: Backend> {
@@ -123,7 +124,7 @@ impl<B: Backend> Heads<B> {
             (Some(head), Some(pooled)) => head.apply(finish, pooled.get()?, width),
             _ => Embeddings::default(),
         };
-        let mut copies = copies.map(Awaited::get).transpose()?.unwrap_or_default().into_iter();
+        let mut copies = copies.map(Pending::get).transpose()?.unwrap_or_default().into_iter();
         embeddings.sparse = match (&self.sparse, weights) {
             (Some(Sparse::Tokens(head)), _) => Some(head.apply(&copies.next().unwrap_or_default(), batch)),
             (_, Some(weights)) => Some(weights.get()?),
@@ -139,10 +140,10 @@ impl<B: Backend> Heads<B> {
 
 /// What the heads have begun with a batch.
 pub(super) struct Begun {
-    pooled: Option<Awaited>,
+    pooled: Option<Pending>,
     /// For the heads that want numbers of tokens, in the order of the fields of [`Heads`].
-    copies: Option<Awaited<Vec<Vec<f32>>>>,
-    weights: Option<Awaited<Vec<SparseVector>>>,
+    copies: Option<Pending<Vec<Vec<f32>>>>,
+    weights: Option<Pending<Vec<SparseVector>>>,
     kept: Option<Kept>,
 }
 

@@ -6,6 +6,7 @@
 
 mod footprint;
 mod pointer;
+pub mod pooling;
 pub mod registry;
 pub(crate) mod serde_key;
 pub mod source;

@@ -7,7 +7,8 @@ mod random;
 
 use super::cpu::Instructions;
 use super::*;
-use crate::domain::TokenSeq;
+use crate::domain::{PackedBatch, SparseVector, TokenSeq};
+use crate::model::pooling::{Pooling, SpladeActivation, SpladePooling, SpladeStrategy};
 
 const ALL_INSTRUCTIONS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
 

@@ -4,54 +4,16 @@
 //! logarithm is of Geng et al. 2024, <https://arxiv.org/abs/2411.04403>. Names are those of sentence-transformers'
 //! `SpladePooling`.
 
+use crate::model::pooling::{SpladeActivation, SpladePooling, SpladeStrategy};
+
 /// How many numbers of [tokens, vocabulary] exist at once: 16 MiB in f32. A whole batch would be a gigabyte where the
 /// vocabulary has 250,000 tokens.
 const BLOCK_NUMBERS: usize = 1 << 22;
 
 /// Tokens of a block where the vocabulary is small.
-const MOST_ROWS: usize = 128;
-
-/// What is done to logits, and how tokens come together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpladePooling {
-    /// Over the tokens of a sequence.
-    pub strategy: SpladeStrategy,
-    /// From a logit to a weight.
-    pub activation: SpladeActivation,
-}
-
-/// What becomes of a vocabulary entry's weights in all tokens of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpladeStrategy {
-    /// The largest counts.
-    Max,
-    /// They are added up.
-    Sum,
-}
-
-/// From a logit to a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpladeActivation {
-    /// log(1 + max(x, 0)).
-    Relu,
-    /// log(1 + log(1 + max(x, 0))).
-    Log1pRelu,
-}
+const MAX_ROWS: usize = 128;
 
 impl SpladePooling {
-    /// The names of strategy and activation in `config.json`.
-    pub fn names(self) -> (&'static str, &'static str) {
-        let strategy = match self.strategy {
-            SpladeStrategy::Max => "max",
-            SpladeStrategy::Sum => "sum",
-        };
-        let activation = match self.activation {
-            SpladeActivation::Relu => "relu",
-            SpladeActivation::Log1pRelu => "log1p_relu",
-        };
-        (strategy, activation)
-    }
-
     /// What a sequence has before its first token.
     pub(super) fn start(self) -> f32 {
         match self.strategy {
@@ -100,7 +62,7 @@ impl SpladePooling {
 
 /// Tokens whose logits exist at once.
 pub(super) fn rows_of_a_block(vocabulary: usize) -> usize {
-    (BLOCK_NUMBERS / vocabulary.max(1)).clamp(1, MOST_ROWS)
+    (BLOCK_NUMBERS / vocabulary.max(1)).clamp(1, MAX_ROWS)
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ mod case;
 use std::time::Instant;
 
 use embed_collections::domain::PackedBatch;
+use embed_collections::model::pooling::Pooling;
 use embed_collections::nn::{
     Activation, Attention, Backend, Branch, Candle, Epilogue, FeedForward, HeadNorm, Inner, Mask, Matrix, Numbers,
-    Pairing, Pooling, PositionBias, Rotary,
+    Pairing, PositionBias, Rotary,
 };
 use proptest::test_runner::{Config, TestRunner};
 

@@ -2,7 +2,8 @@
 //! UUID of one that nobody else uses; `tests/gpu/check.sh` does.
 
 use embed_collections::domain::{FailureKind, PackedBatch};
-use embed_collections::nn::{Backend, Candle, Gpu, Matrix, Numbers, Pooling};
+use embed_collections::model::pooling::Pooling;
+use embed_collections::nn::{Backend, Candle, Gpu, Matrix, Numbers};
 
 /// 1 GiB in f32.
 const COLUMNS: usize = 1 << 14;

@@ -11,9 +11,9 @@ use super::files::{self, SentenceConfig, TransformerConfig};
 use super::modules::PoolingStep;
 use super::{ModelSpec, tokenizer, weight_files};
 use crate::domain::VectorKind;
+use crate::model::pooling::Pooling;
 use crate::model::tokenizer_files::TokenizerFiles;
 use crate::model::weights::{WeightError, Weights};
-use crate::nn::Pooling;
 
 /// What every first module has.
 struct FirstModule {

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::after::{AfterPooling, Dense, DenseActivation};
 use super::error::SpecError;
 use super::files::read_json;
+pub use crate::model::pooling::{SpladeActivation, SpladePooling, SpladeStrategy};
 use crate::model::tokenizer_files::{InputCase, TokenizerFiles, Vocabulary};
 use crate::model::weights::Weights;
-pub use crate::nn::{SpladeActivation, SpladePooling, SpladeStrategy};
 
 /// How a sparse vector comes about.
 #[derive(Debug, Clone, PartialEq)]

@@ -37,7 +37,7 @@ pub use self::prompt::{Prompt, PromptChoice, PromptOrigin};
 pub use self::router::Route;
 use super::tokenizer_files::TokenizerFiles;
 use crate::domain::{Digest, VectorKind, Widths};
-pub use crate::nn::Pooling;
+pub use crate::model::pooling::Pooling;
 
 /// What a model's directory says.
 #[derive(Debug, Clone, PartialEq)]

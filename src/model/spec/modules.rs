@@ -9,7 +9,7 @@ use super::error::SpecError;
 use super::files::{LibraryConfig, Module, read_json};
 use super::heads::splade_pooling;
 use super::router::{self, Route};
-use crate::nn::{Pooling, SpladePooling};
+use crate::model::pooling::{Pooling, SpladePooling};
 
 /// The steps of a model.
 pub(super) struct Steps {

@@ -13,7 +13,7 @@ use super::heads::{SparseHead, SpladeActivation, SpladePooling, SpladeStrategy};
 use super::modules::PoolingStep;
 use super::{ModelSpec, colbert};
 use crate::domain::VectorKind;
-use crate::nn::Pooling;
+use crate::model::pooling::Pooling;
 
 /// What sentence-transformers makes of a directory without `modules.json`.
 pub(super) fn read(directory: &Path) -> Result<ModelSpec, SpecError> {

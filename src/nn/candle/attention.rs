@@ -10,7 +10,7 @@ use crate::nn::attention::{Attention, HeadNorm, Mask, Pairing, PositionBias, Rot
 
 /// Most scores that exist at a time: 256 MiB in f32, enough to keep a GPU busy. Longer sequences have their queries
 /// computed in several parts, so that memory grows with their length and not with its square.
-const MOST_SCORES: usize = 1 << 26;
+const MAX_SCORES: usize = 1 << 26;
 
 /// An attention layer whose weights are on the device.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Layer {
 
 /// How many queries of each sequence have their scores computed together, for so many heads of all sequences.
 fn queries_at_once(heads: usize, length: usize) -> usize {
-    (MOST_SCORES / (heads * length).max(1)).clamp(1, length.max(1))
+    (MAX_SCORES / (heads * length).max(1)).clamp(1, length.max(1))
 }
 
 /// [2, length, pairs]: cosines and sines of the positions of a sequence of so many tokens.

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::{Device, Error, Storage, Tensor};
 
 use super::gpu::{GpuError, Pool};
-use crate::nn::{Awaited, NnError};
+use crate::nn::{NnError, Pending};
 
 /// Opens the device with this UUID; also gives its compute capability.
 pub(super) fn open(uuid: &str) -> Result<(Device, Copies, (u32, u32)), GpuError> {
@@ -37,8 +37,7 @@ fn open_number(number: usize) -> Result<(Device, Copies, (u32, u32)), NnError> {
     // was just made, which orders it, but for copies that wait for an event of their own (`Copies`); and no memory of the
     // device exists yet.
     unsafe { cuda.disable_event_tracking() };
-    // Unless it is told otherwise, the pool gives everything back whenever somebody waits for the device: after each
-    // batch, and the next one would ask the driver for all of it again.
+    // By default the pool releases everything at each synchronisation, and the next batch would allocate it again.
     set(cuda, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
     let (major, minor) = cuda.cuda_stream().context().compute_capability().w()?;
     let number = |part: i32| u32::try_from(part).unwrap_or_default();
@@ -52,10 +51,10 @@ pub(super) struct Copies(Arc<CudaStream>);
 
 impl Copies {
     /// The numbers of a contiguous tensor in f32, once they are computed. What failed until then is an error.
-    pub(super) fn later(&self, tensor: Tensor) -> Result<Awaited, NnError> {
+    pub(super) fn later(&self, tensor: Tensor) -> Result<Pending, NnError> {
         let computed = tensor.device().as_cuda_device()?.cuda_stream().record_event(None).w()?;
         let copies = Arc::clone(&self.0);
-        Ok(Awaited::new(move || {
+        Ok(Pending::new(move || {
             // Before this the memory is not what it will be; after it nothing writes there while the tensor lives.
             computed.synchronize().w()?;
             let (storage, layout) = tensor.storage_and_layout();
@@ -64,8 +63,7 @@ impl Copies {
             };
             let (first, end) = layout.contiguous_offsets().unwrap_or_default();
             let values = copies.clone_dtoh(&storage.as_cuda_slice::<f32>()?.slice(first..end)).w()?;
-            // cudarc waits when it copies, but keeps what it is told then for the next call: without this, results of work
-            // that failed would be taken for good.
+            // cudarc reports an error of its copy at the next call: without this one, results of failed work would pass.
             copies.synchronize().w()?;
             Ok(values)
         }))
@@ -97,7 +95,7 @@ pub(super) fn pool(device: &CudaDevice) -> Result<Option<Pool>, NnError> {
 pub(super) fn take_peak(device: &CudaDevice) -> Result<Option<u64>, NnError> {
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     let peak = get(device, attribute)?;
-    // By the driver's documentation nothing but 0 may be set: from now on it is counted anew.
+    // The driver's documentation allows 0 alone: it resets the count.
     set(device, attribute, 0)?;
     Ok(peak)
 }

@@ -12,14 +12,14 @@ use crate::nn::NnError;
 use crate::nn::attention::{Attention, PositionBias};
 
 /// Largest head that the kernels take on every device: larger ones need more shared memory than some have.
-const LARGEST_HEAD: usize = 256;
+const MAX_HEAD: usize = 256;
 
 /// Whether the kernels take a layer over a batch: in half precision, heads of whole eights of numbers, no bias but one by
 /// slopes, and no token that only sees.
 pub(super) fn takes(attention: &Attention, batch: &PackedBatch, dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
         && attention.head_size.is_multiple_of(8)
-        && attention.head_size <= LARGEST_HEAD
+        && attention.head_size <= MAX_HEAD
         && matches!(attention.position_bias, None | Some(PositionBias::Slopes(_)))
         && batch.tokens() > 0
         && !batch.has_unseen()

@@ -1,9 +1,8 @@
 //! A GPU that is open: its context, its stream, its memory pool.
 //!
-//! It is opened once in a process and cloned, for each opening would be another device to candle; and it is opened by
-//! its UUID, for indices depend on who counts. All its work is on one stream of its own, so that what one thread has
-//! begun is finished before what another asks for next, whichever threads load, warm up, encode and drop a model. Only
-//! results are copied on another, while the first goes on with the next batch.
+//! It is opened by UUID, once in a process, and cloned: each opening would be another device to candle. All its work is on
+//! one stream, so that threads that load, warm up, encode and drop a model are ordered. Only results are copied on
+//! another stream, during the next batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::{DType, Device, Tensor};
 
 use super::Numbers;
-use crate::nn::{Awaited, NnError};
+use crate::nn::{NnError, Pending};
 
 /// A GPU on which models can be loaded.
 #[derive(Debug, Clone)]
@@ -27,7 +26,7 @@ pub struct Gpu {
     copies: Option<super::cuda::Copies>,
 }
 
-/// A context of CUDA with the workspaces of its libraries, until somebody has looked: 300 to 500 MiB on the cards in use.
+/// Assumed size of a CUDA context with its libraries, until measured: 300 to 500 MiB on the cards in use.
 #[cfg(any(feature = "cuda", feature = "metal"))]
 const USUAL_CONTEXT: u64 = 512 << 20;
 
@@ -131,9 +130,8 @@ fn has_bf16(number: u32) -> bool {
     (number / 10, number % 10) >= AMPERE
 }
 
-/// Whether kernels built for a capability (such as 80, or 90a) run on a device: they are in PTX, which the driver
-/// compiles for every later device, except that of the variants with a letter, which is for one device alone. cudaforge
-/// adds the letter from 90 on.
+/// Whether kernels built for a capability (such as 80, or 90a) run on a device: the driver compiles PTX for every later
+/// device, but that of variants with a letter for one alone. cudaforge adds the letter from 90 on.
 #[cfg(any(feature = "cuda", test))]
 pub(super) fn runs(built: &str, found: (u32, u32)) -> bool {
     let Some(number) = number(built) else { return true };
@@ -205,8 +203,7 @@ impl Gpu {
         }
     }
 
-    /// Waits until all work is done, forgets what failed while nobody could be told, and gives memory back to the driver
-    /// that the pool keeps for later.
+    /// Waits for all work, clears deferred errors, and releases the pool's cached memory to the driver.
     ///
     /// # Errors
     /// If the device is lost.
@@ -219,15 +216,15 @@ impl Gpu {
         pool(&self.device)
     }
 
-    /// Takes note of what the driver says that this process holds, at a moment at which nothing runs.
+    /// Records the driver's count of this process's memory, while nothing runs.
     pub fn note(&self, process_bytes: u64) {
         if let Some(pool) = self.pool() {
             self.beside.store(process_bytes.saturating_sub(pool.reserved), Ordering::Relaxed);
         }
     }
 
-    /// See [`Backend::take_peak`](crate::nn::Backend::take_peak): tensors by the allocator's own count, and what was there
-    /// beside them when somebody looked.
+    /// See [`Backend::take_peak`](crate::nn::Backend::take_peak): tensors by the allocator's count, the rest as last
+    /// noted.
     pub fn take_peak(&self) -> Option<u64> {
         Some(take_peak(&self.device)?.saturating_add(self.beside.load(Ordering::Relaxed)))
     }
@@ -259,12 +256,12 @@ impl Gpu {
         not(feature = "cuda"),
         expect(clippy::unused_self, clippy::needless_pass_by_value, reason = "with CUDA the tensor is kept for later")
     )]
-    pub(super) fn copied_later(&self, tensor: Tensor) -> Result<Awaited, NnError> {
+    pub(super) fn copied_later(&self, tensor: Tensor) -> Result<Pending, NnError> {
         #[cfg(feature = "cuda")]
         if let Some(copies) = &self.copies {
             return copies.later(tensor);
         }
-        Ok(Awaited::ready(tensor.to_vec1()?))
+        Ok(Pending::ready(tensor.to_vec1()?))
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -273,17 +270,11 @@ impl Gpu {
 }
 
 /// See [`Gpu::settle`].
-#[cfg(feature = "cuda")]
 pub(super) fn settle(device: &Device) -> Result<(), NnError> {
-    match device {
-        Device::Cuda(device) => super::cuda::settle(device),
-        device => Ok(device.synchronize()?),
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return super::cuda::settle(device);
     }
-}
-
-/// See [`Gpu::settle`].
-#[cfg(not(feature = "cuda"))]
-pub(super) fn settle(device: &Device) -> Result<(), NnError> {
     Ok(device.synchronize()?)
 }
 

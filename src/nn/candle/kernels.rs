@@ -1,8 +1,5 @@
-//! The project's own kernels and how they are launched. Their sources are beside this file, in `kernels`; `src/build.rs`
-//! compiles them.
-//!
-//! A launch takes tensors and numbers in the order of the kernel's parameters. Nothing can check that they are what the
-//! kernel takes them for: whoever launches says why they are.
+//! Launches the project's own kernels, whose sources are in `kernels`; `src/build.rs` compiles them. Arguments are in the
+//! order of the kernel's parameters, which nothing checks: each caller says why they fit.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -49,10 +46,10 @@ pub(super) struct Shape {
 }
 
 /// Most blocks of a launch, by the documentation of every compute capability.
-const MOST_BLOCKS: usize = (1 << 31) - 1;
+const MAX_BLOCKS: usize = (1 << 31) - 1;
 
 /// Shared memory that every device gives to a block, in bytes.
-pub(super) const MOST_SHARED: usize = 48 << 10;
+pub(super) const MAX_SHARED: usize = 48 << 10;
 
 /// The kinds of numbers that there are kernels for, as their names have them.
 pub(super) fn suffix(dtype: DType) -> Option<&'static str> {
@@ -104,11 +101,18 @@ pub(super) unsafe fn launch(
     if shape.blocks == 0 {
         return Ok(());
     }
-    if shape.blocks > MOST_BLOCKS || shape.shared_bytes > MOST_SHARED {
+    if shape.blocks > MAX_BLOCKS || shape.shared_bytes > MAX_SHARED {
         return Err(NnError::other(format!("{kernel} in {shape:?} is more than a device takes")));
     }
+    #[cfg(feature = "cuda")]
     // SAFETY: as the caller says.
-    unsafe { on_device::launch(device, module, kernel, shape, arguments) }
+    return unsafe { on_device::launch(device, module, kernel, shape, arguments) };
+    // Nothing asks for kernels in such a build: see `Candle::fuses`.
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (device, arguments);
+        Err(NnError::other(format!("this program was built without {kernel} of {module:?}")))
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -209,24 +213,5 @@ mod on_device {
             Module::Place => module!("place"),
             Module::Pointwise => module!("pointwise"),
         }
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-mod on_device {
-    use candle_core::Device;
-
-    use super::{Argument, Module, Shape};
-    use crate::nn::NnError;
-
-    /// There are no kernels in this build, and none is asked for: see [`Candle::fuses`](super::super::Candle::fuses).
-    pub(super) unsafe fn launch(
-        _device: &Device,
-        module: Module,
-        kernel: &str,
-        _shape: Shape,
-        _arguments: &[Argument<'_>],
-    ) -> Result<(), NnError> {
-        Err(NnError::other(format!("this program was built without {kernel} of {module:?}")))
     }
 }

@@ -5,48 +5,9 @@ use candle_nn::ops;
 
 use super::fused::norm::{Destination, Sum};
 use super::fused::pointwise::{Finish, finish, gated};
+use super::weights::{Linear, Norm};
 use super::{Candle, fused, is_of_no_tokens};
 use crate::nn::{Activation, Backend, Branch, Epilogue, Inner, NnError};
-
-/// Weight as [inputs, outputs] and bias of a linear layer.
-#[derive(Debug)]
-pub struct Linear {
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
-}
-
-/// Weight as [inputs, outputs] and bias of a layer that is computed in f32.
-#[derive(Debug)]
-pub struct Projection(pub(super) Linear);
-
-/// A normalisation of token vectors.
-#[derive(Debug)]
-pub enum Norm {
-    /// To mean 0 and variance 1, then weight and bias.
-    Layer {
-        /// `[width]`.
-        weight: Tensor,
-        /// `[width]`.
-        bias: Tensor,
-        /// Added to the variance.
-        epsilon: f32,
-    },
-    /// To mean square 1, then weight.
-    Rms {
-        /// `[width]`.
-        weight: Tensor,
-        /// Added to the mean square.
-        epsilon: f32,
-    },
-}
-
-impl Norm {
-    /// Whether the project's own kernel takes it.
-    pub(super) fn is_fused(&self) -> bool {
-        let (Self::Layer { weight, .. } | Self::Rms { weight, .. }) = self;
-        fused::norm::takes(weight.elem_count())
-    }
-}
 
 impl Candle {
     /// A product, its bias and what follows.
@@ -111,7 +72,7 @@ impl Candle {
 
     /// A norm of each row.
     pub(super) fn normed(&self, norm: &Norm, input: &Tensor) -> Result<Tensor, NnError> {
-        if self.fuses(input) && norm.is_fused() {
+        if self.fuses(input) && fused::norm::takes(norm) {
             return fused::norm::norm(norm, Sum { input, bias: None, residual: None }, Destination::New);
         }
         Ok(match norm {

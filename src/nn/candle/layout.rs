@@ -14,7 +14,7 @@ use crate::nn::{Distances, NnError};
 pub(super) const HIDDEN: f32 = -1e9;
 
 /// Largest table that is kept from one layer to the next, in numbers: 16 MB in f32.
-const MOST_KEPT: usize = 1 << 22;
+const MAX_KEPT: usize = 1 << 22;
 
 /// A batch on a device.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl Layout {
             return Ok(tensor.clone());
         }
         let tensor = make(&self.device)?;
-        if tensor.elem_count() <= MOST_KEPT {
+        if tensor.elem_count() <= MAX_KEPT {
             lock().push((table, tensor.clone()));
         }
         Ok(tensor)

@@ -1,11 +1,8 @@
-//! The operations on candle tensors, on every device that candle knows: what runs on GPUs, and on the processor the
-//! reference for tests.
+//! The operations on candle tensors: what runs on GPUs, and on the CPU the reference for tests.
 //!
-//! Weights and activations are in f32, f16 or bf16; attention between its products, norms, rotary positions and pooling
-//! are computed in f32 in any case. How sequences of different lengths are brought together is said by [`Grouping`].
-//!
-//! On GPUs of NVIDIA most of it is done by kernels of the project's own (`fused`, `kernels`); plain tensors are what all
-//! other devices compute with, and what the kernels are held against: [`Kernels`].
+//! Weights and activations are in f32, f16 or bf16; norms, rotary positions, softmax and pooling are always in f32.
+//! On GPUs of NVIDIA most of it is done by the project's own kernels (`fused`, `kernels`), which plain tensors are the
+//! twin of: [`Kernels`].
 
 mod attention;
 mod buckets;
@@ -19,53 +16,32 @@ mod gpu;
 mod kernels;
 mod layers;
 mod layout;
+mod numbers;
 mod pool;
 mod relative_attention;
 mod vocabulary;
+mod weights;
 
 pub use buckets::Grouping;
 pub use fused::LARGEST_FUSED_HEAD;
 pub use gpu::{Gpu, GpuError};
+pub use numbers::Numbers;
 pub use vocabulary::VOCABULARY_BYTES;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
 use self::fused::norm::Destination;
-use self::layers::{Linear, Norm, Projection};
 use self::layout::{Layout, vector};
-use super::{
-    Attention, Awaited, Backend, Branch, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention,
-    SpladePooling, Wanted,
-};
+use self::weights::{Linear, Norm, Projection};
+use super::{Attention, Backend, Branch, Epilogue, FeedForward, Matrix, NnError, Pending, RelativeAttention, Wanted};
 use crate::domain::{PackedBatch, SparseVector};
+use crate::model::pooling::{Pooling, SpladePooling};
 
 /// The error function.
 pub(crate) fn erf(x: f32) -> f32 {
     candle_core::cpu::erf::erf_f32(x)
-}
-
-/// What weights and activations are kept in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Numbers {
-    /// Single precision.
-    F32,
-    /// Half precision.
-    F16,
-    /// Brain floating point.
-    Bf16,
-}
-
-impl fmt::Display for Numbers {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        })
-    }
 }
 
 /// Which kernels compute where there is a choice: on GPUs of NVIDIA.
@@ -133,8 +109,7 @@ impl Candle {
         cfg!(feature = "cuda") && self.device.is_cuda() && self.kernels == Kernels::Fused && input.elem_count() > 0
     }
 
-    /// Weights in the numbers of the backend. They are made on the processor, so that no more than they goes to the
-    /// device.
+    /// Weights in the dtype of the backend, converted on the host.
     fn matrix(&self, matrix: Matrix) -> Result<Tensor, NnError> {
         self.weight(&Tensor::from_vec(matrix.values, (matrix.rows, matrix.columns), &Device::Cpu)?)
     }
@@ -162,12 +137,12 @@ impl Candle {
         }
     }
 
-    /// Numbers of the device that come to the host when they are asked for.
-    fn copied_later(&self, tensor: &Tensor) -> Result<Awaited, NnError> {
+    /// Numbers of the device, copied to the host when they are read.
+    fn copied_later(&self, tensor: &Tensor) -> Result<Pending, NnError> {
         let tensor = tensor.flatten_all()?;
         match &self.gpu {
             Some(gpu) => gpu.copied_later(tensor),
-            None => Ok(Awaited::ready(tensor.to_vec1()?)),
+            None => Ok(Pending::ready(tensor.to_vec1()?)),
         }
     }
 
@@ -294,7 +269,7 @@ impl Backend for Candle {
         residual: &Tensor,
         norm: &Norm,
     ) -> Result<Tensor, NnError> {
-        if self.fuses(residual) && norm.is_fused() {
+        if self.fuses(residual) && fused::norm::takes(norm) {
             return Ok(self.fused_sum(&branch, input, residual, norm, Destination::Input)?.1);
         }
         self.apply_norm(norm, &self.add_branch(branch, input, residual)?)
@@ -307,7 +282,7 @@ impl Backend for Candle {
         residual: &Tensor,
         norm: &Norm,
     ) -> Result<(Tensor, Tensor), NnError> {
-        if self.fuses(residual) && norm.is_fused() {
+        if self.fuses(residual) && fused::norm::takes(norm) {
             return self.fused_sum(&branch, input, residual, norm, Destination::InputAndNew);
         }
         let sum = self.add_branch(branch, input, residual)?;
@@ -355,9 +330,9 @@ impl Backend for Candle {
         left_out: usize,
         hidden: &Tensor,
         batch: &PackedBatch,
-    ) -> Result<Awaited, NnError> {
+    ) -> Result<Pending, NnError> {
         if batch.sequences() == 0 || poolings.is_empty() {
-            return Ok(Awaited::ready(Vec::new()));
+            return Ok(Pending::ready(Vec::new()));
         }
         pool::pool(poolings, left_out, hidden, batch, self.grouping, |pooled| self.copied_later(pooled))
     }
@@ -376,16 +351,16 @@ impl Backend for Candle {
         input: &Tensor,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+    ) -> Result<Pending<Vec<SparseVector>>, NnError> {
         vocabulary::weigh((decoder, input), pooling, batch, self.grouping, &|weights| self.copied_later(weights))
     }
 
-    fn copies(&self, hidden: &Tensor, wanted: &[Wanted<'_, Projection>]) -> Result<Awaited<Vec<Vec<f32>>>, NnError> {
+    fn copies(&self, hidden: &Tensor, wanted: &[Wanted<'_, Projection>]) -> Result<Pending<Vec<Vec<f32>>>, NnError> {
         let parts = wanted.iter().map(|wanted| self.wanted(hidden, wanted)).collect::<Result<Vec<_>, _>>()?;
         let lengths: Vec<usize> = parts.iter().map(Tensor::elem_count).collect();
         let values = match joined(&parts)? {
             Some(joined) => self.copied_later(&joined)?,
-            None => Awaited::ready(Vec::new()),
+            None => Pending::ready(Vec::new()),
         };
         Ok(values.map(|values| {
             let mut values = values.into_iter();

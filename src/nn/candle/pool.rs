@@ -1,12 +1,12 @@
-//! Pooling of a whole batch in a few operations and with one copy to the host, in f32; the copy is made when somebody
-//! wants it, so that the device may be given the next batch before.
+//! Pooling of a whole batch in a few operations, in f32, with one copy to the host when the result is read.
 
 use candle_core::{D, DType, Device, Tensor};
 
 use super::buckets::{Bucket, Cost, Grouping, buckets};
 use super::layout::{index, vector};
 use crate::domain::PackedBatch;
-use crate::nn::{Awaited, NnError, Pooling};
+use crate::model::pooling::Pooling;
+use crate::nn::{NnError, Pending};
 
 /// [sequences, poolings · width] on the host, as [`Backend::pool`](crate::nn::Backend::pool) says.
 pub(super) fn pool(
@@ -15,15 +15,15 @@ pub(super) fn pool(
     hidden: &Tensor,
     batch: &PackedBatch,
     grouping: Grouping,
-    copied_later: impl FnOnce(&Tensor) -> Result<Awaited, NnError>,
-) -> Result<Awaited, NnError> {
+    copied_later: impl FnOnce(&Tensor) -> Result<Pending, NnError>,
+) -> Result<Pending, NnError> {
     let width = poolings.len() * hidden.dim(D::Minus1)?;
     let mut vectors = Vec::new();
     for bucket in buckets(batch, grouping, Cost::Pairs) {
         vectors.push(pool_bucket(poolings, left_out, hidden, &bucket)?);
     }
     let pooled = match vectors.as_slice() {
-        [] => Awaited::ready(Vec::new()),
+        [] => Pending::ready(Vec::new()),
         vectors => copied_later(&Tensor::cat(vectors, 0)?)?,
     };
     let lengths: Vec<usize> = batch.cu_seqlens().windows(2).map(|bounds| bounds[1] - bounds[0]).collect();

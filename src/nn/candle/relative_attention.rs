@@ -8,7 +8,7 @@ use super::layout::{Layout, PlacedBucket, Table, index};
 use crate::nn::{Matrix, NnError, RelativeAttention};
 
 /// Most scores that exist at a time; several tensors of this size are alive together.
-const MOST_SCORES: usize = 1 << 25;
+const MAX_SCORES: usize = 1 << 25;
 
 /// A layer whose weights are on the device.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Layer {
             let rows: Vec<u32> = (0..length).flat_map(of_query).collect();
             Ok(Tensor::from_vec(rows, (length, length), device)?)
         })?;
-        let at_once = (MOST_SCORES / (heads * length * length).max(1)).clamp(1, sequences);
+        let at_once = (MAX_SCORES / (heads * length * length).max(1)).clamp(1, sequences);
         let mut contexts = Vec::new();
         for first in (0..sequences).step_by(at_once) {
             let count = at_once.min(sequences - first);

@@ -1,31 +1,30 @@
-//! From hidden states to weights of a vocabulary on the device: logits of some tokens at a time, of which only what is
-//! left of each sequence stays, and one copy to the host.
+//! From hidden states to weights of a vocabulary on the device: logits of some tokens at a time, and one copy to the host.
 //!
-//! The largest of NaN and a number is the number on some devices, and so is what is left of NaN below zero. Logits are
-//! linear in the hidden states: those of a sequence's mean state are no number wherever one of its tokens' is none. They
-//! are taken along, times zero.
+//! On some devices max(NaN, x) is x. Logits are linear in the hidden states, so those of a sequence's mean state are NaN
+//! wherever a token's are: they are added, times zero.
 
 use candle_core::{DType, Device, Tensor};
 
-use super::Linear;
 use super::buckets::{Bucket, Cost, Grouping, buckets};
 use super::layout::{index, vector};
+use super::weights::Linear;
 use crate::domain::{PackedBatch, SparseVector};
-use crate::nn::{Awaited, NnError, SpladeActivation, SpladePooling, SpladeStrategy};
+use crate::model::pooling::{SpladeActivation, SpladePooling, SpladeStrategy};
+use crate::nn::{NnError, Pending};
 
 /// How many logits exist at once: 128 MiB in f32. The layer's weights are read once for as many tokens as that is.
-const MOST_LOGITS: usize = 1 << 25;
+const MAX_LOGITS: usize = 1 << 25;
 
 /// The same where each of them becomes a weight in f32, which takes five tensors.
-const MOST_WEIGHTS: usize = MOST_LOGITS / 4;
+const MAX_WEIGHTS: usize = MAX_LOGITS / 4;
 
 /// How many weights of sequences wait on the device to be copied: 128 MiB. A batch has as many copies as it needs for
 /// that, and one as a rule.
-const MOST_RESULTS: usize = 1 << 25;
+const MAX_RESULTS: usize = 1 << 25;
 
 /// Most bytes that are taken at a time, whatever the batch: the logits and half as many again, and the results, beside
 /// which those of the batch before may still wait.
-pub const VOCABULARY_BYTES: u64 = 4 * (MOST_LOGITS + MOST_LOGITS / 2 + 2 * MOST_RESULTS) as u64;
+pub const VOCABULARY_BYTES: u64 = 4 * (MAX_LOGITS + MAX_LOGITS / 2 + 2 * MAX_RESULTS) as u64;
 
 /// One sparse vector a sequence, see [`Backend::weigh_vocabulary`](crate::nn::Backend::weigh_vocabulary).
 pub(super) fn weigh(
@@ -33,8 +32,8 @@ pub(super) fn weigh(
     pooling: SpladePooling,
     batch: &PackedBatch,
     grouping: Grouping,
-    copied_later: &dyn Fn(&Tensor) -> Result<Awaited, NnError>,
-) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+    copied_later: &dyn Fn(&Tensor) -> Result<Pending, NnError>,
+) -> Result<Pending<Vec<SparseVector>>, NnError> {
     let vocabulary = decoder.weight.dim(1)?;
     let buckets = buckets(batch, grouping, Cost::Tokens);
     let sequences = buckets.iter().map(|bucket| bucket.sequences.len()).sum();
@@ -73,8 +72,8 @@ impl Head<'_> {
 
     fn tokens_at_once(&self) -> usize {
         let logits = match self.pooling.strategy {
-            SpladeStrategy::Max => MOST_LOGITS,
-            SpladeStrategy::Sum => MOST_WEIGHTS,
+            SpladeStrategy::Max => MAX_LOGITS,
+            SpladeStrategy::Sum => MAX_WEIGHTS,
         };
         (logits / self.vocabulary.max(1)).max(1)
     }
@@ -224,7 +223,7 @@ struct Results {
 impl Results {
     /// For so many sequences in all.
     fn new(sequences: usize, vocabulary: usize, device: &Device) -> Result<Self, NnError> {
-        let rows = sequences.min(MOST_RESULTS / vocabulary.max(1)).max(1);
+        let rows = sequences.min(MAX_RESULTS / vocabulary.max(1)).max(1);
         let weights = Tensor::zeros((rows, vocabulary), DType::F32, device)?;
         Ok(Self { weights, filled: 0, vectors: Vec::with_capacity(sequences) })
     }
@@ -238,7 +237,7 @@ impl Results {
     fn take(
         &mut self,
         weights: &Tensor,
-        copied_later: &dyn Fn(&Tensor) -> Result<Awaited, NnError>,
+        copied_later: &dyn Fn(&Tensor) -> Result<Pending, NnError>,
     ) -> Result<(), NnError> {
         let sequences = weights.dim(0)?;
         if self.filled + sequences > self.rows() {
@@ -254,12 +253,12 @@ impl Results {
     /// Those of all sequences.
     fn finish(
         self,
-        copied_later: &dyn Fn(&Tensor) -> Result<Awaited, NnError>,
-    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
+        copied_later: &dyn Fn(&Tensor) -> Result<Pending, NnError>,
+    ) -> Result<Pending<Vec<SparseVector>>, NnError> {
         let Self { weights, filled, mut vectors } = self;
         // Devices refuse to do nothing.
         if filled == 0 {
-            return Ok(Awaited::ready(vectors));
+            return Ok(Pending::ready(vectors));
         }
         let vocabulary = weights.dim(1)?;
         Ok(copied_later(&weights.narrow(0, 0, filled)?)?.map(move |copied| {

@@ -1,8 +1,7 @@
-//! Work on several cores, for the moments in which one encoder has them all: a single text, a last batch.
+//! Work on several cores, for when one encoder has them all: a single text, a last batch.
 //!
-//! The cores are those of rayon's pool. Whoever divides many small pieces of work first goes there ([`enter`]): between
-//! threads of the pool a piece changes hands in a microsecond, from outside it takes tens, and as long from a thread that
-//! sleeps.
+//! The cores are those of rayon's pool. Work of many small pieces enters it first ([`enter`]): a piece changes threads in
+//! a microsecond there, in tens of them from outside or to a sleeping thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +10,10 @@ use rayon::prelude::*;
 
 use crate::nn::NnError;
 
-/// Fewest numbers that are worth a core of their own: some ten microseconds of the cheapest operation, which is about ten
-/// times the cost of asking a core that is awake.
+/// Fewest numbers for another core: about ten microseconds of the cheapest operation, ten times the cost of a handover.
 const NUMBERS_OF_A_CORE: usize = 1 << 15;
 
-/// Does work that will be divided among so many cores, on a thread of the pool; the other threads stay awake for it.
+/// Runs work that will be divided among so many cores on a thread of the pool; the other threads stay awake for it.
 pub(super) fn enter<T: Send>(cores: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| {
         let done = OnDrop(Arc::default());
@@ -27,12 +25,11 @@ pub(super) fn enter<T: Send>(cores: usize, work: impl FnOnce() -> T + Send) -> T
     })
 }
 
-/// Takes work of the pool until all is done. Between a piece and the next there are microseconds; a thread that finds none
-/// for some more would fall asleep.
+/// Takes work of the pool until all is done, without sleeping in the microseconds between two pieces.
 fn stay_awake(done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         if rayon::yield_now() != Some(rayon::Yield::Executed) {
-            // Whoever has something to do on this core comes first.
+            // Other threads of this core come first.
             std::thread::yield_now();
         }
     }

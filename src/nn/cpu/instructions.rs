@@ -40,7 +40,7 @@ impl Default for Instructions {
     }
 }
 
-/// Instructions that this processor has: whoever holds one may run them.
+/// Instructions that this processor has; the value is the proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Supported(Instructions);
 

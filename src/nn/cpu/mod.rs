@@ -1,9 +1,7 @@
 //! The operations on the CPU: one thread, activations in reused buffers, linear layers over packed weights ([`gemm`]).
 //!
-//! Each encoder thread has a [`Cpu`] of its own and works through whole batches; the cores are kept busy by having
-//! several of them; where some have no batch left, the others' operations are divided among them (`cores`). Everything is
-//! compiled for several sets of vector [`Instructions`], of which the best is chosen when the program runs: attention is
-//! written in vectors, the loops between the products so that the compiler makes them so.
+//! Each encoder thread has its own [`Cpu`] and computes whole batches; idle cores take over parts of the others'
+//! operations (`cores`). Code is compiled for several sets of vector [`Instructions`]; the best is chosen at run time.
 
 mod attention;
 mod buffers;
@@ -29,11 +27,9 @@ use self::buffers::{Buffer, Buffers};
 use self::gemm::{Finish, Kernel, PackedLinear};
 use self::instructions::Supported;
 use self::rotation::Rotations;
-use super::{
-    Attention, Awaited, Backend, Epilogue, FeedForward, Matrix, NnError, Pooling, RelativeAttention, SpladePooling,
-    Wanted,
-};
+use super::{Attention, Backend, Epilogue, FeedForward, Matrix, NnError, Pending, RelativeAttention, Wanted};
 use crate::domain::{PackedBatch, SparseVector};
+use crate::model::pooling::{Pooling, SpladePooling};
 
 /// Operations of one thread, which other cores may help for a while.
 #[derive(Debug, Clone)]
@@ -263,7 +259,7 @@ impl Backend for Cpu {
         left_out: usize,
         hidden: &Activations,
         batch: &PackedBatch,
-    ) -> Result<Awaited, NnError> {
+    ) -> Result<Pending, NnError> {
         let width = hidden.width;
         let mut pooled = Vec::with_capacity(batch.sequences() * poolings.len() * width);
         for bounds in batch.cu_seqlens().windows(2) {
@@ -272,7 +268,7 @@ impl Backend for Cpu {
                 pooled.extend(pool::pool(pooling, tokens, width, left_out));
             }
         }
-        Ok(Awaited::ready(pooled))
+        Ok(Pending::ready(pooled))
     }
 
     fn weigh_vocabulary(
@@ -281,11 +277,11 @@ impl Backend for Cpu {
         input: &Activations,
         pooling: SpladePooling,
         batch: &PackedBatch,
-    ) -> Result<Awaited<Vec<SparseVector>>, NnError> {
-        Ok(Awaited::ready(self.weigh_vocabulary(decoder, input, pooling, batch)))
+    ) -> Result<Pending<Vec<SparseVector>>, NnError> {
+        Ok(Pending::ready(self.weigh_vocabulary(decoder, input, pooling, batch)))
     }
 
-    fn copies(&self, hidden: &Activations, wanted: &[Wanted<'_, Linear>]) -> Result<Awaited<Vec<Vec<f32>>>, NnError> {
+    fn copies(&self, hidden: &Activations, wanted: &[Wanted<'_, Linear>]) -> Result<Pending<Vec<Vec<f32>>>, NnError> {
         let width = hidden.width;
         let of_one = |wanted: &Wanted<'_, Linear>| {
             let some: Option<Vec<f32>> = wanted.tokens.map(|tokens| {
@@ -302,7 +298,7 @@ impl Backend for Cpu {
                 None => some.unwrap_or_else(|| hidden.values.to_vec()),
             }
         };
-        Ok(Awaited::ready(wanted.iter().map(of_one).collect()))
+        Ok(Pending::ready(wanted.iter().map(of_one).collect()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From token vectors to one vector a sequence, in f32.
 
-use crate::nn::Pooling;
+use crate::model::pooling::Pooling;
 
 /// The vector of one sequence of [tokens, width], of which so many leading tokens take no part.
 pub(super) fn pool(pooling: Pooling, tokens: &[f32], width: usize, left_out: usize) -> Vec<f32> {

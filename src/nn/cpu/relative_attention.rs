@@ -1,9 +1,7 @@
-//! Attention with relative positions: matrix products by the kernel of the linear layers, scores of distances picked out
-//! of their products, and the softmax in vectors.
+//! Attention with relative positions: matrix products by the kernel of the linear layers, and the softmax in vectors.
 //!
-//! For each head of a sequence, the products of queries with the keys of distances, and of keys with the queries of
-//! distances, are computed for those distances alone that occur. Scores exist for a block of queries at a time. What a
-//! row gives does not depend on the rows beside it. The plain twin is in `nn::candle`.
+//! Queries and keys are multiplied with the vectors of those distances alone that occur. Scores exist for a block of
+//! queries at a time. The plain twin is in `nn::candle`.
 #![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
 
 use std::ops::Range;
@@ -12,7 +10,7 @@ use std::sync::Arc;
 use super::buffers::{Buffer, Buffers};
 use super::gemm::{Finish, Kernel, PackedLinear};
 use super::instructions::Supported;
-use super::vector::{MOST_LANES, Vector, Work};
+use super::vector::{MAX_LANES, Vector, Work};
 use crate::domain::PackedBatch;
 use crate::nn::{Matrix, RelativeAttention};
 
@@ -200,7 +198,7 @@ unsafe fn softmax<V: Vector>(scores: &mut [f32], scale: f32) {
             scaled.store_first(chunk.as_mut_ptr(), chunk.len());
             largest = largest.max(scaled.only(0, chunk.len()));
         }
-        let mut lanes = [f32::MIN; MOST_LANES];
+        let mut lanes = [f32::MIN; MAX_LANES];
         largest.store(lanes.as_mut_ptr());
         let largest = V::splat(lanes.into_iter().fold(f32::MIN, f32::max));
         let mut sum = V::splat(0.0);
@@ -209,7 +207,7 @@ unsafe fn softmax<V: Vector>(scores: &mut [f32], scale: f32) {
             weight.store_first(chunk.as_mut_ptr(), chunk.len());
             sum = sum.add(weight);
         }
-        let mut lanes = [0.0; MOST_LANES];
+        let mut lanes = [0.0; MAX_LANES];
         sum.store(lanes.as_mut_ptr());
         let inverse = 1.0 / lanes.into_iter().sum::<f32>();
         scores.iter_mut().for_each(|weight| *weight *= inverse);

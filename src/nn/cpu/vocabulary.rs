@@ -4,7 +4,7 @@ use super::buffers::Buffers;
 use super::gemm::Finish;
 use super::{Activations, Cpu, Linear};
 use crate::domain::{PackedBatch, SparseVector};
-use crate::nn::SpladePooling;
+use crate::model::pooling::SpladePooling;
 use crate::nn::splade::rows_of_a_block;
 
 impl Cpu {

@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 
 use embed_collections::domain::{PackedBatch, TokenSeq};
+use embed_collections::model::pooling::Pooling;
 use embed_collections::nn::{
-    Attention, Backend, Candle, Gpu, HeadNorm, Kernels, Mask, Matrix, Numbers, Pairing, Pooling, PositionBias, Rotary,
+    Attention, Backend, Candle, Gpu, HeadNorm, Kernels, Mask, Matrix, Numbers, Pairing, PositionBias, Rotary,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;

@@ -187,9 +187,8 @@ fn place(layer: &Layer, qkv: &Tensor, layout: &Layout) -> Result<Tensor, NnError
     Ok(placed)
 }
 
-/// What blocks are told of their queries: first token of the sequence, its length, how many of its tokens are seen, first
-/// query. Those with much to do come first, so that at the end all have little left; the last queries of a sequence have
-/// more to do than its first ones where none sees what follows.
+/// Queries of each block: first token of the sequence, its length, how many of its tokens are seen, first query. Blocks
+/// with most work come first; under a causal mask those are the last queries of a sequence.
 fn tiles(sequences: impl Iterator<Item = Sequence>, queries: usize) -> Vec<[u32; 4]> {
     let mut sequences: Vec<Sequence> = sequences.collect();
     sequences.sort_by_key(|sequence| std::cmp::Reverse(sequence.length));
@@ -210,14 +209,14 @@ mod tests {
     use super::*;
     use crate::domain::TokenSeq;
     use crate::nn::LARGEST_FUSED_HEAD;
-    use crate::nn::candle::kernels::MOST_SHARED;
+    use crate::nn::candle::kernels::MAX_SHARED;
 
     #[test]
     fn every_size_of_heads_up_to_256_has_a_kernel_that_fits_into_a_block() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             for size in 1..=LARGEST_FUSED_HEAD {
                 let kernel = Kernel::of(size, dtype).unwrap();
-                assert!(kernel.size >= size && kernel.shared_bytes(dtype) <= MOST_SHARED, "{size} in {dtype:?}");
+                assert!(kernel.size >= size && kernel.shared_bytes(dtype) <= MAX_SHARED, "{size} in {dtype:?}");
             }
             assert_eq!(Kernel::of(LARGEST_FUSED_HEAD + 1, dtype), None);
         }

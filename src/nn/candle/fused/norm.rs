@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use super::pointwise::{check, suffix};
 use crate::nn::NnError;
-use crate::nn::candle::kernels::{self, Argument, MOST_SHARED, Module, Shape};
-use crate::nn::candle::layers::Norm;
+use crate::nn::candle::kernels::{self, Argument, MAX_SHARED, Module, Shape};
+use crate::nn::candle::weights::Norm;
 
 /// What a norm is taken of: input + bias + residual, each [tokens, width] but the bias.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +32,15 @@ const PARTIAL_SUMS: usize = 64;
 /// Threads of a block.
 const THREADS: usize = 128;
 
+/// Whether the kernel takes a norm.
+pub(in crate::nn::candle) fn takes(norm: &Norm) -> bool {
+    let (Norm::Layer { weight, .. } | Norm::Rms { weight, .. }) = norm;
+    fits(weight.elem_count())
+}
+
 /// Whether rows of this width fit into the memory of a block: wider ones are left to plain tensors.
-pub(in crate::nn::candle) fn takes(width: usize) -> bool {
-    width > 0 && shared_bytes(width) <= MOST_SHARED
+fn fits(width: usize) -> bool {
+    width > 0 && shared_bytes(width) <= MAX_SHARED
 }
 
 fn shared_bytes(width: usize) -> usize {
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn rows_that_fit_into_a_block_are_taken() {
-        assert!(takes(1) && takes(768) && takes(12_224));
-        assert!(!takes(0) && !takes(12_225));
+        assert!(fits(1) && fits(768) && fits(12_224));
+        assert!(!fits(0) && !fits(12_225));
     }
 }

@@ -1,7 +1,7 @@
 //! Position biases in the order in which scores are computed.
 
 use crate::nn::Attention;
-use crate::nn::cpu::vector::MOST_LANES;
+use crate::nn::cpu::vector::MAX_LANES;
 
 /// Position biases as exponents of 2.
 pub(super) struct Bias {
@@ -18,7 +18,7 @@ impl Bias {
         let columns = by_offset.columns;
         let rows = by_offset.values.chunks_exact(columns.max(1));
         let values = rows.flat_map(|row| row.iter().rev().map(|bias| bias * std::f32::consts::LOG2_E));
-        let values = values.chain([0.0; MOST_LANES]).collect();
+        let values = values.chain([0.0; MAX_LANES]).collect();
         Some(Self { values, columns, center: longest.saturating_sub(1) })
     }
 

@@ -1,9 +1,8 @@
 //! Attention with an online softmax over blocks of keys, divided over cores.
 //!
 //! A [`Layer`] is cut into pieces: one head of keys and values of one sequence, with some of the rows that attend to it
-//! (`head`). Cores take pieces until there are none left. Everything is cut from the beginning of its own sequence, and
-//! each row is computed in its own lane (`scores`), so that its result depends neither on what else is in the batch nor
-//! on who computes it. The plain twin is `nn::candle`.
+//! (`head`). Pieces are cut from the beginning of their sequence and each row is computed in its own lane (`scores`), so
+//! that its result depends neither on batch mates nor on cores. The plain twin is `nn::candle`.
 #![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
 
 mod bias;
@@ -20,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::bias::Bias;
 use self::head::Head;
-use self::scratch::Scratch;
+use self::scratch::{ROW_BLOCK, Scratch};
 use super::buffers::Buffers;
 use super::cores;
 use super::instructions::Supported;
@@ -28,12 +27,6 @@ use super::rotation::Rotation;
 use super::vector::{Vector, Work};
 use crate::domain::PackedBatch;
 use crate::nn::Attention;
-
-/// Keys of a block: their scores stay in the nearest cache.
-const KEY_BLOCK: usize = 128;
-
-/// Query rows that are worked on together: four of the widest vectors.
-const ROW_BLOCK: usize = 64;
 
 /// Least multiplications that are worth a core of their own: some ten times the cost of asking one that is awake.
 const WORK_OF_A_CORE: usize = 1 << 20;

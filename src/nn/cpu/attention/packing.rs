@@ -143,6 +143,6 @@ impl Head<'_> {
 /// Whether rows of keys or values are left where they are. Far apart as they are there, more of them do not stay together
 /// in the nearest cache: they would fall into few of its sets.
 fn stay_in_place(reads: usize, rows: usize, head_size: usize) -> bool {
-    const MOST_NUMBERS: usize = 2048;
-    reads == 1 || rows * head_size <= MOST_NUMBERS
+    const MAX_NUMBERS: usize = 2048;
+    reads == 1 || rows * head_size <= MAX_NUMBERS
 }

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::ROW_BLOCK;
 use super::bias::Bias;
+use super::scratch::ROW_BLOCK;
 use crate::nn::Mask;
 use crate::nn::cpu::tile::Finish;
 use crate::nn::cpu::vector::Vector;

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{KEY_BLOCK, ROW_BLOCK};
 use crate::nn::Attention;
 use crate::nn::cpu::buffers::{Buffer, Buffers};
 use crate::nn::cpu::vector::Vector;
+
+/// Keys of a block: their scores stay in the nearest cache.
+pub(super) const KEY_BLOCK: usize = 128;
+
+/// Query rows that are worked on together: four of the widest vectors.
+pub(super) const ROW_BLOCK: usize = 64;
 
 /// Part of a buffer that begins at a cache line.
 pub(super) struct Aligned {

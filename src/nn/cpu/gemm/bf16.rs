@@ -3,14 +3,15 @@
 //! Rounding to bf16 keeps eight bits of each factor, an error of 2⁻⁹ at most. Sums are not rounded to it.
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use pulp::x86::V4;
 
 use super::panels::{Cut, PAIR, Panels};
-use super::tile::{Later, Tiles, prefetch, tiles_of_words};
+use super::tile::{Later, Tiles, prefetch};
+use super::words::{load, rows_of, tiles_of_words};
 use crate::nn::Matrix;
 
 /// That the processor has AVX-512 with BF16.
@@ -45,32 +46,16 @@ impl Bf16 {
     pub(super) fn pack(weight: &Matrix) -> Panels<u32> {
         Panels::pairs(weight, Cut { width: Self::WIDTH, granule: Self::GRANULE })
     }
-
-    /// [rows, inputs] rounded to [rows, words]; denormal numbers become zeros.
-    #[expect(clippy::unused_self, reason = "it is the proof that the processor has the instructions")]
-    pub(super) fn convert(self, inputs: usize, rows: &[f32], words: &mut [u32]) {
-        if inputs > 0 {
-            for (row, words) in rows.chunks_exact(inputs).zip(words.chunks_exact_mut(Self::words(inputs))) {
-                // SAFETY: a value of this type exists only where the processor has the instructions.
-                unsafe { round(row, words) };
-            }
-        }
-    }
 }
 
-tiles_of_words!(Bf16, sum);
+tiles_of_words!(Bf16, sum, round);
 
 /// `ROWS` rows of [ROWS, words] by a panel of [words, VECTORS].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], later: &[u32], sums: &mut [f32]) {
     let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
     let words = panel.len();
-    assert_eq!(input.len(), ROWS * words);
-    // A loop, as what a library calls is not compiled for these instructions, and so not inlined.
-    let mut rows = [&input[..words]; ROWS];
-    for row in 1..ROWS {
-        rows[row] = &input[row * words..(row + 1) * words];
-    }
+    let rows = rows_of::<ROWS>(input, words);
     let mut totals = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     let mut later = Later::new(later, words);
     for (index, weights) in panel.iter().enumerate() {
@@ -97,7 +82,7 @@ fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], la
     }
 }
 
-/// A row of numbers to words.
+/// A row of numbers to words, rounded; denormal numbers become zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn round(row: &[f32], words: &mut [u32]) {
     let (blocks, rest) = row.as_chunks::<ROUNDED>();
@@ -121,13 +106,6 @@ fn round_block(block: &[f32; ROUNDED], place: &mut [u32; ROUNDED / PAIR]) {
         let (low, high) = (_mm512_loadu_ps(block.as_ptr()), _mm512_loadu_ps(block.as_ptr().add(16)));
         _mm512_storeu_si512(place.as_mut_ptr().cast(), as_integers(_mm512_cvtne2ps_pbh(high, low)));
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(words: &[u32; 16]) -> __m512i {
-    // SAFETY: sixteen words are a vector.
-    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
 #[inline]

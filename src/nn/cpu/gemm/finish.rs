@@ -55,72 +55,44 @@ impl WithSimd for FinishTile<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        /// Works out one expression for every sum.
+        macro_rules! each {
+            (|$sum:ident, $there:ident| $result:expr) => {
+                self.each(
+                    simd,
+                    #[inline(always)]
+                    |$sum, $there| $result,
+                )
+            };
+        }
         match self.finish {
-            Finish::Bias => self.each(
-                simd,
-                #[inline(always)]
-                |sum| sum,
-            ),
-            Finish::Activation(Activation::Gelu) => self.each(
-                simd,
-                #[inline(always)]
-                |sum| function::gelu(simd, sum),
-            ),
-            Finish::Activation(Activation::GeluTanh) => self.each(
-                simd,
-                #[inline(always)]
-                |sum| function::gelu_tanh(simd, sum),
-            ),
-            Finish::Activation(Activation::Relu) => self.each(
-                simd,
-                #[inline(always)]
-                |sum| function::relu(simd, sum),
-            ),
-            Finish::Activation(Activation::Silu) => self.each(
-                simd,
-                #[inline(always)]
-                |sum| function::silu(simd, sum),
-            ),
+            Finish::Bias => each!(|sum, _there| sum),
+            Finish::Activation(Activation::Gelu) => each!(|sum, _there| function::gelu(simd, sum)),
+            Finish::Activation(Activation::GeluTanh) => each!(|sum, _there| function::gelu_tanh(simd, sum)),
+            Finish::Activation(Activation::Relu) => each!(|sum, _there| function::relu(simd, sum)),
+            Finish::Activation(Activation::Silu) => each!(|sum, _there| function::silu(simd, sum)),
+            Finish::Product => each!(|sum, there| simd.mul_f32s(there, sum)),
             Finish::Residual(residual) => self.add(simd, residual),
-            Finish::Product => self.multiply(simd),
         }
     }
 }
 
 impl FinishTile<'_, '_> {
-    /// `function` of every sum with its bias.
+    /// `function` of every sum with its bias and of the value at its place in the result.
     #[inline(always)]
-    fn each<S: Simd>(self, simd: S, function: impl Fn(S::f32s) -> S::f32s) {
+    fn each<S: Simd>(self, simd: S, function: impl Fn(S::f32s, S::f32s) -> S::f32s) {
         let (bias, bias_rest) = S::as_simd_f32s(self.bias);
         for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
             let out = self.out.row(row, self.columns.clone());
             let (out, out_rest) = S::as_mut_simd_f32s(out);
             let (sums, _) = S::as_simd_f32s(sums);
             for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
-                *out = function(simd.add_f32s(sum, bias));
+                *out = function(simd.add_f32s(sum, bias), *out);
             }
             if !out_rest.is_empty() {
                 let bias = simd.partial_load_f32s(bias_rest);
-                simd.partial_store_f32s(out_rest, function(simd.add_f32s(sums[out.len()], bias)));
-            }
-        }
-    }
-
-    /// Every sum with its bias, times the value at its place in the result.
-    #[inline(always)]
-    fn multiply<S: Simd>(self, simd: S) {
-        let (bias, bias_rest) = S::as_simd_f32s(self.bias);
-        for (row, sums) in self.rows.zip(self.sums.chunks_exact(self.width)) {
-            let out = self.out.row(row, self.columns.clone());
-            let (out, out_rest) = S::as_mut_simd_f32s(out);
-            let (sums, _) = S::as_simd_f32s(sums);
-            for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
-                *out = simd.mul_f32s(*out, simd.add_f32s(sum, bias));
-            }
-            if !out_rest.is_empty() {
-                let bias = simd.partial_load_f32s(bias_rest);
-                let product = simd.mul_f32s(simd.partial_load_f32s(out_rest), simd.add_f32s(sums[out.len()], bias));
-                simd.partial_store_f32s(out_rest, product);
+                let there = simd.partial_load_f32s(out_rest);
+                simd.partial_store_f32s(out_rest, function(simd.add_f32s(sums[out.len()], bias), there));
             }
         }
     }

@@ -10,15 +10,16 @@
 use std::arch::x86_64::{
     __m512, __m512i, _mm_storeu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
     _mm512_cvtps_epi32, _mm512_cvtsi512_si32, _mm512_cvtusepi32_epi8, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_mullo_epi32, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    _mm512_loadu_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_mullo_epi32,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use pulp::x86::V4;
 
 use super::panels::{Cut, Panels};
-use super::tile::{Later, Tiles, prefetch, tiles_of_words};
+use super::tile::{Later, Tiles, prefetch};
+use super::words::{load, rows_of, tiles_of_words};
 use crate::nn::Matrix;
 
 /// That the processor has AVX-512 with VNNI.
@@ -32,7 +33,7 @@ const FOUR: usize = 4;
 const HEAD: usize = 2;
 
 /// Most inputs whose sums cannot leave 32 bits: 2³¹ / (255 · 127).
-const MOST_INPUTS: usize = 66_000;
+const MAX_INPUTS: usize = 66_000;
 
 /// Largest weight as an integer.
 const LARGEST: f32 = 127.0;
@@ -41,7 +42,7 @@ const LARGEST: f32 = 127.0;
 const STEPS: f32 = 255.0;
 
 /// Least scale of a row; its inverse is still finite. Smaller numbers are zeros.
-const LEAST_SCALE: f32 = 1e-36;
+const MIN_SCALE: f32 = 1e-36;
 
 impl Int8 {
     /// If it has.
@@ -60,7 +61,7 @@ impl Int8 {
     /// When there are more inputs than sums can hold.
     pub(super) fn pack(weight: &Matrix) -> Panels<u32> {
         let (outputs, inputs) = (weight.rows, weight.columns);
-        assert!(inputs <= MOST_INPUTS, "no more than {MOST_INPUTS} inputs can be summed in 32 bits");
+        assert!(inputs <= MAX_INPUTS, "no more than {MAX_INPUTS} inputs can be summed in 32 bits");
         let scales: Vec<f32> = (0..outputs)
             .map(|output| {
                 let row = &weight.values[output * inputs..][..inputs];
@@ -91,34 +92,16 @@ impl Int8 {
             },
         )
     }
-
-    /// [rows, inputs] to [rows, words].
-    #[expect(clippy::unused_self, reason = "it is the proof that the processor has the instructions")]
-    pub(super) fn convert(self, inputs: usize, rows: &[f32], words: &mut [u32]) {
-        if inputs == 0 {
-            words.fill(0);
-        } else {
-            for (row, words) in rows.chunks_exact(inputs).zip(words.chunks_exact_mut(Self::words(inputs))) {
-                // SAFETY: a value of this type exists only where the processor has the instructions.
-                unsafe { quantize(row, words) };
-            }
-        }
-    }
 }
 
-tiles_of_words!(Int8, sum);
+tiles_of_words!(Int8, sum, quantize);
 
 /// `ROWS` rows of [ROWS, words] by a panel of [words, VECTORS].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn sum<const ROWS: usize, const VECTORS: usize>(input: &[u32], panel: &[u32], later: &[u32], sums: &mut [f32]) {
     let (panel, _) = panel.as_chunks::<16>().0.as_chunks::<VECTORS>();
     let words = panel.len();
-    assert_eq!(input.len(), ROWS * words);
-    // A loop, as what a library calls is not compiled for these instructions, and so not inlined.
-    let mut rows = [&input[..words]; ROWS];
-    for row in 1..ROWS {
-        rows[row] = &input[row * words..(row + 1) * words];
-    }
+    let rows = rows_of::<ROWS>(input, words);
     let [sums_of_weights, scales] = [&panel[0], &panel[1]];
     let mut totals = [[_mm512_setzero_si512(); VECTORS]; ROWS];
     for row in 0..ROWS {
@@ -174,7 +157,7 @@ fn quantize(row: &[f32], words: &mut [u32]) {
     }
     let Extremes { least, largest, fault } = extremes[0].and(extremes[1]).and(extremes[2].and(extremes[3]));
     let (least, largest) = (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(largest));
-    let scale = ((largest - least) / STEPS).max(LEAST_SCALE);
+    let scale = ((largest - least) / STEPS).max(MIN_SCALE);
     let inverse = 1.0 / scale;
     // The nearest, the even one of two; what is not a number does not matter.
     let zero = _mm512_cvtsi512_si32(_mm512_cvtps_epi32(_mm512_set1_ps(-least * inverse)));
@@ -239,13 +222,6 @@ fn quantize_block(block: &[f32; 16], inverse: __m512, zero: __m512i, place: &mut
     let steps = _mm512_max_epi32(_mm512_add_epi32(steps, zero), _mm512_setzero_si512());
     // SAFETY: four words are sixteen bytes.
     unsafe { _mm_storeu_si128(place.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(steps)) };
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(words: &[u32; 16]) -> __m512i {
-    // SAFETY: sixteen words are a vector.
-    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
 #[inline]

@@ -1,5 +1,4 @@
-//! Which kernel computes linear layers, as a value that exists only where the processor can run it: nothing here reaches
-//! a vector instruction without.
+//! Which kernel computes linear layers, as a value that exists only where the processor can run it.
 
 use super::vectors::Vectors;
 #[cfg(target_arch = "x86_64")]

@@ -1,16 +1,13 @@
 //! Linear layers over packed weights: y = x Wᵀ + b and what follows it, in one pass.
 //!
-//! Weights are laid out once, at load, in the order in which the kernel reads them (`panels`). The kernel keeps a
-//! tile of the result in registers while it goes along the inner dimension (`tile`); bias, activation or residual are
-//! applied to the tile before it is stored (`finish`). A panel of weights stays in the nearest caches while the rows of
-//! a block pass under it, and a block of rows in the second-level cache while all panels pass over it; the beginning of the
-//! next panel is fetched meanwhile. Where one layer gates another, their panels take turns (`apply_panels`), so that what
-//! they give lies side by side for a moment and never as a whole.
+//! Weights are laid out at load in the order in which the kernel reads them (`panels`). The kernel keeps a tile of the
+//! result in registers along the inner dimension (`tile`) and applies bias, activation or residual before it stores the
+//! tile (`finish`). A panel of weights stays in the nearest caches for all rows of a block, and a block of rows in the
+//! second-level cache for all panels; the next panel is prefetched. Panels of a layer and of its gate alternate
+//! (`apply_panels`), so that their two results never exist as a whole.
 //!
-//! Numbers are f32, or on request rounded to bf16 (`bf16`) or to eight-bit integers (`int8`) before they are multiplied.
-//!
-//! Every element is one sum along the inner dimension, from the first product to the last, whatever tile it falls into:
-//! a row's result does not depend on the rows beside it. Instruction sets differ by rounding alone.
+//! Factors are f32, bf16 (`bf16`) or eight-bit integers (`int8`). Every element is one sum in the order of the inner
+//! dimension, so a row's result does not depend on the rows beside it. Instruction sets differ by rounding alone.
 #![expect(
     clippy::inline_always,
     reason = "code is compiled for the instructions of the function that it is inlined into"
@@ -31,6 +28,8 @@ mod reduced_tests;
 mod tests;
 mod tile;
 mod vectors;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -48,18 +47,17 @@ use self::vectors::Vectors;
 use super::cores;
 use crate::nn::Matrix;
 
-/// Bytes of activations that pass under one panel after the other, and so stay in the second-level cache: half of the
-/// 2 MiB of current servers; on cores with less, blocks come from the third level, which still keeps up.
+/// Bytes of activations in a block, which stay in the second-level cache: half of the 2 MiB of current servers. On cores
+/// with less, the third level keeps up.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Fewest rows of a block however wide they are: each block reads all weights once, from beyond the second-level cache.
-/// With 4096 inputs, 128 rows measured a few hundredths above 64.
+/// Fewest rows of a block: each block reads all weights from beyond the second-level cache. With 4096 inputs, 128 rows
+/// measured a few hundredths above 64.
 const BLOCK_ROWS: usize = 128;
 
-/// Most bytes of the next panel that are fetched while one is at work: a quarter of 2 MiB. Weights do not fit into the
-/// second-level cache; without this, the first rows under each panel wait for it. With 768 inputs and 32 to 128 rows,
-/// products went from 82 % to 95 % of what registers alone reach; with 4,864 inputs, a whole panel ahead drove out the one
-/// in use.
+/// Most bytes of the next panel to prefetch: a quarter of 2 MiB. Without it, the first rows of each panel wait: with 768
+/// inputs and 32 to 128 rows, products went from 82 % to 95 % of what registers alone reach. With 4,864 inputs, a whole
+/// panel ahead evicted the one in use.
 const LATER_BYTES: usize = 1 << 19;
 
 /// A linear layer in the layout of one kernel.
@@ -186,8 +184,8 @@ impl PackedLinear {
     }
 }
 
-/// The outputs of some panels, which are `out`, by some layers of one shape: each is put where the one before it was, panel
-/// by panel. A residual is that of the whole result.
+/// The outputs of some panels by layers of one shape, each written over the one before, panel by panel. A residual is
+/// that of the whole result.
 ///
 /// # Panics
 /// When the sizes do not fit each other, or the kernels differ.
@@ -309,8 +307,7 @@ fn blocks(rows: usize, inputs: usize) -> impl Iterator<Item = Range<usize>> {
     (0..blocks).map(move |block| part(block, blocks, rows))
 }
 
-/// Work from [rows, inputs] to [rows, outputs], the rows divided among so many cores; it is told which values of the result
-/// are its own. No row depends on another, and so none on their number.
+/// Divides the rows of work from [rows, inputs] to [rows, outputs] among cores; `work` gets the range of its values.
 pub(super) fn in_parts(
     parts: usize,
     (inputs, outputs): (usize, usize),

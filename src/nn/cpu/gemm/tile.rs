@@ -1,18 +1,16 @@
 //! The innermost loop: some rows of activations by one panel of weights, the sums in registers.
 //!
-//! Panels are made of words of 32 bits, of which a kernel takes one an output and step: a number of f32, two of bf16, four
-//! of int8. What else a kernel wants to know stands in words of its own among them.
+//! Panels are made of words of 32 bits, one an output and step: a number of f32, two of bf16, four of int8.
 //!
-//! The sizes of a tile are those that fill the registers of an instruction set and leave room for one row of the panel
-//! and one activation. Per input, a panel's weights are read once and used for every row of the tile. It is safe code:
-//! slices of known length let the compiler leave out every bound check.
+//! A tile fills the registers of an instruction set, with room for one row of the panel and one activation. It is safe
+//! code: slices of known length let the compiler leave out every bound check.
 
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 use pulp::{Scalar, Simd, WithSimd};
 
-/// How many inputs ahead weights are asked for: about a hundred cycles, the way from the second-level cache and back. It
-/// is worth a few hundredths in all and a tenth where few rows pass under each panel; longer distances measured the same.
+/// How many inputs ahead weights are prefetched: about a hundred cycles, the latency of the second-level cache. Worth a
+/// few hundredths in all and a tenth with few rows; longer distances measured the same.
 const PREFETCH_INPUTS: usize = 8;
 
 /// Room for the sums of a tile of any shape.
@@ -155,46 +153,6 @@ macro_rules! tiles {
     };
 }
 
-/// Implements [`Tiles`] for a proof of instructions beyond AVX-512, whose rows and panels are both made of words, with an
-/// instance of a kernel for each number of rows and vectors.
-#[cfg(target_arch = "x86_64")]
-macro_rules! tiles_of_words {
-    ($proof:ident, $kernel:ident) => {
-        impl Tiles for $proof {
-            type Input = u32;
-            type Word = u32;
-            type Simd = V4;
-
-            const ROWS: usize = 8;
-            const WIDTH: usize = 48;
-            const GRANULE: usize = 16;
-
-            fn simd(self) -> V4 {
-                self.0
-            }
-
-            fn sum(self, rows: usize, input: &[u32], panel: &[u32], later: &[u32], sums: &mut [f32]) {
-                let vectors = sums.len() / rows / Self::GRANULE;
-                tiles_of_words!(@match $kernel, rows, vectors, input, panel, later, sums, [1 2 3 4 5 6 7 8])
-            }
-        }
-    };
-    (@match $kernel:ident, $rows:ident, $vectors:ident, $input:ident, $panel:ident, $later:ident, $sums:ident,
-        [$($row:literal)*]) => {
-        // SAFETY: a value of this type exists only where the processor has the instructions.
-        unsafe {
-            match ($vectors, $rows) {
-                $((1, $row) => $kernel::<$row, 1>($input, $panel, $later, $sums),)*
-                $((2, $row) => $kernel::<$row, 2>($input, $panel, $later, $sums),)*
-                $((3, $row) => $kernel::<$row, 3>($input, $panel, $later, $sums),)*
-                (vectors, rows) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
-            }
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-pub(super) use tiles_of_words;
-
 // 24 of 32 registers are sums, three the panel's, one the activation's.
 #[cfg(target_arch = "x86_64")]
 tiles!(V4, rows: 8, width: 3, granule: 1, {
@@ -273,8 +231,7 @@ impl<P: Packing<NUMBERS>, const NUMBERS: usize, const ROWS: usize, const VECTORS
     }
 }
 
-/// Weights that will be wanted after the panel at hand: they are fetched from beyond the second-level cache while the
-/// panel is still at work, a little at each step.
+/// Weights after the current panel, prefetched from beyond the second-level cache a little at each step.
 pub(super) struct Later {
     first: *const u8,
     /// In 1/65,536 of a byte.

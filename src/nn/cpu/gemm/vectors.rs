@@ -1,5 +1,4 @@
-//! That the processor has some instructions, as a value: `pulp` makes one after a successful look only, and nothing here
-//! reaches a vector instruction without.
+//! A proof that the processor has some instructions: `pulp` makes one only after it has checked.
 
 use pulp::Scalar;
 #[cfg(target_arch = "x86_64")]

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
     _mm256_unpacklo_ps,
 };
 
-use super::{EXP2, EXP2_LEAST, Vector, Work};
+use super::{EXP2, EXP2_MIN, Vector, Work};
 
 /// Eight numbers.
 #[derive(Debug, Clone, Copy)]
@@ -50,14 +50,9 @@ impl Vector for Avx2 {
         unsafe { work.on::<Self>() }
     }
 
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        Self(unsafe { _mm256_set1_ps(value) })
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { _mm256_loadu_ps(from) })
+    single_instructions! {
+        splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps, add: _mm256_add_ps, sub: _mm256_sub_ps,
+        mul: _mm256_mul_ps, mul_add: _mm256_fmadd_ps, max: _mm256_max_ps
     }
 
     #[inline(always)]
@@ -66,38 +61,8 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm256_storeu_ps(to, self.0) }
-    }
-
-    #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
         unsafe { _mm256_maskstore_ps(to, first_lanes(count), self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        Self(unsafe { _mm256_add_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        Self(unsafe { _mm256_sub_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        Self(unsafe { _mm256_mul_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(self, factor: Self, summand: Self) -> Self {
-        Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, summand.0) })
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        Self(unsafe { _mm256_max_ps(self.0, other.0) })
     }
 
     #[inline(always)]
@@ -114,7 +79,7 @@ impl Vector for Avx2 {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         unsafe {
             // What is not a number passes, and stays so.
-            let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(self.0, _mm256_set1_ps(EXP2_LEAST));
+            let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(self.0, _mm256_set1_ps(EXP2_MIN));
             let whole = _mm256_round_ps::<NEAREST>(self.0);
             let rest = _mm256_sub_ps(self.0, whole);
             let mut value = _mm256_set1_ps(EXP2[0]);

@@ -1,8 +1,45 @@
 //! A vector register as a type, so that a kernel is written once and compiled for every set of instructions.
 //!
-//! [`Portable`] is the plain twin of the others. A kernel is a [`Work`] whose body is inlined into a function that may
-//! use the instructions; nothing else makes the compiler emit them.
+//! [`Portable`] is the plain twin of the others. A kernel is a [`Work`] whose body is inlined into a function with the
+//! target features.
 #![expect(clippy::inline_always, reason = "a body that is not inlined is compiled without the instructions")]
+
+/// The operations that are one instruction each, which sets have under other names.
+#[cfg(target_arch = "x86_64")]
+macro_rules! single_instructions {
+    (splat: $splat:ident, load: $load:ident, store: $store:ident, add: $add:ident, sub: $sub:ident, mul: $mul:ident,
+        mul_add: $mul_add:ident, max: $max:ident) => {
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            Self(unsafe { $splat(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            Self(unsafe { $load(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { $store(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, factor: Self, summand: Self) -> Self {
+            Self(unsafe { $mul_add(self.0, factor.0, summand.0) })
+        }
+
+        single_instructions! { @pairs add: $add, sub: $sub, mul: $mul, max: $max }
+    };
+    (@pairs $($name:ident: $instruction:ident),*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name(self, other: Self) -> Self {
+                Self(unsafe { $instruction(self.0, other.0) })
+            }
+        )*
+    };
+}
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,7 +54,7 @@ pub(super) use avx512::Avx512;
 pub(super) use portable::Portable;
 
 /// Most lanes of a vector.
-pub(super) const MOST_LANES: usize = 16;
+pub(super) const MAX_LANES: usize = 16;
 
 /// Something to do with vectors.
 pub(super) trait Work {
@@ -80,7 +117,7 @@ pub(super) trait Vector: Copy {
 const EXP2: [f32; 7] = [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
 
 /// Below this, 2^x is not a normal number.
-const EXP2_LEAST: f32 = -126.0;
+const EXP2_MIN: f32 = -126.0;
 
 #[cfg(test)]
 mod tests;

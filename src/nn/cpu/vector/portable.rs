@@ -2,7 +2,7 @@
 
 #![expect(clippy::needless_range_loop, reason = "what a library's iterators call may be compiled without vectors")]
 
-use super::{EXP2, EXP2_LEAST, Vector, Work};
+use super::{EXP2, EXP2_MIN, Vector, Work};
 
 const LANES: usize = 8;
 
@@ -117,7 +117,7 @@ impl Vector for Portable {
             for factor in &EXP2[1..] {
                 value = value * rest + factor;
             }
-            *lane = if x < EXP2_LEAST { 0.0 } else { value * power };
+            *lane = if x < EXP2_MIN { 0.0 } else { value * power };
         }
         Self(lanes)
     }
