@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
-use figment::value::Value;
-use serde::Serialize;
 
-use super::is_false;
 use crate::config::{CommandLine, Seconds};
 
 /// Arguments of `devices`.
@@ -46,40 +43,33 @@ pub struct DoctorCommand {
 }
 
 /// The settings that bear on devices.
-#[derive(Debug, Clone, Args, Serialize)]
+#[derive(Debug, Clone, Args)]
 pub struct DeviceSettings {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
     config: Option<PathBuf>,
 
     /// Devices to use: cuda:1,cuda:0 or cpu or cpu:0,cpu:1 or the beginning of a UUID (GPU-…)
     #[arg(long, value_name = "DEVICE", num_args = 1.., value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<Vec<String>>,
 
     /// Use the CPU even if there is a GPU
     #[arg(long, action = ArgAction::SetTrue)]
-    #[serde(skip_serializing_if = "is_false")]
     force_cpu: bool,
 }
 
 impl DeviceSettings {
     /// The settings that were typed.
     pub fn into_settings(self) -> CommandLine {
-        let values = Value::serialize(&self).ok().and_then(Value::into_dict).unwrap_or_default();
-        CommandLine { config: self.config, values: values.into_iter().collect() }
+        let line = CommandLine { config: self.config, values: Vec::new() };
+        line.with("devices", self.devices).with_switch("force_cpu", self.force_cpu)
     }
 }
 
 impl DoctorCommand {
     /// The settings that were typed.
     pub fn into_settings(self) -> CommandLine {
-        let mut line = self.settings.into_settings();
-        let paths = [("output_dir", self.output_dir), ("hf_cache_dir", self.hf_cache_dir)];
-        for (key, path) in paths {
-            line.values.extend(path.and_then(|path| Some((key.to_owned(), Value::serialize(path).ok()?))));
-        }
-        line
+        let line = self.settings.into_settings();
+        line.with("output_dir", self.output_dir).with("hf_cache_dir", self.hf_cache_dir)
     }
 }

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Subcommand};
-use figment::value::Value;
-use serde::Serialize;
 
-use super::is_false;
 use crate::config::CommandLine;
 
 /// What to do with models.
@@ -60,38 +57,34 @@ pub struct ModelExport {
 }
 
 /// The settings that bear on models.
-#[derive(Debug, Clone, Args, Serialize)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelSettings {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
     config: Option<PathBuf>,
 
     /// TOML file of models with short names, which come before the built-in ones
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     models_file: Option<PathBuf>,
 
     /// Root of the Hugging Face cache [default: `HF_HOME` or ~/.cache/huggingface]
     #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     hf_cache_dir: Option<PathBuf>,
 
     /// Open no network connection
     #[arg(long, action = ArgAction::SetTrue)]
-    #[serde(skip_serializing_if = "is_false")]
     offline: bool,
 
     /// One JSON object instead of text (schema: configs/schemas/models.schema.json)
     #[arg(long)]
-    #[serde(skip)]
     pub json: bool,
 }
 
 impl ModelSettings {
     /// The settings that were typed.
     pub fn into_settings(self) -> CommandLine {
-        let values = Value::serialize(&self).ok().and_then(Value::into_dict).unwrap_or_default();
-        CommandLine { config: self.config, values: values.into_iter().collect() }
+        let line = CommandLine { config: self.config, values: Vec::new() };
+        let line = line.with("models_file", self.models_file).with("hf_cache_dir", self.hf_cache_dir);
+        line.with_switch("offline", self.offline)
     }
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use figment::value::Value;
 
 use crate::config::CommandLine;
 
@@ -27,8 +26,6 @@ pub struct OutputCommand {
 impl OutputCommand {
     /// The settings that were typed.
     pub fn into_settings(self) -> CommandLine {
-        let directory = self.directory.and_then(|directory| Value::serialize(directory).ok());
-        let values = directory.into_iter().map(|directory| ("output_dir".to_owned(), directory)).collect();
-        CommandLine { config: None, values }
+        CommandLine::default().with("output_dir", self.directory)
     }
 }

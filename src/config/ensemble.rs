@@ -58,7 +58,7 @@ pub struct Ensemble {
 /// Makes sense of the settings that bear on the ensemble. `provenance` names the layer of every key: where two keys
 /// contradict each other, the higher layer wins, and within one layer it is an error.
 pub(super) fn ensemble(settings: &Settings, provenance: &BTreeMap<String, String>) -> Result<Ensemble, ConfigError> {
-    let layers = Layers(provenance);
+    let layers = Provenance(provenance);
     let exclusive = exclusive(settings, layers)?;
     let models = models(settings, exclusive, layers)?;
     let weights = weights(settings, &models, layers)?;
@@ -76,7 +76,7 @@ pub(super) fn ensemble(settings: &Settings, provenance: &BTreeMap<String, String
     Ok(Ensemble { models, weights, mode })
 }
 
-fn exclusive(settings: &Settings, layers: Layers<'_>) -> Result<bool, ConfigError> {
+fn exclusive(settings: &Settings, layers: Provenance<'_>) -> Result<bool, ConfigError> {
     let by_switch = settings.exclusive_ensemble;
     let by_strategy = settings.strategy.map(|strategy| strategy == Strategy::Exclusive);
     let exclusive = match (by_switch, by_strategy) {
@@ -100,7 +100,7 @@ fn exclusive(settings: &Settings, layers: Layers<'_>) -> Result<bool, ConfigErro
     Ok(exclusive)
 }
 
-fn models(settings: &Settings, exclusive: bool, layers: Layers<'_>) -> Result<Vec<String>, ConfigError> {
+fn models(settings: &Settings, exclusive: bool, layers: Provenance<'_>) -> Result<Vec<String>, ConfigError> {
     let listed = &settings.ensemble_models;
     if settings.ensemble == Some(false) && (!listed.is_empty() || exclusive && layers.is_set("exclusive_ensemble")) {
         let key = if listed.is_empty() { "exclusive_ensemble" } else { "ensemble_models" };
@@ -136,7 +136,7 @@ fn each_once(models: &[String]) -> Vec<String> {
     once
 }
 
-fn weights(settings: &Settings, models: &[String], layers: Layers<'_>) -> Result<Vec<f64>, ConfigError> {
+fn weights(settings: &Settings, models: &[String], layers: Provenance<'_>) -> Result<Vec<f64>, ConfigError> {
     let key = "ensemble_weights";
     let given = &settings.ensemble_weights;
     if given.all.is_none() && given.models.is_empty() {
@@ -166,9 +166,9 @@ fn weights(settings: &Settings, models: &[String], layers: Layers<'_>) -> Result
 
 /// The layer of every key.
 #[derive(Clone, Copy)]
-pub(super) struct Layers<'a>(pub(super) &'a BTreeMap<String, String>);
+pub(super) struct Provenance<'a>(pub(super) &'a BTreeMap<String, String>);
 
-impl<'a> Layers<'a> {
+impl<'a> Provenance<'a> {
     pub(super) fn source(self, key: &str) -> &'a str {
         self.0.get(key).map_or("default", String::as_str)
     }

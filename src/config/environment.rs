@@ -1,110 +1,13 @@
-//! The environment twin of every setting.
+//! The environment: variables of settings, and what other programs say in it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use figment::value::Value;
+use toml::Value;
 
-/// How the text of a variable becomes a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// As it stands.
-    Text,
-    /// A whole number.
-    Number,
-    /// A number.
-    Decimal,
-    /// 1/true/yes/on or 0/false/no/off.
-    Switch,
-    /// Separated by white space or commas.
-    List,
-    /// Text without the white space that copying leaves around it; nothing else is nothing.
-    Token,
-}
-
-/// One variable and the setting that it gives.
-#[derive(Debug, Clone, Copy)]
-pub struct Variable {
-    /// Name in the environment.
-    pub name: &'static str,
-    /// Key of the setting.
-    pub key: &'static str,
-    /// How to read it.
-    pub kind: Kind,
-}
-
-const fn variable(name: &'static str, key: &'static str, kind: Kind) -> Variable {
-    Variable { name, key, kind }
-}
-
-/// All variables. Of two for one key, the later wins.
-pub const VARIABLES: &[Variable] = &[
-    variable("EMBEDDER_CHUNKED_DIR", "chunked_dir", Kind::Text),
-    variable("EMBEDDER_OUTPUT_DIR", "output_dir", Kind::Text),
-    variable("EMBEDDER_COLLECTIONS", "collections", Kind::List),
-    variable("EMBEDDER_MODEL", "model", Kind::Text),
-    variable("EMBEDDER_MODELS_FILE", "models_file", Kind::Text),
-    variable("EMBEDDER_ENSEMBLE_MODELS", "ensemble_models", Kind::List),
-    variable("EMBEDDER_ENSEMBLE_WEIGHTS", "ensemble_weights", Kind::List),
-    variable("ENSEMBLE_ENABLED", "ensemble", Kind::Switch),
-    variable("EMBEDDER_ENSEMBLE", "ensemble", Kind::Switch),
-    variable("EMBEDDER_EXCLUSIVE_ENSEMBLE", "exclusive_ensemble", Kind::Switch),
-    variable("EMBEDDER_SEQUENTIAL_ENSEMBLE", "sequential_ensemble", Kind::Switch),
-    variable("EMBEDDER_STRATEGY", "strategy", Kind::Text),
-    variable("EMBEDDER_WARM_CACHE", "warm_cache_after_release", Kind::Switch),
-    variable("EMBEDDER_SEQUENTIAL_DATA_PARALLEL", "data_parallel", Kind::Switch),
-    variable("EMBEDDER_FUSION", "fusion", Kind::Text),
-    variable("EMBEDDER_DTYPE", "dtype", Kind::Text),
-    variable("EMBEDDER_MAX_LENGTH", "max_length", Kind::Number),
-    variable("EMBEDDER_PROMPT_NAME", "prompt_name", Kind::Text),
-    variable("EMBEDDER_PROMPT", "prompt", Kind::Text),
-    variable("EMBEDDER_MATRYOSHKA_DIM", "truncate_dim", Kind::List),
-    variable("EMBEDDER_EMIT", "emit", Kind::List),
-    variable("EMBEDDER_FORMAT", "format", Kind::List),
-    variable("EMBEDDER_SHARD_ROWS", "shard_rows", Kind::Number),
-    variable("EMBEDDER_SHARD", "shard", Kind::Text),
-    variable("GPU_BATCH_SIZE", "batch_size", Kind::List),
-    variable("EMBEDDER_BATCH_SIZE", "batch_size", Kind::List),
-    variable("EMBEDDER_ADAPTIVE_BATCH", "adaptive_batch", Kind::Switch),
-    variable("GPU_ENABLE_WARMUP", "warm_up", Kind::Switch),
-    variable("EMBEDDER_WARM_UP", "warm_up", Kind::Switch),
-    variable("EMBEDDER_BATCH_TOKENS", "batch_tokens", Kind::Number),
-    variable("EMBEDDER_THREADS", "threads", Kind::Number),
-    variable("EMBEDDER_CPU_INSTRUCTIONS", "cpu_instructions", Kind::Text),
-    variable("EMBEDDER_SEQUENTIAL_DEVICES", "devices", Kind::List),
-    variable("EMBEDDER_NVML_LIBRARY", "nvml_library", Kind::Text),
-    variable("EMBEDDER_FORCE_CPU", "force_cpu", Kind::Switch),
-    variable("EMBEDDER_REHEARSE", "rehearse", Kind::Switch),
-    variable("EMBEDDER_SOFT_LIMIT_GB", "soft_limit_gb", Kind::Decimal),
-    variable("GPU_MODEL_MEMORY_BUFFER_GB", "memory_buffer_gb", Kind::Decimal),
-    variable("EMBEDDER_MEMORY_BUFFER_GB", "memory_buffer_gb", Kind::Decimal),
-    variable("EMBEDDER_MEMORY_WARNING", "memory_warning", Kind::Decimal),
-    variable("EMBEDDER_MEMORY_CRITICAL", "memory_critical", Kind::Decimal),
-    variable("EMBEDDER_LEASE_POLICY", "lease_policy", Kind::Text),
-    variable("EMBEDDER_LEASE_WAIT", "lease_wait", Kind::Text),
-    variable("EMBEDDER_FOREIGN", "foreign", Kind::Text),
-    variable("EMBED_LEASE_DIR", "lease_dir", Kind::Text),
-    variable("EMBEDDER_RESUME", "resume", Kind::Switch),
-    variable("EMBEDDER_OVERWRITE", "overwrite", Kind::Switch),
-    variable("EMBEDDER_INCREMENTAL", "incremental", Kind::Switch),
-    variable("EMBEDDER_CACHE_DIR", "cache_dir", Kind::Text),
-    variable("TRANSFORMERS_OFFLINE", "offline", Kind::Switch),
-    variable("HF_HUB_OFFLINE", "offline", Kind::Switch),
-    variable("EMBEDDER_OFFLINE", "offline", Kind::Switch),
-    variable("HF_HOME", "hf_cache_dir", Kind::Text),
-    variable("EMBEDDER_HF_CACHE_DIR", "hf_cache_dir", Kind::Text),
-    variable("HUGGINGFACE_HUB_CACHE", "hf_hub_cache", Kind::Text),
-    variable("HF_HUB_CACHE", "hf_hub_cache", Kind::Text),
-    variable("HF_ENDPOINT", "hf_endpoint", Kind::Text),
-    variable("HUGGING_FACE_HUB_TOKEN", "hf_token", Kind::Token),
-    variable("HF_TOKEN", "hf_token", Kind::Token),
-    variable("EMBEDDER_RUN_ID", "run_id", Kind::Text),
-    variable("EMBEDDER_MAX_DURATION", "max_duration", Kind::Text),
-    variable("EMBEDDER_PROGRESS", "progress", Kind::Text),
-    variable("EMBEDDER_LOG_LEVEL", "log_level", Kind::Text),
-    variable("EMBEDDER_LOG_FORMAT", "log_format", Kind::Text),
-];
+use super::error::EnvironmentError;
+use super::{Kind, SETTINGS};
 
 /// Variables of the programs that this one follows, for parts that it does not have. They are told of and have no effect.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -170,33 +73,6 @@ pub struct CudaEnvironment {
     pub device_order: Option<String>,
 }
 
-/// A variable that cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EnvironmentError {
-    /// No setting has this name.
-    #[error("unknown environment variable {name}{}; unset it", did_you_mean(.similar.as_deref()))]
-    Unknown {
-        /// The variable.
-        name: String,
-        /// The known name that is most like it.
-        similar: Option<String>,
-    },
-    /// The value is not of the variable's kind.
-    #[error("environment variable {name}={value:?}: expected {expected}")]
-    Unreadable {
-        /// The variable.
-        name: String,
-        /// Its value.
-        value: String,
-        /// What would be readable.
-        expected: &'static str,
-    },
-}
-
-fn did_you_mean(similar: Option<&str>) -> String {
-    similar.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
-}
-
 impl Environment {
     /// That of this process; variables whose names are not Unicode cannot be ours.
     pub fn of_process() -> Self {
@@ -258,56 +134,38 @@ impl Environment {
         })
     }
 
-    /// The settings that the environment gives, in the order of [`VARIABLES`].
-    pub(super) fn values(&self) -> Result<Vec<(&'static Variable, Value)>, EnvironmentError> {
-        let known = |name: &str| name == CONFIG_FILE || VARIABLES.iter().any(|variable| variable.name == name);
+    /// The variables of settings that are set, with the keys and values that they give; of two for one key, the later
+    /// wins.
+    pub(super) fn values(&self) -> Result<Vec<(&'static str, &'static str, Value)>, EnvironmentError> {
+        let known = |name: &str| name == CONFIG_FILE || variables().any(|variable| variable == name);
         if let Some(name) = self.0.keys().find(|name| name.starts_with(PREFIX) && !known(name)) {
             return Err(EnvironmentError::Unknown { name: name.clone(), similar: most_similar(name) });
         }
         let mut values = Vec::new();
-        for variable in VARIABLES {
-            let text = self.get(variable.name)?;
-            if let Some(text) = text.filter(|text| variable.kind != Kind::Token || !text.trim().is_empty()) {
-                let value = variable.kind.read(text).map_err(|expected| EnvironmentError::Unreadable {
-                    name: variable.name.to_owned(),
+        for setting in SETTINGS {
+            for name in setting.variables {
+                let is_set = |text: &&str| !matches!(setting.kind, Kind::Token) || !text.trim().is_empty();
+                let Some(text) = self.get(name)?.filter(is_set) else { continue };
+                let value = setting.kind.read(text).map_err(|expected| EnvironmentError::Unreadable {
+                    name: (*name).to_owned(),
                     value: text.to_owned(),
                     expected,
                 })?;
-                values.push((variable, value));
+                values.push((*name, setting.key, value));
             }
         }
         Ok(values)
     }
 }
 
-impl Kind {
-    fn read(self, text: &str) -> Result<Value, &'static str> {
-        match self {
-            Self::Text => Ok(Value::from(text)),
-            Self::Token => Ok(Value::from(text.replace(['\r', '\n'], "").trim())),
-            Self::Number => {
-                text.trim().parse::<u64>().map(Value::from).map_err(|_| "a whole number that is not negative")
-            }
-            Self::Decimal => text.trim().parse::<f64>().map(Value::from).map_err(|_| "a number"),
-            Self::Switch => match text.trim().to_ascii_lowercase().as_str() {
-                "1" | "true" | "yes" | "on" => Ok(Value::from(true)),
-                "0" | "false" | "no" | "off" => Ok(Value::from(false)),
-                _ => Err("1, true, yes or on; or 0, false, no or off"),
-            },
-            Self::List => Ok(Value::from(
-                text.split(|character: char| character.is_whitespace() || character == ',')
-                    .filter(|item| !item.is_empty())
-                    .collect::<Vec<_>>(),
-            )),
-        }
-    }
+/// All variables of settings.
+fn variables() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().flat_map(|setting| setting.variables.iter().copied())
 }
 
 /// The known name with the smallest edit distance, if that is small against the length of the name.
 fn most_similar(name: &str) -> Option<String> {
-    VARIABLES
-        .iter()
-        .map(|variable| variable.name)
+    variables()
         .filter(|known| known.starts_with(PREFIX))
         .map(|known| (strsim::damerau_levenshtein(name, known), known))
         .min()
@@ -332,7 +190,7 @@ mod tests {
     fn switches_are_strict() {
         for (text, expected) in [("1", true), ("Yes", true), ("on", true), ("0", false), ("OFF", false)] {
             let values = environment(&[("EMBEDDER_FORCE_CPU", text)]).values().unwrap();
-            assert_eq!(values[0].1, Value::from(expected), "{text}");
+            assert_eq!(values[0].2, Value::from(expected), "{text}");
         }
         check_error(
             &[("EMBEDDER_FORCE_CPU", "maybe")],
@@ -344,7 +202,7 @@ mod tests {
     fn a_token_is_what_is_left_without_white_space_and_the_newer_name_goes_first() {
         let tokens = |variables: &[(&str, &str)]| {
             let values = environment(variables).values().unwrap();
-            values.into_iter().map(|(_, value)| value.into_string().unwrap()).collect::<Vec<_>>()
+            values.into_iter().map(|(.., value)| value.as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(tokens(&[("HF_TOKEN", " hf_abc\r\n")]), ["hf_abc"]);
         assert_eq!(tokens(&[("HF_TOKEN", "hf_new"), ("HUGGING_FACE_HUB_TOKEN", "hf_old\n")]), ["hf_old", "hf_new"]);
@@ -354,7 +212,7 @@ mod tests {
     #[test]
     fn the_hubs_own_switch_goes_before_that_of_transformers() {
         let variables = environment(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]);
-        let switches: Vec<Value> = variables.values().unwrap().into_iter().map(|(_, value)| value).collect();
+        let switches: Vec<Value> = variables.values().unwrap().into_iter().map(|(.., value)| value).collect();
         assert_eq!(switches, [Value::from(true), Value::from(false)], "the later one counts");
     }
 
@@ -370,6 +228,6 @@ mod tests {
     #[test]
     fn an_empty_variable_counts_as_unset_except_for_the_prompt() {
         let values = environment(&[("EMBEDDER_MODEL", ""), ("EMBEDDER_PROMPT", "")]).values().unwrap();
-        assert_eq!(values.iter().map(|(variable, _)| variable.key).collect::<Vec<_>>(), ["prompt"]);
+        assert_eq!(values.iter().map(|(_, key, _)| *key).collect::<Vec<_>>(), ["prompt"]);
     }
 }

@@ -1,22 +1,38 @@
 //! Defaults, file, environment, command line: laid over each other with the source of every value.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use figment::providers::{Format as _, Serialized, Toml};
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use serde::Serialize;
+use toml::{Table, Value};
 
-use super::environment::{CONFIG_FILE, CudaEnvironment, EnvironmentError, MachineDefaults};
-use super::{Ensemble, Environment, Places, Settings, ShardWish, ensemble, validate};
+use super::environment::{CONFIG_FILE, CudaEnvironment, MachineDefaults};
+use super::error::{ConfigError, EnvironmentError};
+use super::merge::{Layers, place};
+use super::{Ensemble, Environment, Places, SETTINGS, Settings, ShardWish, ensemble, validate};
 
-/// What was typed: keys of settings with their values.
+/// What was typed: keys of settings with their values; `no_` before the key of a switch turns it off.
 #[derive(Debug, Clone, Default)]
 pub struct CommandLine {
     /// The configuration file.
     pub config: Option<PathBuf>,
     /// The settings given, by key.
     pub values: Vec<(String, Value)>,
+}
+
+impl CommandLine {
+    /// Adds a value, if it was typed.
+    #[must_use]
+    pub fn with<T: Serialize>(mut self, key: &str, value: Option<T>) -> Self {
+        self.values.extend(value.and_then(|value| Some((key.to_owned(), Value::try_from(value).ok()?))));
+        self
+    }
+
+    /// Adds a switch, if it was typed.
+    #[must_use]
+    pub fn with_switch(self, key: &str, is_on: bool) -> Self {
+        self.with(key, is_on.then_some(true))
+    }
 }
 
 /// Valid settings.
@@ -36,98 +52,62 @@ pub struct Resolved {
     pub notes: Vec<String>,
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The configuration file is not there.
-    #[error("configuration file {} ({given_by}): {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Who named it.
-        given_by: &'static str,
-        /// Why it cannot be read.
-        source: std::io::Error,
-    },
-    /// A variable is unknown or unreadable.
-    #[error(transparent)]
-    Environment(#[from] EnvironmentError),
-    /// A value is of the wrong kind, or a key is unknown.
-    #[error("{place}: {reason}")]
-    Value {
-        /// Layer and key.
-        place: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A value is out of range, or two contradict each other.
-    #[error("{place}: {reason}")]
-    Invalid {
-        /// Layers and keys.
-        place: String,
-        /// What is wrong and what would be right.
-        reason: String,
-    },
-}
-
-/// One value of one layer, so that errors and provenance name exactly where it stands.
-struct Entry<'a> {
-    source: String,
-    key: &'a str,
-    value: Value,
-}
-
-impl Provider for Entry<'_> {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.source.clone())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let layer = Dict::from([(self.key.to_owned(), self.value.clone())]);
-        Ok(Map::from([(Profile::Default, layer)]))
-    }
-}
-
 /// Lays the command line over the environment over the file over the defaults, and validates the result.
 ///
 /// # Errors
 /// [`ConfigError`], naming the flag, variable or file and the key.
 pub fn resolve(command_line: &CommandLine, environment: &Environment) -> Result<Resolved, ConfigError> {
-    let mut layers = Figment::from(Serialized::defaults(Settings::default()));
+    let mut layers = Layers::default();
     let mut notes: Vec<String> = environment
         .without_effect()
         .map(|name| format!("{name} is set, but this program has no part that it could apply to"))
         .collect();
     if let Some(MachineDefaults { machine, values, note }) = environment.machine_defaults() {
         for (key, value) in values {
-            layers = layers.merge(Entry { source: format!("default on {machine}"), key, value });
+            layers.set(format!("default on {machine}"), key, value);
         }
         notes.push(note);
     }
     if let Some((path, given_by)) = config_file(command_line, environment)? {
-        // Read here, for the crate takes a missing file for an empty one.
-        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::File {
-            path: path.clone(),
-            given_by,
-            source,
+        let layer = format!("configuration file {}", path.display());
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::File { path, given_by, source })?;
+        let table: Table = toml::from_str(&text).map_err(|error| ConfigError::Value {
+            place: layer.clone(),
+            reason: error.to_string().trim_end().to_owned(),
         })?;
-        layers = layers.merge(File { path: &path, text: &text });
+        for (key, value) in table {
+            layers.set(layer.clone(), known(&layer, &key)?, value);
+        }
     }
-    for (variable, value) in environment.values()? {
-        layers = layers.merge(Entry { source: format!("environment {}", variable.name), key: variable.key, value });
+    for (variable, key, value) in environment.values()? {
+        layers.set(format!("environment {variable}"), key, value);
     }
     for (key, value) in &command_line.values {
-        let source = format!("command line --{}", key.replace('_', "-"));
-        // A switch that is off by its own flag.
+        let layer = format!("command line --{}", key.replace('_', "-"));
         let (key, value) = match key.strip_prefix("no_") {
             Some(key) => (key, Value::from(false)),
             None => (key.as_str(), value.clone()),
         };
-        layers = layers.merge(Entry { source, key, value });
+        let key = known(&layer, key)?;
+        layers.set(layer, key, value);
     }
-    let settings: Settings = layers.extract().map_err(|error| describe(&error))?;
-    let provenance = provenance(&layers, &settings);
-    Resolved::checked(settings, provenance, environment, notes)
+    let settings = Settings::of_layers(&layers)?;
+    Resolved::checked(settings, provenance(|key| layers.layer(key)), environment, notes)
+}
+
+/// The key of a setting by this or by its former name.
+fn known(layer: &str, key: &str) -> Result<&'static str, ConfigError> {
+    let setting = SETTINGS.iter().find(|setting| setting.key == key || setting.alias == Some(key));
+    setting.map(|setting| setting.key).ok_or_else(|| {
+        let keys: Vec<String> = SETTINGS.iter().map(|setting| format!("`{}`", setting.key)).collect();
+        let reason = format!("unknown field: found `{key}`, expected one of {}", keys.join(", "));
+        ConfigError::Value { place: place(layer, key), reason }
+    })
+}
+
+/// For every key what `layer` says of it.
+fn provenance<'a>(layer: impl Fn(&str) -> &'a str) -> BTreeMap<String, String> {
+    SETTINGS.iter().map(|setting| (setting.key.to_owned(), layer(setting.key).to_owned())).collect()
 }
 
 impl Resolved {
@@ -136,13 +116,9 @@ impl Resolved {
     /// # Errors
     /// [`ConfigError`] if a value is out of range or two contradict each other.
     pub fn of_program(settings: Settings, environment: &Environment) -> Result<Self, ConfigError> {
-        let values =
-            |settings: &Settings| Value::serialize(settings).ok().and_then(Value::into_dict).unwrap_or_default();
-        let defaults = values(&Settings::default());
-        let source = |key: &String, value: &Value| {
-            if defaults.get(key) == Some(value) { "default" } else { "program" }.to_owned()
-        };
-        let provenance = values(&settings).iter().map(|(key, value)| (key.clone(), source(key, value))).collect();
+        let values = |settings: &Settings| serde_json::to_value(settings).unwrap_or_default();
+        let (defaults, given) = (values(&Settings::default()), values(&settings));
+        let provenance = provenance(|key| if defaults[key] == given[key] { "default" } else { "program" });
         Self::checked(settings, provenance, environment, Vec::new())
     }
 
@@ -154,7 +130,7 @@ impl Resolved {
     ) -> Result<Self, ConfigError> {
         let (mut settings, mut provenance, mut notes) = (settings, provenance, notes);
         if let Some(wish) = settings.shard {
-            let layers = ensemble::Layers(&provenance);
+            let layers = ensemble::Provenance(&provenance);
             let (share, variable) =
                 wish.resolve(environment).map_err(|error| layers.invalid("shard", format!("shard {wish}: {error}")))?;
             if let Some(variable) = variable {
@@ -169,22 +145,6 @@ impl Resolved {
     }
 }
 
-/// A configuration file whose text has been read.
-struct File<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-impl Provider for File<'_> {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(format!("configuration file {}", self.path.display()))
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Toml::string(self.text).data()
-    }
-}
-
 fn config_file(
     command_line: &CommandLine,
     environment: &Environment,
@@ -193,29 +153,6 @@ fn config_file(
         return Ok(Some((path.clone(), "given with --config")));
     }
     Ok(environment.get(CONFIG_FILE)?.map(|path| (path.into(), "given with EMBEDDER_CONFIG")))
-}
-
-fn describe(error: &figment::Error) -> ConfigError {
-    let layer = error.metadata.as_ref().map_or("settings", |metadata| metadata.name.as_ref());
-    // A flag or variable names its key already; a file does not.
-    let place = match error.path.join(".") {
-        key if layer.starts_with("configuration file") && !key.is_empty() => format!("{layer}: key {key}"),
-        _ => layer.to_owned(),
-    };
-    ConfigError::Value { place, reason: error.kind.to_string() }
-}
-
-fn provenance(layers: &Figment, settings: &Settings) -> BTreeMap<String, String> {
-    let keys = Value::serialize(settings).ok().and_then(Value::into_dict).unwrap_or_default();
-    // The token is a secret and does not serialise, but where it came from is no secret.
-    keys.into_keys()
-        .chain(["hf_token".to_owned()])
-        .map(|key| {
-            let source = layers.find_metadata(&key).map_or("default", |metadata| metadata.name.as_ref());
-            let source = if source.starts_with("embed_collections") { "default" } else { source };
-            (key, source.to_owned())
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -237,7 +174,7 @@ mod tests {
 
     #[test]
     fn each_layer_wins_over_the_one_before_and_is_remembered() {
-        let file = file("model = 'from-file'\nshard_rows = 7\nmax_duration = '2m'\n");
+        let file = file("model = 'from-file'\npart_rows = 7\nmax_duration = '2m'\n");
         let command_line = CommandLine {
             config: Some(file.path().into()),
             values: vec![("model".to_owned(), Value::from("from-flag"))],
@@ -245,12 +182,12 @@ mod tests {
         let variables = environment(&[("EMBEDDER_MODEL", "from-variable"), ("EMBEDDER_THREADS", "3")]);
         let resolved = resolve(&command_line, &variables).unwrap();
         assert_eq!(resolved.settings.model, "from-flag");
-        assert_eq!(resolved.settings.shard_rows, 7);
+        assert_eq!(resolved.settings.part_rows, 7);
         assert_eq!(resolved.settings.threads, Some(3));
         assert_eq!(resolved.settings.max_duration.unwrap().0.as_secs(), 120);
         assert_eq!(resolved.provenance["model"], "command line --model");
         assert_eq!(resolved.provenance["threads"], "environment EMBEDDER_THREADS");
-        assert_eq!(resolved.provenance["shard_rows"], format!("configuration file {}", file.path().display()));
+        assert_eq!(resolved.provenance["part_rows"], format!("configuration file {}", file.path().display()));
         assert_eq!(resolved.provenance["output_dir"], "default");
     }
 
@@ -268,10 +205,10 @@ mod tests {
     #[test]
     fn an_error_names_the_layer_and_the_key() {
         check_error(
-            "shard_rows = 'x'",
+            "part_rows = 'x'",
             &[],
             &[],
-            "configuration file FILE: key shard_rows: invalid type: found string \"x\", expected u32",
+            "configuration file FILE: key part_rows: invalid type: string \"x\", expected u32",
         );
         let unknown = {
             let file = file("chunked = 'x'");
@@ -284,7 +221,7 @@ mod tests {
             "",
             &[("EMBEDDER_SHARD_ROWS", "0")],
             &[],
-            "environment EMBEDDER_SHARD_ROWS: shard_rows must be at least 1",
+            "environment EMBEDDER_SHARD_ROWS: part_rows must be at least 1",
         );
         check_error(
             "prompt = 'a'",
@@ -298,6 +235,19 @@ mod tests {
             &[("overwrite", Value::from(true)), ("resume", Value::from(true))],
             "command line --overwrite and command line --resume: overwrite and resume contradict each other; give one of them",
         );
+    }
+
+    #[test]
+    fn former_names_are_read_in_every_layer() {
+        let file = file("shard_rows = 7");
+        let command_line = CommandLine { config: Some(file.path().into()), values: vec![] };
+        let rows = |line: &CommandLine, variables: &[(&str, &str)]| {
+            resolve(line, &environment(variables)).unwrap().settings.part_rows
+        };
+        assert_eq!(rows(&command_line, &[]), 7);
+        assert_eq!(rows(&command_line, &[("EMBEDDER_SHARD_ROWS", "8")]), 8);
+        assert_eq!(rows(&command_line, &[("EMBEDDER_SHARD_ROWS", "8"), ("EMBEDDER_PART_ROWS", "9")]), 9);
+        assert_eq!(rows(&command_line.with("shard_rows", Some(10)), &[("EMBEDDER_PART_ROWS", "9")]), 10);
     }
 
     #[test]

@@ -6,19 +6,22 @@
 
 mod ensemble;
 mod environment;
+mod error;
 mod layers;
+mod merge;
 mod per_model;
 mod settings;
 mod shard;
 mod validate;
+mod values;
 
 pub use ensemble::{DEFAULT_ENSEMBLE, Ensemble, Mode};
-pub use environment::{CudaEnvironment, Environment, Kind, Places, VARIABLES, Variable};
-pub use layers::{CommandLine, ConfigError, Resolved, resolve};
+pub use environment::{CudaEnvironment, Environment, Places};
+pub use error::{ConfigError, EnvironmentError};
+pub use layers::{CommandLine, Resolved, resolve};
 pub use per_model::PerModel;
-pub use settings::{
-    CpuInstructions, Dtype, Format, Fusion, LogFormat, LogLevel, ProgressStyle, Seconds, Settings, Strategy,
-};
+pub use settings::{Flag, Kind, SETTINGS, Setting, Settings};
 pub use shard::ShardWish;
+pub use values::{CpuInstructions, Dtype, Format, Fusion, LogFormat, LogLevel, ProgressStyle, Seconds, Strategy};
 
 pub use crate::domain::{Foreign, LeasePolicy};

@@ -1,192 +1,389 @@
-//! Every setting with its default.
+//! The one table of settings: each row gives a field, a key of the configuration file, a flag and variables.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use clap::builder::{EnumValueParser, ValueParser};
+use clap::{ValueEnum, value_parser};
+use serde::{Deserialize, Serialize};
+use toml::Value;
 
-use super::{PerModel, ShardWish};
+use super::error::ConfigError;
+use super::merge::Layers;
+use super::{
+    CpuInstructions, Dtype, Format, Fusion, LogFormat, LogLevel, PerModel, ProgressStyle, Seconds, ShardWish, Strategy,
+};
 use crate::domain::{Foreign, LeasePolicy, Share, VectorKind};
 
-/// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Input root, or one chunk file.
-    pub chunked_dir: PathBuf,
-    /// Output root.
-    pub output_dir: PathBuf,
-    /// Names of the collections to embed; empty for all.
-    pub collections: Vec<String>,
-    /// Registry name, hub id or directory; the only model unless an ensemble is asked for.
-    pub model: String,
-    /// A file of short names for models, which come before the built-in ones.
-    pub models_file: Option<PathBuf>,
-    /// Models of the ensemble, in order; the first is the primary one.
-    pub ensemble_models: Vec<String>,
-    /// Weights of the models in fused vectors; equal if none is given.
-    pub ensemble_weights: PerModel<f64>,
-    /// Whether several models are wanted, for those who do not name them.
-    pub ensemble: Option<bool>,
-    /// Each model in turn has a lease on all devices.
-    pub exclusive_ensemble: Option<bool>,
-    /// One model after the other.
-    pub sequential_ensemble: Option<bool>,
-    /// How the models of an ensemble take turns.
-    pub strategy: Option<Strategy>,
-    /// Keep models on their devices after their turn, if all fit.
-    pub warm_cache_after_release: bool,
-    /// One replica of a model on each device.
-    pub data_parallel: Option<bool>,
-    /// What becomes of the vectors that several models have given one chunk, besides their own outputs.
-    pub fusion: Fusion,
-    /// Arithmetic of the model.
-    pub dtype: Dtype,
-    /// Longest text in tokens; never more than the model's own limit.
-    pub max_length: Option<usize>,
-    /// Name of the prompt to put before every text.
-    pub prompt_name: Option<String>,
-    /// The prompt itself; empty for none.
-    pub prompt: Option<String>,
-    /// Keep only so many leading components of each vector (Matryoshka).
-    pub truncate_dim: PerModel<usize>,
-    /// Kinds of vectors to write; what the model is for if empty.
-    pub emit: Vec<VectorKind>,
-    /// Output formats.
-    pub format: Vec<Format>,
-    /// Rows in a shard, the unit of commit.
-    pub shard_rows: u32,
-    /// The share that this machine does, if several divide the job among themselves.
-    pub shard: Option<ShardWish>,
-    /// Most sequences in a batch; the plan says if absent.
-    pub batch_size: PerModel<usize>,
-    /// Smaller batches when memory runs short.
-    pub adaptive_batch: bool,
-    /// A few tokens through every model before its first batch.
-    pub warm_up: bool,
-    /// Most tokens in a batch of more than one sequence.
-    pub batch_tokens: usize,
-    /// Encoder threads; the cores available if absent.
-    pub threads: Option<usize>,
-    /// Best vector instructions to use on the processor, for tests and comparisons.
-    pub cpu_instructions: CpuInstructions,
-    /// Devices to use, in order; the best that can be used if empty.
-    pub devices: Vec<String>,
-    /// The library of the NVIDIA driver, where it is not in its place.
-    pub nvml_library: Option<PathBuf>,
-    /// Use no GPU even if there is one.
-    pub force_cpu: bool,
-    /// Lease and watch GPUs as if models ran on them, and compute on the processor.
-    pub rehearse: bool,
-    /// Most memory of this process on a device, in GiB.
-    pub soft_limit_gb: Option<f64>,
-    /// Memory that the plan leaves free on each device besides, in GiB.
-    pub memory_buffer_gb: f64,
-    /// Part of a device's memory from which on a warning is given.
-    pub memory_warning: f64,
-    /// Part of a device's memory from which on the next allocation may fail.
-    pub memory_critical: f64,
-    /// What to do if a device is leased already.
-    pub lease_policy: Option<LeasePolicy>,
-    /// Wait so long for devices.
-    pub lease_wait: Option<Seconds>,
-    /// What to do if processes without a lease compute on a device.
-    pub foreign: Foreign,
-    /// Directory of the lock files of leases, if not the usual one.
-    pub lease_dir: Option<PathBuf>,
-    /// Go on where an earlier run with the same settings stopped.
-    pub resume: bool,
-    /// Throw away what an earlier run wrote.
-    pub overwrite: bool,
-    /// Embed what is new or has another text than before, and keep the vectors of the rest.
-    pub incremental: bool,
-    /// Directory of vectors that runs share, by vector space and text.
-    pub cache_dir: Option<PathBuf>,
-    /// Open no network connection.
-    pub offline: bool,
-    /// Root of the Hugging Face cache.
-    pub hf_cache_dir: Option<PathBuf>,
-    /// Cache of repositories inside that root, where it lies elsewhere.
-    pub hf_hub_cache: Option<PathBuf>,
-    /// Address of the hub.
-    pub hf_endpoint: Option<String>,
-    /// Access token for the hub.
-    #[serde(skip_serializing)]
-    pub hf_token: Option<String>,
-    /// Name of this run; made from the time if absent.
-    pub run_id: Option<String>,
-    /// Stop cleanly after this time.
-    pub max_duration: Option<Seconds>,
-    /// How to show progress.
-    pub progress: ProgressStyle,
-    /// The least of what is worth a log message.
-    pub log_level: LogLevel,
-    /// How to write log messages.
-    pub log_format: LogFormat,
+/// How the text of a flag or variable becomes a value.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// As it stands.
+    Text,
+    /// A path.
+    Path,
+    /// A whole number; the parser knows its range.
+    Number(fn() -> ValueParser),
+    /// A number.
+    Decimal,
+    /// 1/true/yes/on or 0/false/no/off; a flag without a value.
+    Switch,
+    /// One word of a set.
+    Choice(fn() -> ValueParser),
+    /// Separated by white space or commas.
+    List,
+    /// The same, each of them a word of a set.
+    Choices(fn() -> ValueParser),
+    /// Text without the white space that copying leaves around it; nothing else is nothing.
+    Token,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            chunked_dir: "Chunked".into(),
-            output_dir: "Embeddings".into(),
-            collections: Vec::new(),
-            model: "all-MiniLM-L6-v2".into(),
-            models_file: None,
-            ensemble_models: Vec::new(),
-            ensemble_weights: PerModel::default(),
-            ensemble: None,
-            exclusive_ensemble: None,
-            sequential_ensemble: None,
-            strategy: None,
-            warm_cache_after_release: false,
-            data_parallel: None,
-            fusion: Fusion::Mean,
-            dtype: Dtype::Auto,
-            max_length: None,
-            prompt_name: None,
-            prompt: None,
-            truncate_dim: PerModel::default(),
-            emit: Vec::new(),
-            format: vec![Format::Jsonl],
-            // About ten seconds of work for a small model on two cores: what a crash can cost.
-            shard_rows: 1024,
-            shard: None,
-            batch_size: PerModel::default(),
-            adaptive_batch: true,
-            warm_up: true,
-            // Activations of a few hundred tokens stay in the cache of one core.
-            batch_tokens: 1024,
-            threads: None,
-            cpu_instructions: CpuInstructions::Auto,
-            devices: Vec::new(),
-            nvml_library: None,
-            force_cpu: false,
-            rehearse: false,
-            soft_limit_gb: None,
-            memory_buffer_gb: 0.0,
-            memory_warning: 0.85,
-            memory_critical: 0.95,
-            lease_policy: None,
-            lease_wait: None,
-            foreign: Foreign::Refuse,
-            lease_dir: None,
-            resume: true,
-            overwrite: false,
-            incremental: false,
-            cache_dir: None,
-            offline: false,
-            hf_cache_dir: None,
-            hf_hub_cache: None,
-            hf_endpoint: None,
-            hf_token: None,
-            run_id: None,
-            max_duration: None,
-            progress: ProgressStyle::Auto,
-            log_level: LogLevel::Info,
-            log_format: LogFormat::Text,
+/// How a setting stands on the command line.
+#[derive(Debug, Clone, Copy)]
+pub enum Flag {
+    /// Not at all.
+    None,
+    /// `--key VALUE`.
+    Value(&'static str),
+    /// `--key`.
+    On,
+    /// `--no-key`, with this help.
+    Off(&'static str),
+    /// Both, with this help for `--no-key`.
+    OnOff(&'static str),
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Key in the configuration file; with `-` for `_` also the flag.
+    pub key: &'static str,
+    /// A former key.
+    pub alias: Option<&'static str>,
+    /// Heading in the help; `None` for flags that the help does not show.
+    pub heading: Option<&'static str>,
+    /// For people.
+    pub help: &'static [&'static str],
+    /// How it is read.
+    pub kind: Kind,
+    /// How it is typed.
+    pub flag: Flag,
+    /// Variables, of which the later wins.
+    pub variables: &'static [&'static str],
+}
+
+impl Setting {
+    /// The help in one line.
+    pub fn help(&self) -> String {
+        self.help.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Kind {
+    /// Reads the text of a variable or flag; the error says what would be readable.
+    pub(crate) fn read(self, text: &str) -> Result<Value, &'static str> {
+        match self {
+            Self::Text | Self::Path | Self::Choice(_) => Ok(Value::from(text)),
+            Self::Token => Ok(Value::from(text.replace(['\r', '\n'], "").trim())),
+            Self::Number(_) => {
+                { text.trim().parse::<u64>().ok().and_then(|number| i64::try_from(number).ok()).map(Value::from) }
+                    .ok_or("a whole number that is not negative")
+            }
+            Self::Decimal => text.trim().parse::<f64>().map(Value::from).map_err(|_| "a number"),
+            Self::Switch => match text.trim().to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => Ok(Value::from(true)),
+                "0" | "false" | "no" | "off" => Ok(Value::from(false)),
+                _ => Err("1, true, yes or on; or 0, false, no or off"),
+            },
+            Self::List | Self::Choices(_) => Ok(Value::from(
+                text.split(|character: char| character.is_whitespace() || character == ',')
+                    .filter(|item| !item.is_empty())
+                    .collect::<Vec<_>>(),
+            )),
         }
+    }
+}
+
+fn choice<T: ValueEnum + Clone + Send + Sync + 'static>() -> ValueParser {
+    EnumValueParser::<T>::new().into()
+}
+
+macro_rules! settings {
+    ($($heading:expr => { $(
+        $(#[doc = $help:literal])+
+        $(#[serde $serde:tt])?
+        $key:ident $(alias $alias:literal)?: $type:ty = $default:expr => $kind:expr, $flag:expr, $variables:expr;
+    )* })*) => {
+        /// The settings of `embed-collections` without a sub-command. Field names are the keys of the configuration file.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Settings { $($(
+            $(#[doc = $help])+
+            $(#[serde $serde])?
+            $(#[serde(alias = $alias)])?
+            pub $key: $type,
+        )*)* }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($($key: $default,)*)* }
+            }
+        }
+
+        impl Settings {
+            pub(super) fn of_layers(layers: &Layers) -> Result<Self, ConfigError> {
+                let defaults = Self::default();
+                Ok(Self { $($($key: layers.value(stringify!($key))?.unwrap_or(defaults.$key),)*)* })
+            }
+        }
+
+        /// All settings.
+        pub const SETTINGS: &[Setting] = &[$($(
+            Setting {
+                key: stringify!($key),
+                alias: first(&[$($alias)?]),
+                heading: $heading,
+                help: &[$($help),+],
+                kind: $kind,
+                flag: $flag,
+                variables: &$variables,
+            },
+        )*)*];
+    };
+}
+
+const fn first(aliases: &[&'static str]) -> Option<&'static str> {
+    match aliases {
+        [] => None,
+        [first, ..] => Some(first),
+    }
+}
+
+const INPUT_AND_OUTPUT: Option<&str> = Some("Input and output");
+const MODEL: Option<&str> = Some("Model");
+const ENSEMBLE: Option<&str> = Some("Ensemble");
+const MACHINE: Option<&str> = Some("Machine");
+const LEASES: Option<&str> = Some("Leases");
+const RUN: Option<&str> = Some("Run");
+
+settings! {
+    INPUT_AND_OUTPUT => {
+        /// Input root: each of its directories is a collection of chunk files. Or one chunk file
+        chunked_dir: PathBuf = "Chunked".into() => Kind::Path, Flag::Value("DIR"), ["EMBEDDER_CHUNKED_DIR"];
+
+        /// Output root [default: ./Embeddings]
+        output_dir: PathBuf = "Embeddings".into() => Kind::Path, Flag::Value("DIR"), ["EMBEDDER_OUTPUT_DIR"];
+
+        /// Embed only these collections
+        collections: Vec<String> = Vec::new() => Kind::List, Flag::Value("NAME"), ["EMBEDDER_COLLECTIONS"];
+
+        /// Output formats, one or several [default: jsonl]
+        format: Vec<Format> = vec![Format::Jsonl]
+            => Kind::Choices(choice::<Format>), Flag::Value("FORMAT"), ["EMBEDDER_FORMAT"];
+
+        /// Rows in a part: what is committed at once, and what a crash can cost [default: 1024]
+        part_rows alias "shard_rows": u32 = 1024
+            // About ten seconds of work for a small model on two cores.
+            => Kind::Number(|| value_parser!(u32).into()), Flag::Value("N"),
+            ["EMBEDDER_SHARD_ROWS", "EMBEDDER_PART_ROWS"];
+
+        /// Do only this share of the job, which several machines divide among themselves: its number, counted from 0,
+        /// and how many there are, such as 3/8; or auto in a SLURM job array, auto/8 in one from 0 to 7 and in a
+        /// Kubernetes job of 8 completions. All write into one output root; `merge` then makes one output of them
+        shard: Option<ShardWish> = None => Kind::Text, Flag::Value("I/N"), ["EMBEDDER_SHARD"];
+
+        /// Go on where an earlier run stopped, if input, model and settings are the same. This is the default; with
+        /// `EMBEDDER_RESUME=0` any earlier output is refused
+        resume: bool = true => Kind::Switch, Flag::On, ["EMBEDDER_RESUME"];
+
+        /// Throw away what earlier runs wrote for these collections and this model
+        overwrite: bool = false => Kind::Switch, Flag::On, ["EMBEDDER_OVERWRITE"];
+
+        /// Bring earlier outputs up to an input that has changed: texts that are new are embedded, the vectors of the
+        /// others are kept, and ids that are gone are listed in `removed.jsonl`
+        incremental: bool = false => Kind::Switch, Flag::On, ["EMBEDDER_INCREMENTAL"];
+
+        /// Directory of vectors that runs share: a text is embedded once for each vector space, whatever its collection
+        cache_dir: Option<PathBuf> = None => Kind::Path, Flag::Value("DIR"), ["EMBEDDER_CACHE_DIR"];
+    }
+
+    MODEL => {
+        /// Kinds of vectors to write: dense, sparse (weights of tokens), multi (a vector for each token) [default: what
+        /// the model is for]
+        emit: Vec<VectorKind> = Vec::new()
+            => Kind::Choices(choice::<VectorKind>), Flag::Value("KIND"), ["EMBEDDER_EMIT"];
+
+        /// Registry name, hub id (owner/name) or directory [default: all-MiniLM-L6-v2]
+        model: String = "all-MiniLM-L6-v2".into() => Kind::Text, Flag::Value("NAME"), ["EMBEDDER_MODEL"];
+
+        /// TOML file of models with short names, which come before the built-in ones (as configs/models.toml is written)
+        models_file: Option<PathBuf> = None => Kind::Path, Flag::Value("FILE"), ["EMBEDDER_MODELS_FILE"];
+
+        /// Arithmetic of the model's layers [default: auto]
+        dtype: Dtype = Dtype::Auto => Kind::Choice(choice::<Dtype>), Flag::Value("TYPE"), ["EMBEDDER_DTYPE"];
+
+        /// Longest text in tokens; the rest is cut off and counted. Never more than the model's own limit
+        max_length: Option<usize> = None
+            => Kind::Number(|| value_parser!(usize).into()), Flag::Value("N"), ["EMBEDDER_MAX_LENGTH"];
+
+        /// Put the model's prompt of this name before every text [default: the first of document, passage, corpus that
+        /// the model has, else its default prompt, else none]
+        prompt_name: Option<String> = None => Kind::Text, Flag::Value("NAME"), ["EMBEDDER_PROMPT_NAME"];
+
+        /// Put this before every text; "" for nothing
+        prompt: Option<String> = None => Kind::Text, Flag::Value("TEXT"), ["EMBEDDER_PROMPT"];
+
+        /// Keep the first N components of each vector and normalise again (for Matryoshka models); MODEL=N for one model
+        truncate_dim: PerModel<usize> = PerModel::default()
+            => Kind::List, Flag::Value("N"), ["EMBEDDER_MATRYOSHKA_DIM"];
+
+        /// Open no network connection: use model files that are here already
+        offline: bool = false
+            => Kind::Switch, Flag::On, ["TRANSFORMERS_OFFLINE", "HF_HUB_OFFLINE", "EMBEDDER_OFFLINE"];
+
+        /// Root of the Hugging Face cache [default: `HF_HOME` or ~/.cache/huggingface]
+        hf_cache_dir: Option<PathBuf> = None => Kind::Path, Flag::Value("DIR"), ["HF_HOME", "EMBEDDER_HF_CACHE_DIR"];
+
+        /// Cache of repositories inside that root, where it lies elsewhere
+        hf_hub_cache: Option<PathBuf> = None => Kind::Path, Flag::None, ["HUGGINGFACE_HUB_CACHE", "HF_HUB_CACHE"];
+
+        /// Address of the hub
+        hf_endpoint: Option<String> = None => Kind::Text, Flag::None, ["HF_ENDPOINT"];
+
+        /// Access token for the hub
+        #[serde(skip_serializing)]
+        hf_token: Option<String> = None => Kind::Token, Flag::None, ["HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"];
+    }
+
+    ENSEMBLE => {
+        /// Models of an ensemble, in order; the first is the primary one [default once an ensemble is asked for:
+        /// jina-code-embeddings-1.5b bge-m3 qwen3-embedding-0.6b]
+        ensemble_models: Vec<String> = Vec::new() => Kind::List, Flag::Value("NAME"), ["EMBEDDER_ENSEMBLE_MODELS"];
+
+        /// Weight of each model in the fused vectors, such as bge-m3=0.7 [default: equal]
+        ensemble_weights: PerModel<f64> = PerModel::default()
+            => Kind::List, Flag::Value("MODEL=W"), ["EMBEDDER_ENSEMBLE_WEIGHTS"];
+
+        /// Whether several models are wanted, for those who do not name them
+        ensemble: Option<bool> = None => Kind::Switch, Flag::None, ["ENSEMBLE_ENABLED", "EMBEDDER_ENSEMBLE"];
+
+        /// Each model in turn has all devices for itself: lease, load, embed everything, free, hand on
+        exclusive_ensemble: Option<bool> = None
+            => Kind::Switch, Flag::OnOff("Not so, even where it is the default (on Kaggle)"),
+            ["EMBEDDER_EXCLUSIVE_ENSEMBLE"];
+
+        /// One model after the other
+        sequential_ensemble: Option<bool> = None => Kind::Switch, Flag::None, ["EMBEDDER_SEQUENTIAL_ENSEMBLE"];
+
+        /// How the models of an ensemble take turns: rotate takes every batch through all of them, exclusive one model
+        /// through everything [default: rotate]
+        strategy: Option<Strategy> = None
+            => Kind::Choice(choice::<Strategy>), Flag::Value("STRATEGY"), ["EMBEDDER_STRATEGY"];
+
+        /// Keep models on their devices after their turn, if the plan says that all fit
+        warm_cache_after_release: bool = false => Kind::Switch, Flag::On, ["EMBEDDER_WARM_CACHE"];
+
+        /// One replica of a model on each leased device [default: if there are several]
+        data_parallel: Option<bool> = None
+            => Kind::Switch, Flag::OnOff("One replica of a model, on the first device"),
+            ["EMBEDDER_SEQUENTIAL_DATA_PARALLEL"];
+
+        /// What to make of the models' vectors besides themselves: their weighted mean, all of them one after the other,
+        /// or nothing [default: mean]
+        fusion: Fusion = Fusion::Mean => Kind::Choice(choice::<Fusion>), Flag::Value("METHOD"), ["EMBEDDER_FUSION"];
+    }
+
+    MACHINE => {
+        /// Most texts in a batch; MODEL=N for one model [default: what the plan finds room for]
+        batch_size: PerModel<usize> = PerModel::default()
+            => Kind::List, Flag::Value("N"), ["GPU_BATCH_SIZE", "EMBEDDER_BATCH_SIZE"];
+
+        /// Smaller batches when memory runs short
+        adaptive_batch: bool = true
+            => Kind::Switch, Flag::Off("Do not make batches smaller when memory runs short"),
+            ["EMBEDDER_ADAPTIVE_BATCH"];
+
+        /// A few tokens through every model before its first batch
+        warm_up: bool = true
+            => Kind::Switch, Flag::Off("Send no tokens through a model before its first batch"),
+            ["GPU_ENABLE_WARMUP", "EMBEDDER_WARM_UP"];
+
+        /// Most tokens in a batch of several texts [default: 1024]
+        batch_tokens: usize = 1024
+            // Activations of a few hundred tokens stay in the cache of one core.
+            => Kind::Number(|| value_parser!(usize).into()), Flag::Value("N"), ["EMBEDDER_BATCH_TOKENS"];
+
+        /// Encoder threads [default: the cores that this process may use]
+        threads: Option<usize> = None
+            => Kind::Number(|| value_parser!(usize).into()), Flag::Value("N"), ["EMBEDDER_THREADS"];
+
+        /// Devices to use, in this order: cuda:1,cuda:0 or cpu or cpu:0,cpu:1 (slots that share the cores) or the
+        /// beginning of a UUID (GPU-…) [default: the best that this build has an encoder for]
+        devices: Vec<String> = Vec::new() => Kind::List, Flag::Value("DEVICE"), ["EMBEDDER_SEQUENTIAL_DEVICES"];
+
+        /// The library of the NVIDIA driver, where it is not in its place
+        nvml_library: Option<PathBuf> = None => Kind::Path, Flag::None, ["EMBEDDER_NVML_LIBRARY"];
+
+        /// Use the CPU even if there is a GPU
+        force_cpu: bool = false => Kind::Switch, Flag::On, ["EMBEDDER_FORCE_CPU"];
+
+        /// Most memory of this process on a device in GiB [default: 12 on GPUs of 16 GB, else 0.85 of the device]
+        soft_limit_gb: Option<f64> = None => Kind::Decimal, Flag::Value("GIB"), ["EMBEDDER_SOFT_LIMIT_GB"];
+
+        /// Memory that the plan leaves free on each device besides, in GiB [default: 0]
+        memory_buffer_gb: f64 = 0.0
+            => Kind::Decimal, Flag::Value("GIB"), ["GPU_MODEL_MEMORY_BUFFER_GB", "EMBEDDER_MEMORY_BUFFER_GB"];
+
+        /// Part of a device's memory from which on batches shrink [default: 0.85]
+        memory_warning: f64 = 0.85 => Kind::Decimal, Flag::Value("PART"), ["EMBEDDER_MEMORY_WARNING"];
+
+        /// Part of a device's memory from which on batches shrink to half [default: 0.95]
+        memory_critical: f64 = 0.95 => Kind::Decimal, Flag::Value("PART"), ["EMBEDDER_MEMORY_CRITICAL"];
+    }
+
+    None => {
+        /// Best vector instructions to use on the processor, for tests and comparisons
+        cpu_instructions: CpuInstructions = CpuInstructions::Auto
+            => Kind::Choice(choice::<CpuInstructions>), Flag::Value("SET"), ["EMBEDDER_CPU_INSTRUCTIONS"];
+
+        /// Lease and watch the GPUs as if models ran on them, but compute on the processor: to try out a schedule
+        rehearse: bool = false => Kind::Switch, Flag::On, ["EMBEDDER_REHEARSE"];
+    }
+
+    LEASES => {
+        /// What to do if a device is leased by somebody else [default: fail; wait if --lease-wait is given]
+        lease_policy: Option<LeasePolicy> = None
+            => Kind::Choice(choice::<LeasePolicy>), Flag::Value("POLICY"), ["EMBEDDER_LEASE_POLICY"];
+
+        /// Wait so long for leased devices, for example 90s, 30m, 2h [default with --lease-policy wait: 30m]
+        lease_wait: Option<Seconds> = None => Kind::Text, Flag::Value("TIME"), ["EMBEDDER_LEASE_WAIT"];
+
+        /// What to do if programs without a lease compute on a device [default: refuse]
+        foreign: Foreign = Foreign::Refuse
+            => Kind::Choice(choice::<Foreign>), Flag::Value("POLICY"), ["EMBEDDER_FOREIGN"];
+
+        /// Directory of the lock files, which all programs that share devices must agree on [default:
+        /// /run/lock/embed-collections, else in the user's runtime directory]
+        lease_dir: Option<PathBuf> = None => Kind::Path, Flag::Value("DIR"), ["EMBED_LEASE_DIR"];
+    }
+
+    RUN => {
+        /// Stop cleanly after this time, for example 90s, 15m, 1h30m; the same command goes on later
+        max_duration: Option<Seconds> = None => Kind::Text, Flag::Value("TIME"), ["EMBEDDER_MAX_DURATION"];
+
+        /// Name of this run in its outputs [default: made from the time]
+        run_id: Option<String> = None => Kind::Text, Flag::Value("NAME"), ["EMBEDDER_RUN_ID"];
+
+        /// Progress on standard error: auto is a bar on a terminal and a line every few seconds elsewhere
+        progress: ProgressStyle = ProgressStyle::Auto
+            => Kind::Choice(choice::<ProgressStyle>), Flag::Value("STYLE"), ["EMBEDDER_PROGRESS"];
+
+        /// Least of what is worth a log message on standard error [default: info]; debug also tells of each batch
+        log_level: LogLevel = LogLevel::Info
+            => Kind::Choice(choice::<LogLevel>), Flag::Value("LEVEL"), ["EMBEDDER_LOG_LEVEL"];
+
+        /// Log messages on standard error
+        log_format: LogFormat = LogFormat::Text
+            => Kind::Choice(choice::<LogFormat>), Flag::Value("STYLE"), ["EMBEDDER_LOG_FORMAT"];
     }
 }
 
@@ -194,196 +391,5 @@ impl Settings {
     /// The share that this machine does; resolved settings say which it is if there is any.
     pub fn share(&self) -> Option<Share> {
         self.shard.and_then(ShardWish::share)
-    }
-}
-
-/// How the models of an ensemble take turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Strategy {
-    /// All models are loaded, and every batch of texts goes through each of them.
-    Rotate,
-    /// One model after the other, each with all devices for itself.
-    Exclusive,
-}
-
-/// What becomes of the vectors that several models have given one chunk, besides their own outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Fusion {
-    /// Their weighted mean, of unit length; all must have one dimension.
-    Mean,
-    /// One after the other, weighted, of unit length together.
-    Concat,
-    /// Nothing.
-    None,
-}
-
-impl Fusion {
-    /// As in `--fusion`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Concat => "concat",
-            Self::None => "none",
-        }
-    }
-}
-
-/// Arithmetic of the model's layers. Pooling and normalisation are f32 in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// The fastest that is exact enough on the device; f32 on a CPU.
-    Auto,
-    /// 32-bit floating point.
-    F32,
-    /// 16-bit floating point; GPUs only.
-    F16,
-    /// 16-bit floating point with the range of f32: sums in f32 of products of numbers with eight bits of mantissa.
-    Bf16,
-    /// Eight-bit integers with scales; processors only.
-    Int8,
-}
-
-/// Vector instructions of the processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum CpuInstructions {
-    /// The best that it has.
-    Auto,
-    /// At most AVX-512.
-    Avx512,
-    /// At most AVX2 with FMA.
-    Avx2,
-    /// What every processor has.
-    Portable,
-}
-
-/// An output format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// One JSON object a row.
-    Jsonl,
-    /// Parquet, compressed with zstd.
-    Parquet,
-    /// Arrow IPC file, uncompressed, so that it can be mapped into memory.
-    Arrow,
-    /// NumPy array beside a JSON list of ids.
-    Npy,
-}
-
-/// How progress is shown on standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ProgressStyle {
-    /// A bar on a terminal, plain lines elsewhere.
-    Auto,
-    /// A bar.
-    Bar,
-    /// A line every few seconds.
-    Plain,
-    /// A JSON object every few seconds.
-    Json,
-    /// Nothing.
-    None,
-}
-
-/// The least of what is told in log messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// What ends the run or a part of it.
-    Error,
-    /// What the user should look at, too.
-    Warn,
-    /// The way of the run as well.
-    Info,
-    /// Each batch, before it is encoded, as well.
-    Debug,
-}
-
-/// How log messages are written to standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a message.
-    Json,
-}
-
-/// A time span, written as `90`, `90s`, `15m`, `1h30m` or `2d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seconds(pub Duration);
-
-impl std::str::FromStr for Seconds {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let unreadable = || format!("{text:?} is not a duration such as 90s, 15m, 1h30m or 2d");
-        let (mut seconds, mut rest) = (0_u64, text.trim());
-        if rest.is_empty() {
-            return Err(unreadable());
-        }
-        while !rest.is_empty() {
-            let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
-            let count: u64 = rest[..digits].parse().map_err(|_| unreadable())?;
-            let unit = rest[digits..].chars().next();
-            let factor = match unit {
-                None | Some('s') => 1,
-                Some('m') => 60,
-                Some('h') => 3600,
-                Some('d') => 86400,
-                Some(_) => return Err(unreadable()),
-            };
-            seconds = count.checked_mul(factor).and_then(|span| seconds.checked_add(span)).ok_or_else(unreadable)?;
-            rest = &rest[digits + unit.map_or(0, char::len_utf8)..];
-        }
-        Ok(Self(Duration::from_secs(seconds)))
-    }
-}
-
-impl Serialize for Seconds {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}s", self.0.as_secs()))
-    }
-}
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Span {
-            Seconds(u64),
-            Text(String),
-        }
-        match Span::deserialize(deserializer)? {
-            Span::Seconds(seconds) => Ok(Self(Duration::from_secs(seconds))),
-            Span::Text(text) => text.parse().map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, expected: Option<u64>) {
-        assert_eq!(text.parse::<Seconds>().ok().map(|span| span.0.as_secs()), expected, "{text:?}");
-    }
-
-    #[test]
-    fn durations_are_read_with_their_units() {
-        check("90", Some(90));
-        check("90s", Some(90));
-        check("15m", Some(900));
-        check("1h30m", Some(5400));
-        check("2d", Some(172_800));
-        for text in ["", "m", "1x", "-1", "1.5h", "99999999999999999d", "é"] {
-            check(text, None);
-        }
     }
 }

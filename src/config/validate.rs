@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ensemble::Layers;
+use super::ensemble::Provenance;
 use super::{ConfigError, Ensemble, LeasePolicy, Settings};
 
 /// Checks ranges and contradictions. `provenance` names the layer of every key.
@@ -11,11 +11,11 @@ pub(super) fn validate(
     ensemble: &Ensemble,
     provenance: &BTreeMap<String, String>,
 ) -> Result<(), ConfigError> {
-    let layers = Layers(provenance);
+    let layers = Provenance(provenance);
     let source = |key: &str| layers.source(key);
     let out_of_range = |key: &str, rule: &str| Err(layers.invalid(key, format!("{key} must be {rule}")));
     let positive = [
-        ("shard_rows", Some(settings.shard_rows as usize)),
+        ("part_rows", Some(settings.part_rows as usize)),
         ("batch_tokens", Some(settings.batch_tokens)),
         ("batch_size", settings.batch_size.values().min()),
         ("threads", settings.threads),

@@ -76,7 +76,7 @@ impl Fusing {
             method: self.method,
             members: &self.members,
             formats: &settings.format,
-            shard_rows: settings.shard_rows,
+            shard_rows: settings.part_rows,
             existing: existing(settings),
         };
         let start = Instant::now();

@@ -167,7 +167,7 @@ impl Staged {
 
     /// Rows of its shards: as many as the settings ask for, and fewer where vectors of tokens would take too much memory.
     pub(super) fn shard_rows(&self, settings: &Settings) -> u32 {
-        rows_within(settings.shard_rows, self.info.multi_dimension, self.info.max_length)
+        rows_within(settings.part_rows, self.info.multi_dimension, self.info.max_length)
     }
 
     /// What it is to write.

@@ -80,7 +80,7 @@ fn embed_with(
         nvml_library: Some(root.join("no-library.so")),
         threads: Some(2),
         offline: true,
-        shard_rows: 8,
+        part_rows: 8,
         ..Settings::default()
     };
     match trouble {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::process::{self, Process};
 
 /// Far more than a holder says; a larger file is not ours.
-const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES: u64 = 1 << 20;
 
 /// Longest name that is shown.
 const SHOWN_CHARACTERS: usize = 80;
@@ -108,21 +108,11 @@ fn now() -> SystemTime {
 }
 
 /// What the lock file says, if it can be read.
-pub(super) fn read(file: &File) -> Option<Holder> {
-    let mut content = vec![0; 4096];
-    let mut filled = 0;
-    while filled < MOST_BYTES {
-        match file.read_at(&mut content[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-        if filled == content.len() {
-            content.resize(filled * 2, 0);
-        }
-    }
-    Holder::parse(&content[..filled])
+pub(super) fn read(mut file: &File) -> Option<Holder> {
+    let mut content = Vec::new();
+    file.rewind().ok()?;
+    file.take(MOST_BYTES).read_to_end(&mut content).ok()?;
+    Holder::parse(&content)
 }
 
 /// Replaces what the lock file says. Only for who holds the lock.

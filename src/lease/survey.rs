@@ -43,45 +43,38 @@ pub enum State {
 /// # Errors
 /// If the directory cannot be read. A lock file that cannot be used is a device whose state is unknown.
 pub fn survey(directory: &LeaseDirectory) -> Result<Vec<DeviceState>, DirectoryError> {
-    Ok(directory.devices()?.into_iter().filter_map(|device| look(directory, device)).collect())
+    Ok(directory.devices()?.into_iter().filter_map(|device| DeviceState::of(directory, device)).collect())
 }
 
 impl DeviceState {
-    /// Asks the lock of one device.
+    /// Asks the lock of one device. `None` if there is no lock file.
     pub fn of(directory: &LeaseDirectory, device: DeviceKey) -> Option<Self> {
-        look(directory, device)
+        let (state, said) = match state(directory, LockName::outer(&device)) {
+            Ok(found) => found?,
+            Err(error) => {
+                let error = Some(error.to_string());
+                return Some(Self {
+                    device,
+                    state: State::Unknown,
+                    holder: None,
+                    inside: Vec::new(),
+                    epoch: None,
+                    error,
+                });
+            }
+        };
+        let inner = Self::of_lock(directory, LockName::inner(&device));
+        let (inner_state, inner_said) = inner.unwrap_or((State::Free, None));
+        let epoch = [&said, &inner_said].into_iter().flatten().map(|holder| holder.epoch).max();
+        // A lock inside one that is free is nobody's.
+        let inside = inner_said.filter(|_| [state, inner_state] == [State::Held; 2]).into_iter().collect();
+        Some(Self { device, state, holder: said.filter(|_| state == State::Held), inside, epoch, error: None })
     }
 
     /// Asks one lock. `None` if it is not there or cannot be asked.
     pub(super) fn of_lock(directory: &LeaseDirectory, name: LockName<'_>) -> Option<(State, Option<Holder>)> {
         state(directory, name).ok().flatten()
     }
-}
-
-/// `None` if the lock file has gone meanwhile.
-fn look(directory: &LeaseDirectory, device: DeviceKey) -> Option<DeviceState> {
-    let state = match state(directory, LockName::outer(&device)) {
-        Ok(Some((state, said))) => {
-            let epoch = |said: &Option<Holder>| said.as_ref().map(|holder| holder.epoch);
-            let inner = DeviceState::of_lock(directory, LockName::inner(&device));
-            let (inner_state, inner_said) = inner.unwrap_or((State::Free, None));
-            DeviceState {
-                device,
-                state,
-                epoch: epoch(&said).max(epoch(&inner_said)),
-                holder: said.filter(|_| state == State::Held),
-                // A lock inside one that is free is nobody's.
-                inside: inner_said.filter(|_| [state, inner_state] == [State::Held; 2]).into_iter().collect(),
-                error: None,
-            }
-        }
-        Ok(None) => return None,
-        Err(error) => {
-            let error = Some(error.to_string());
-            DeviceState { device, state: State::Unknown, holder: None, inside: Vec::new(), epoch: None, error }
-        }
-    };
-    Some(state)
 }
 
 /// A shared lock is enough to ask, and does not get into the way of others who ask. Who wants the device meanwhile

@@ -196,7 +196,7 @@ fn run_and_lose(rig: &Rig, which: [bool; 2]) -> Result<u8, (u8, String)> {
         }
         _ => {}
     });
-    let embedder = embedder(rig, ensemble(Mode::Exclusive), "out", |settings| settings.shard_rows = 4);
+    let embedder = embedder(rig, ensemble(Mode::Exclusive), "out", |settings| settings.part_rows = 4);
     let outcome = embedder.run(&StopSwitch::default(), &observer);
     outcome.map(|finished| finished.exit_code).map_err(|error| (error.exit_code(), error.to_string()))
 }
@@ -236,7 +236,7 @@ fn when_all_gpus_are_lost_what_is_committed_stays_and_the_same_command_goes_on()
     assert!(committed > 0);
     rig.check_free();
     rig.gpus.as_ref().unwrap().change(&two_gpus(IDLE, ""));
-    let embedder = embedder(&rig, ensemble(Mode::Exclusive), "out", |settings| settings.shard_rows = 4);
+    let embedder = embedder(&rig, ensemble(Mode::Exclusive), "out", |settings| settings.part_rows = 4);
     assert_eq!(embedder.run(&StopSwitch::default(), &Observers::default()).unwrap().exit_code, 0);
     let kept: u64 = of_kind(&rig.events("out"), "resumed").iter().map(|event| event["shards"].as_u64().unwrap()).sum();
     assert_eq!(kept, committed as u64, "nothing that was committed is made again");
