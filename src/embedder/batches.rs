@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::fitting::{self, Fitting};
+use super::fitting::{Fitting, rules};
 use super::held::Held;
 use super::job::Turns;
 use super::learned::{Learned, Subject};
@@ -12,7 +12,7 @@ use super::staged::Staged;
 use crate::batch::{BatchLimits, Controller, Controllers, Costs, MemoryModel, Occupancy, Span};
 use crate::config::Settings;
 use crate::device::{Probe, Snapshot};
-use crate::ensemble::{MEMORY_PART, soft_limit};
+use crate::plan::{MEMORY_PART, MemoryKind, soft_limit};
 use crate::telemetry::event::Event;
 
 /// Tokens of the first batches on a GPU, which has hardly anything to do with fewer.
@@ -75,10 +75,10 @@ impl<'a> Batches<'a> {
         let (tokens, most_tokens) =
             if asked || !settings.adaptive_batch { (tokens, tokens) } else { (GPU_START_TOKENS, GPU_MOST_TOKENS) };
         let start = BatchLimits { tokens, sequences: staged.batch_size.unwrap_or(most_tokens) };
-        let weights = self.staged.iter().map(|staged| fitting::footprint(staged, settings, true).weights.0);
-        let rules = fitting::rules(settings, true);
-        let planned = weights.fold(rules.overhead.0, u64::saturating_add);
-        let limit = soft_limit(total, rules).map_or(u64::MAX, |limit| limit.0);
+        let weights = self.staged.iter().map(|staged| staged.gpu_footprint(settings).weights.0);
+        let rules = rules(settings);
+        let planned = weights.fold(MemoryKind::Gpu.overhead().0, u64::saturating_add);
+        let limit = soft_limit(total, MemoryKind::Gpu, rules).map_or(u64::MAX, |limit| limit.0);
         let free = rules.buffer.0;
         let room = Occupancy::new(MEMORY_PART, limit, total.0, used.0, planned).keeping_free(free);
         let costs = costs(staged, settings);
@@ -128,8 +128,8 @@ impl<'a> Batches<'a> {
                 }
             }
         }
-        if let Err(note) = file.store(learned) {
-            self.turns.job.observer.observe(&Event::RunNote { note });
+        if let Err(error) = file.store(learned) {
+            self.turns.job.observer.observe(&Event::RunNote { note: error.to_string() });
         }
     }
 }
@@ -140,6 +140,6 @@ pub(super) fn computes_on_gpu(settings: &Settings, place: &DeviceSlot) -> bool {
 }
 
 fn costs(staged: &Staged, settings: &Settings) -> Costs {
-    let footprint = fitting::footprint(staged, settings, true);
+    let footprint = staged.gpu_footprint(settings);
     Costs { token_bytes: footprint.token_bytes, pair_bytes: footprint.pair_bytes }
 }

@@ -19,6 +19,7 @@ use crate::model::weights::WeightError;
 use crate::nn::GpuError;
 use crate::output::{CommitError, LockError, OpenError, StorageError};
 use crate::pipeline::{LaneError, PassError};
+use crate::plan::Refusals;
 use crate::prepare::TokenizerError;
 use crate::telemetry::event::{Event, Observer};
 
@@ -216,7 +217,7 @@ pub enum ModelFault {
     },
     /// It is too large.
     #[error("{0}")]
-    DoesNotFit(String),
+    DoesNotFit(Refusals),
     /// It failed while it ran.
     #[error(transparent)]
     Lane(#[from] LaneError),

@@ -69,8 +69,8 @@ impl Learned {
     /// Keeps what was learned in a run; another run may have written meanwhile.
     ///
     /// # Errors
-    /// A sentence, if the file cannot be written.
-    pub(super) fn store(&self, learned: Vec<(Subject, MemoryModel)>) -> Result<(), String> {
+    /// [`NotKept`], if the file cannot be written.
+    pub(super) fn store(&self, learned: Vec<(Subject, MemoryModel)>) -> Result<(), NotKept> {
         let mut entries = entries(&self.path).unwrap_or_default();
         for (subject, memory) in learned {
             entries.retain(|entry| entry.subject != subject);
@@ -78,24 +78,37 @@ impl Learned {
         }
         let too_many = entries.len().saturating_sub(MOST_ENTRIES);
         entries.drain(..too_many);
-        let text = serde_json::to_vec_pretty(&File { version: VERSION, entries }).map_err(|error| error.to_string())?;
-        let kept = || -> Result<(), Box<dyn std::error::Error>> {
-            std::fs::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
-            Ok(replace_file(&self.path, &text)?)
-        };
-        kept().map_err(|error| format!("what was learned of memory is not kept for the next run: {error}"))
+        let text =
+            serde_json::to_vec_pretty(&File { version: VERSION, entries }).map_err(|error| NotKept(error.into()))?;
+        std::fs::create_dir_all(self.path.parent().unwrap_or(Path::new("."))).map_err(|error| NotKept(error.into()))?;
+        replace_file(&self.path, &text).map_err(|error| NotKept(error.into()))
     }
 }
 
-/// Nothing where there is no file; why not, where it cannot be read.
-fn entries(path: &Path) -> Result<Vec<Entry>, String> {
+/// The file cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("what was learned of memory is not kept for the next run: {0}")]
+pub(super) struct NotKept(Box<dyn std::error::Error + Send + Sync>);
+
+/// Why the file is unusable.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("it is of version {0}")]
+    Version(u32),
+}
+
+/// Nothing where there is no file.
+fn entries(path: &Path) -> Result<Vec<Entry>, Unusable> {
     let text = match std::fs::read(path) {
-        Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
+        text => text?,
     };
-    let file: File = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    if file.version == VERSION { Ok(file.entries) } else { Err(format!("it is of version {}", file.version)) }
+    let file: File = serde_json::from_slice(&text)?;
+    if file.version == VERSION { Ok(file.entries) } else { Err(Unusable::Version(file.version)) }
 }
 
 #[cfg(test)]
@@ -158,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_a_sentence() {
+    fn a_directory_that_cannot_be_written_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("file"), "").unwrap();
         let (learned, _) = Learned::read(&directory.path().join("file/below"));
-        assert!(learned.store(Vec::new()).unwrap_err().contains("not kept"));
+        assert!(learned.store(Vec::new()).unwrap_err().to_string().contains("not kept"));
     }
 }

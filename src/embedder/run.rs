@@ -11,7 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::arithmetic::Computation;
 use super::error::{EmbedError, ModelError};
-use super::fitting::{all_fit, predict};
+use super::fitting::{keeps, predict};
 use super::fuse::Fusing;
 use super::job::{Faults, Job as Shared, Turns};
 use super::machine::this_machine;
@@ -22,12 +22,12 @@ use super::{Embedder, Finished};
 use crate::collection::{self, Discovery};
 use crate::config::{Mode, Resolved};
 use crate::device::{Probe, cores};
-use crate::ensemble::turns;
 use crate::lease::{
     Candidates, DeviceKey, Inherited, Lease, LeaseError, Manager, Obstacle, Policy, Request, Requester,
 };
 use crate::output::directory_name;
 use crate::pipeline::StopSwitch;
+use crate::plan::{Order, plan};
 use crate::telemetry::event::{Event, Observer, StopCause};
 
 /// An input and where its vectors go.
@@ -126,12 +126,12 @@ impl Session<'_> {
         refuse_same_names(&staged)?;
         let all: Vec<&Staged> = staged.iter().map(|(_, staged)| *staged).collect();
         let fusing = Fusing::new(resolved, &all, report)?;
-        let ready: Vec<usize> = staged.iter().map(|(place, _)| *place).collect();
-        let turns_planned = turns(ensemble.mode, &ready);
+        let order = if ensemble.mode == Mode::Rotate { Order::Together } else { Order::OneByOne };
+        let groups = plan(order, all.len()).groups;
         report.observe(&Event::Planned {
             mode: ensemble.mode,
             models: staged.iter().map(|(_, staged)| staged.name().to_owned()).collect(),
-            turns: turns_planned.len() as u64,
+            turns: groups.len() as u64,
         });
         let faults = Faults::default();
         let job = Shared {
@@ -152,11 +152,11 @@ impl Session<'_> {
         };
         context.keep = settings.warm_cache_after_release && keeps(&context, &all);
         let leasing = Leasing { embedder, resolved, stop, report };
-        for turn in turns_planned {
+        for group in groups {
             if stop.cause().is_some() {
                 break;
             }
-            let models: Vec<&Staged> = turn.models.iter().filter_map(|place| self.staged[*place].as_ref()).collect();
+            let models: Vec<&Staged> = group.models.iter().map(|model| all[*model]).collect();
             predict(&context, &models);
             let ended = if ensemble.mode == Mode::Exclusive && !context.keep {
                 let model = models.first().map(|staged| staged.name());
@@ -264,16 +264,6 @@ fn refuse_same_names(staged: &[(usize, &Staged)]) -> Result<(), EmbedError> {
         }
     }
     Ok(())
-}
-
-/// Whether models may stay on their devices, and a note if they may not.
-fn keeps(context: &Turns<'_>, models: &[&Staged]) -> bool {
-    let keeps = all_fit(context, models);
-    if !keeps {
-        let note = "the models do not fit on the devices together, so none is kept there after its turn".to_owned();
-        context.job.observer.observe(&Event::RunNote { note });
-    }
-    keeps
 }
 
 /// Who takes leases for a run.

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::arithmetic::Computation;
 use super::{EmbedError, LimitOrigin, ModelError, ModelFault};
-use crate::config::{Resolved, Settings};
-use crate::domain::{Digest, Fetching, VectorKind, Widths};
+use crate::config::{Dtype, Resolved, Settings};
+use crate::domain::{Bytes, Digest, Fetching, VectorKind, Widths};
 use crate::encoder::{Finish, Kinds};
 use crate::model::Footprint;
 use crate::model::registry::Registry;
@@ -13,12 +13,13 @@ use crate::model::source::{
     self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceRequest, blob_digest,
     default_pip_commands,
 };
-use crate::model::spec::{ModelSpec, PromptChoice, TextRole};
+use crate::model::spec::{ModelSpec, PromptChoice, SparseHead, TextRole};
 use crate::model::vector_space::{self, Scale, vector_space};
 use crate::model::weights::Weights;
-use crate::nn::Numbers;
 use crate::nn::cpu::gemm::Kernel;
+use crate::nn::{LARGEST_FUSED_HEAD, Numbers, VOCABULARY_BYTES};
 use crate::output::{Existing, Plan, PlannedShare, directory_name};
+use crate::plan::{Footprints, Need};
 use crate::prepare::Tokenizer;
 use crate::telemetry::event::{Event, Observer, PassInfo};
 
@@ -163,6 +164,33 @@ impl Staged {
     pub(super) fn widths(&self) -> Widths {
         let PassInfo { dimension, sparse_dimension, multi_dimension, .. } = self.info;
         Widths { dense: (dimension > 0).then_some(dimension), sparse: sparse_dimension, multi: multi_dimension }
+    }
+
+    /// What planning needs to know of it.
+    pub(super) fn need(&self, settings: &Settings) -> Need {
+        Need {
+            model: self.name().to_owned(),
+            max_length: self.info.max_length,
+            batch_tokens: self.info.batch_tokens,
+            batch_size: self.batch_size,
+            footprints: Footprints { cpu: self.footprint, gpu: self.gpu_footprint(settings) },
+        }
+    }
+
+    /// Its memory on a GPU: two bytes a number unless f32 is asked for, and the tile of the vocabulary that the head of a
+    /// masked language model needs whatever the batch.
+    pub(super) fn gpu_footprint(&self, settings: &Settings) -> Footprint {
+        if settings.rehearse {
+            return self.footprint;
+        }
+        let mut footprint = if settings.dtype == Dtype::F32 { self.footprint } else { self.footprint.in_numbers_of(2) };
+        let weighs = matches!(self.spec.sparse, Some(SparseHead::MaskedLm { .. }))
+            && self.finish.kinds(self.spec.default_kind).contains(&VectorKind::Sparse);
+        if weighs {
+            footprint.weights = Bytes(footprint.weights.0.saturating_add(VOCABULARY_BYTES));
+        }
+        // A build has kernels for one kind of GPUs, and finds no other.
+        if cfg!(feature = "cuda") { footprint.with_fused_attention(&self.spec, LARGEST_FUSED_HEAD) } else { footprint }
     }
 
     /// Rows of its shards: as many as the settings ask for, and fewer where vectors of tokens would take too much memory.
