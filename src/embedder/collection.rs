@@ -61,6 +61,7 @@ pub(super) fn embed(
         .zip(outputs.iter().zip(&known))
         .map(|(member, (committed, known))| Lane {
             model: member.staged.name(),
+            profile: &member.staged.profile,
             tokenizer: &member.staged.tokenizer,
             widths: member.staged.widths(),
             shard_rows: member.staged.shard_rows(settings) as usize,

@@ -2,8 +2,9 @@
 
 use super::ModelFault;
 use crate::domain::{Digest, VectorKind};
+use crate::model::Profile;
 use crate::model::spec::{ModelSpec, PromptChoice};
-use crate::model::vector_space::{DtypeClass, Scale, Settings, vector_space};
+use crate::model::vector_space::{DtypeClass, ModelDigests, vector_space};
 use crate::model::weights::TensorDigests;
 
 /// The `vector_space` that a run writes which asks for these kinds of vectors and for nothing else, in f32.
@@ -12,13 +13,9 @@ use crate::model::weights::TensorDigests;
 /// When the tokenizer or the default prompt cannot be used.
 pub fn default_space(spec: &ModelSpec, tensors: TensorDigests, kinds: &[VectorKind]) -> Result<Digest, ModelFault> {
     let prompt = spec.prompt(&PromptChoice::Default)?;
-    let role = spec.role(&prompt);
-    let max_length = spec.longest(role);
-    let tokenizer = spec.tokenizer_digest()?;
-    let widths = spec.widths().only(kinds);
-    let scale = Scale::new(spec.normalize, spec.truncate_dim.is_some());
-    let dtype = DtypeClass::F32;
-    Ok(vector_space(spec, &Settings { tensors, tokenizer, prompt, max_length, widths, scale, dtype }))
+    let profile = Profile { kinds: kinds.to_vec(), ..Profile::new(spec, prompt) };
+    let digests = ModelDigests { tensors, tokenizer: spec.tokenizer_digest()? };
+    Ok(vector_space(spec, &digests, &profile, DtypeClass::F32))
 }
 
 #[cfg(test)]

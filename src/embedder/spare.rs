@@ -4,6 +4,7 @@
 use crate::domain::{Embeddings, PackedBatch};
 use crate::encoder::{EncodeError, Encoder, load_on};
 use crate::lease::LeasedDevice;
+use crate::model::Profile;
 use crate::nn::Cpu;
 use crate::nn::cpu::gemm::Kernel;
 
@@ -26,21 +27,21 @@ impl<'a> Spare<'a> {
     }
 
     fn load(&self) -> Result<Box<dyn Encoder + 'a>, EncodeError> {
-        let Staged { spec, weights, finish, .. } = self.staged;
+        let Staged { spec, weights, .. } = self.staged;
         let worker = (self.device, Cpu::with_kernel(self.kernel));
         // One worker, one encoder.
-        let mut encoder = load_on(spec, weights, *finish, vec![worker])?.swap_remove(0);
+        let mut encoder = load_on(spec, weights, self.staged.heads(), vec![worker])?.swap_remove(0);
         encoder.use_cores(self.cores);
         Ok(encoder)
     }
 }
 
 impl Encoder for Spare<'_> {
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn encode(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError> {
         let encoder = match self.encoder.take() {
             Some(encoder) => encoder,
             None => self.load()?,
         };
-        self.encoder.insert(encoder).encode(batch)
+        self.encoder.insert(encoder).encode(batch, profile)
     }
 }

@@ -6,16 +6,16 @@ use super::arithmetic::Computation;
 use super::{EmbedError, LimitOrigin, ModelError, ModelFault};
 use crate::config::{Dtype, Resolved, Settings};
 use crate::domain::{Bytes, Digest, Fetching, VectorKind, Widths};
-use crate::encoder::{Finish, Kinds};
-use crate::model::Footprint;
+use crate::encoder::HeadOptions;
 use crate::model::registry::Registry;
 use crate::model::source::{
     self, HubCache, ModelFiles, Network, Peek, Provenance, SourceError, SourceRequest, blob_digest,
     default_pip_commands,
 };
 use crate::model::spec::{ModelSpec, PromptChoice, SparseHead, TextRole};
-use crate::model::vector_space::{self, Scale, vector_space};
+use crate::model::vector_space::{ModelDigests, Scale, vector_space};
 use crate::model::weights::Weights;
+use crate::model::{Footprint, Profile};
 use crate::nn::cpu::gemm::Kernel;
 use crate::nn::{LARGEST_FUSED_HEAD, Numbers, VOCABULARY_BYTES};
 use crate::output::{Existing, Plan, PlannedShare, directory_name};
@@ -28,7 +28,8 @@ pub(super) struct Staged {
     pub spec: ModelSpec,
     pub weights: Weights,
     pub tokenizer: Tokenizer,
-    pub finish: Finish,
+    /// How it is asked; the tokenizer is for it.
+    pub profile: Profile,
     pub footprint: Footprint,
     /// Most sequences in a batch, if that was asked for.
     pub batch_size: Option<usize>,
@@ -73,9 +74,9 @@ impl Staged {
         for note in files.notes.iter().chain(&spec.notes) {
             observer.observe(&Event::ModelNote { model: name.clone(), note: note.clone() });
         }
-        let wishes = Wishes::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
+        let options = ModelOptions::of(asked, &name, &spec, &resolved.settings).map_err(Unstaged::Usage)?;
         let place = resolved.ensemble.models.iter().position(|model| model == asked).unwrap_or_default();
-        let staged = Self::read(name, &files, spec, &wishes, computation).map_err(fault)?;
+        let staged = Self::read(name, &files, spec, &options, computation).map_err(fault)?;
         let staged = Self { place: u32::try_from(place).unwrap_or(u32::MAX), ..staged };
         observer.observe(&Event::ModelStaged {
             model: staged.info.model.clone(),
@@ -89,70 +90,49 @@ impl Staged {
         name: String,
         files: &ModelFiles,
         spec: ModelSpec,
-        wishes: &Wishes,
+        options: &ModelOptions,
         computation: Computation,
     ) -> Result<Self, ModelFault> {
-        let prompt = spec.prompt(&wishes.prompt)?;
-        let widths = wishes.widths(&name, &spec)?;
-        let kinds: Vec<VectorKind> = widths.kinds().collect();
-        let weights = Weights::of(&spec, &kinds)?;
-        let tokenizer = || -> Result<_, ModelFault> {
-            let tokenizer = Tokenizer::of(&spec, wishes.role, wishes.max_length, prompt.text.clone())?;
-            Ok((spec.tokenizer_digest()?, tokenizer))
-        };
+        let profile = options.profile(&name, &spec)?;
+        let weights = Weights::of(&spec, &profile.kinds)?;
+        let tokenizer = || -> Result<_, ModelFault> { Ok((spec.tokenizer_digest()?, Tokenizer::of(&spec, &profile)?)) };
         let (digests, tokenizer) = rayon::join(|| weights.all_digests(), tokenizer);
         let (digests, tensors) = digests?;
         check_names(&weights, &digests)?;
         let (tokenizer_digest, tokenizer) = tokenizer?;
         let left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
+        let profile = Profile { left_out, ..profile };
         let Computation { numbers, kernel, class: dtype } = computation;
-        let finish = Finish {
-            left_out,
-            normalize: spec.normalize,
-            truncate_dim: wishes.truncate_dim,
-            cut_last: spec.truncate_dim.filter(|_| wishes.truncate_dim.is_none()),
-            kinds: Some(Kinds::of(&kinds)),
-            role: wishes.role,
-            instructions: kernel.instructions(),
-        };
-        let dense = widths.dense.map(|_| finish.dimension(spec.dimension));
-        let scale = Scale::new(spec.normalize, finish.cut_last.is_some());
-        let widths = Widths { dense, ..widths };
-        let space = vector_space(
-            &spec,
-            &vector_space::Settings {
-                tensors,
-                tokenizer: tokenizer_digest,
-                prompt: prompt.clone(),
-                max_length: wishes.max_length,
-                widths,
-                scale,
-                dtype,
-            },
-        );
+        let widths = profile.widths(&spec);
+        let space = vector_space(&spec, &ModelDigests { tensors, tokenizer: tokenizer_digest }, &profile, dtype);
         let info = PassInfo {
             model: name,
             source: files.provenance.to_string(),
             revision: files.provenance.revision().map(str::to_owned),
             weights_sha256: digests,
             vector_space: space,
-            emit: kinds,
+            emit: profile.kinds.clone(),
             dimension: widths.dense.unwrap_or_default(),
             sparse_dimension: widths.sparse,
             multi_dimension: widths.multi,
             dtype: dtype.as_str().to_owned(),
             pooling: spec.pooling_names(widths),
-            normalize: scale == Scale::Unit,
-            max_length: wishes.max_length,
-            prompt: prompt.text,
+            normalize: profile.scale() == Scale::Unit,
+            max_length: profile.max_length,
+            prompt: profile.prompt.text.clone(),
             threads: 0,
-            batch_tokens: wishes.batch_tokens,
-            batch_size: wishes.batch_size.unwrap_or(wishes.batch_tokens),
+            batch_tokens: options.batch_tokens,
+            batch_size: options.batch_size.unwrap_or(options.batch_tokens),
             devices: Vec::new(),
         };
         let footprint = Footprint::new(&spec, &weights, widths);
-        let batch_size = wishes.batch_size;
-        Ok(Self { spec, weights, tokenizer, finish, footprint, batch_size, kernel, numbers, place: 0, info })
+        let batch_size = options.batch_size;
+        Ok(Self { spec, weights, tokenizer, profile, footprint, batch_size, kernel, numbers, place: 0, info })
+    }
+
+    /// What an encoder needs beside its layers.
+    pub(super) fn heads(&self) -> HeadOptions<'_> {
+        HeadOptions { kinds: &self.profile.kinds, instructions: self.kernel.instructions() }
     }
 
     /// Its name in outputs.
@@ -184,8 +164,8 @@ impl Staged {
             return self.footprint;
         }
         let mut footprint = if settings.dtype == Dtype::F32 { self.footprint } else { self.footprint.in_numbers_of(2) };
-        let weighs = matches!(self.spec.sparse, Some(SparseHead::MaskedLm { .. }))
-            && self.finish.kinds(self.spec.default_kind).contains(&VectorKind::Sparse);
+        let weighs =
+            matches!(self.spec.sparse, Some(SparseHead::MaskedLm { .. })) && self.profile.asks_for(VectorKind::Sparse);
         if weighs {
             footprint.weights = Bytes(footprint.weights.0.saturating_add(VOCABULARY_BYTES));
         }
@@ -260,8 +240,8 @@ pub(super) fn existing(settings: &Settings) -> Existing {
     }
 }
 
-/// What is asked of one model.
-struct Wishes {
+/// What the user asks of one model.
+struct ModelOptions {
     prompt: PromptChoice,
     max_length: usize,
     truncate_dim: Option<usize>,
@@ -269,17 +249,16 @@ struct Wishes {
     batch_size: Option<usize>,
     /// Empty for what the model is for.
     emit: Vec<VectorKind>,
-    role: TextRole,
 }
 
-impl Wishes {
-    /// What the model is to give.
-    fn widths(&self, name: &str, spec: &ModelSpec) -> Result<Widths, ModelFault> {
+impl ModelOptions {
+    fn profile(&self, name: &str, spec: &ModelSpec) -> Result<Profile, ModelFault> {
+        let profile = Profile::new(spec, spec.prompt(&self.prompt)?).cut_to(self.truncate_dim);
         let gives = spec.widths();
-        let kinds = if self.emit.is_empty() { std::slice::from_ref(&spec.default_kind) } else { &self.emit };
-        match kinds.iter().find(|kind| gives.of(**kind).is_none()) {
+        let kinds = if self.emit.is_empty() { profile.kinds } else { gives.only(&self.emit).kinds().collect() };
+        match self.emit.iter().find(|kind| gives.of(**kind).is_none()) {
             Some(kind) => Err(ModelFault::Kind { model: name.to_owned(), asked: *kind, gives: gives.to_string() }),
-            None => Ok(gives.only(kinds)),
+            None => Ok(Profile { kinds, max_length: self.max_length, ..profile }),
         }
     }
 
@@ -311,7 +290,7 @@ impl Wishes {
             None => limit,
         };
         let (batch_tokens, batch_size) = (settings.batch_tokens, settings.batch_size.of(asked));
-        Ok(Self { prompt, max_length, truncate_dim, batch_tokens, batch_size, emit, role })
+        Ok(Self { prompt, max_length, truncate_dim, batch_tokens, batch_size, emit })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::domain::{Embeddings, FailureKind, PackedBatch};
 use crate::encoder::{EncodeError, Encoder};
 use crate::exit;
+use crate::model::Profile;
 use crate::nn::NnError;
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::{Event, Observer, Observers};
@@ -34,7 +35,7 @@ struct Troubled<'a> {
 }
 
 impl Encoder for Troubled<'_> {
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn encode(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError> {
         self.batches += 1;
         match self.trouble {
             Trouble::Room(room) if batch.tokens() > room => {
@@ -44,7 +45,7 @@ impl Encoder for Troubled<'_> {
             Trouble::Panic { tokens, after } if batch.tokens() >= tokens && self.batches > after => {
                 panic!("an encoder panics on purpose")
             }
-            _ => self.encoder.encode(batch),
+            _ => self.encoder.encode(batch, profile),
         }
     }
 

@@ -207,16 +207,16 @@ impl<'lease> Stage<'_, 'lease> {
 
     /// One encoder a seat: on each GPU with weights of its own, on the processor with weights that all share.
     fn encoders(&self, staged: &Staged) -> Result<Vec<Box<dyn Encoder + 'lease>>, ModelFault> {
-        let Staged { spec, weights, finish, kernel, .. } = staged;
+        let Staged { spec, weights, kernel, .. } = staged;
         let gpus: Option<Vec<(&Gpu, LeasedDevice<'lease>)>> =
             self.seats.iter().map(|seat| Some((seat.gpu.as_ref()?, seat.device))).collect();
         let (Some(gpus), Some(numbers)) = (gpus, staged.numbers) else {
             let devices: Vec<_> = self.seats.iter().map(|seat| (seat.device, 1)).collect();
-            return Ok(encoder::load(spec, weights, *finish, &devices, *kernel)?);
+            return Ok(encoder::load(spec, weights, staged.heads(), &devices, *kernel)?);
         };
         let mut encoders = Vec::new();
         for (gpu, device) in gpus {
-            encoders.extend(encoder::load_on_gpu(spec, weights, *finish, (gpu, numbers), &[device])?);
+            encoders.extend(encoder::load_on_gpu(spec, weights, staged.heads(), (gpu, numbers), &[device])?);
         }
         Ok(encoders)
     }
@@ -305,7 +305,7 @@ fn warm_up(staged: &Staged, encoders: &mut [Box<dyn Encoder + '_>]) -> Result<(u
     let batch = PackedBatch::new([&tokens.ids[..tokens.ids.len().min(WARM_UP_TOKENS)]]);
     let start = Instant::now();
     for encoder in encoders.iter_mut() {
-        encoder.encode(&batch).map_err(|error| ModelFault::Lane(error.into()))?;
+        encoder.encode(&batch, &staged.profile).map_err(|error| ModelFault::Lane(error.into()))?;
     }
     Ok(((batch.tokens() * encoders.len()) as u64, start.elapsed().as_secs_f64()))
 }

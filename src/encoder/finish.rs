@@ -1,39 +1,7 @@
 //! What happens to a pooled vector before it is a result: cut and normalised, in f32 or better.
 
-use crate::domain::{Embeddings, SparseVector, VectorKind};
-use crate::model::spec::TextRole;
-use crate::nn::Instructions;
-
-/// What a run asks for beside the model's own steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Finish {
-    /// Leading tokens that pooling leaves out: those of a prompt that is read and not pooled.
-    pub left_out: usize,
-    /// Scale to unit length, as the model's Normalize module asks.
-    pub normalize: bool,
-    /// Keep only so many leading components (Matryoshka): cut first, then normalise.
-    pub truncate_dim: Option<usize>,
-    /// Keep only so many leading components of the finished vector, as the model's own files may ask: normalise first,
-    /// then cut. Nothing is scaled again.
-    pub cut_last: Option<usize>,
-    /// The kinds of vectors; `None` for the one that the model is for.
-    pub kinds: Option<Kinds>,
-    /// What the texts are, where that matters.
-    pub role: TextRole,
-    /// No better instructions than these for what is computed on the host, whatever the device: Dense layers.
-    pub instructions: Instructions,
-}
-
-/// Kinds of vectors, each at most once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kinds([bool; VectorKind::ALL.len()]);
-
-impl Kinds {
-    /// Those of a list.
-    pub fn of(kinds: &[VectorKind]) -> Self {
-        Self(VectorKind::ALL.map(|kind| kinds.contains(&kind)))
-    }
-}
+use crate::domain::{Embeddings, SparseVector};
+use crate::model::Profile;
 
 /// Why a vector must not be taken for a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,35 +41,22 @@ pub fn fault(dense: Option<&[f32]>, sparse: Option<&SparseVector>, multi: Option
     if others { dense.and_then(vector_fault) } else { Some(VectorFault::NotFinite) }
 }
 
-impl Finish {
-    /// The kinds that are asked for, of a model that is for this one.
-    pub fn kinds(&self, default: VectorKind) -> Vec<VectorKind> {
-        let Some(Kinds(asked)) = self.kinds else { return vec![default] };
-        VectorKind::ALL.into_iter().zip(asked).filter_map(|(kind, asked)| asked.then_some(kind)).collect()
+/// Cuts and normalises pooled vectors as a profile asks: [sequences, width] to [sequences, dimension].
+pub(super) fn finished(profile: &Profile, pooled: Vec<f32>, width: usize) -> Embeddings {
+    let dimension = profile.truncate_dim.map_or(width, |dimension| dimension.min(width));
+    let mut values = cut(pooled, width, dimension);
+    if profile.normalize {
+        values.chunks_exact_mut(dimension).for_each(normalize);
     }
+    let last = profile.dimension(width);
+    Embeddings::dense(last, cut(values, dimension, last))
+}
 
-    /// [sequences, width] to [sequences, dimension].
-    pub fn apply(&self, pooled: Vec<f32>, width: usize) -> Embeddings {
-        let dimension = self.truncate_dim.map_or(width, |dimension| dimension.min(width));
-        let mut values = if dimension == width {
-            pooled
-        } else {
-            pooled.chunks_exact(width).flat_map(|vector| &vector[..dimension]).copied().collect()
-        };
-        if self.normalize {
-            values.chunks_exact_mut(dimension).for_each(normalize);
-        }
-        let last = self.dimension(width);
-        if last < dimension {
-            values = values.chunks_exact(dimension).flat_map(|vector| &vector[..last]).copied().collect();
-        }
-        Embeddings::dense(last, values)
+fn cut(vectors: Vec<f32>, width: usize, dimension: usize) -> Vec<f32> {
+    if dimension == width {
+        return vectors;
     }
-
-    /// Length of a finished vector.
-    pub fn dimension(&self, width: usize) -> usize {
-        [self.truncate_dim, self.cut_last].into_iter().flatten().fold(width, usize::min)
-    }
+    vectors.chunks_exact(width).flat_map(|vector| &vector[..dimension]).copied().collect()
 }
 
 /// Scales to unit length. The sum of squares is in f64, where no finite f32 overflows it; a zero vector stays zero.
@@ -119,21 +74,21 @@ mod tests {
 
     #[test]
     fn vectors_are_cut_first_and_normalised_then() {
-        let finish = Finish { normalize: true, truncate_dim: Some(2), ..Finish::default() };
-        let embeddings = finish.apply(vec![3.0, 4.0, 100.0, 0.0, -2.0, 7.0], 3);
+        let profile = Profile { normalize: true, truncate_dim: Some(2), ..Profile::default() };
+        let embeddings = finished(&profile, vec![3.0, 4.0, 100.0, 0.0, -2.0, 7.0], 3);
         assert_eq!(embeddings, Embeddings::dense(2, vec![0.6, 0.8, 0.0, -1.0]));
     }
 
     #[test]
     fn what_the_files_cut_is_not_scaled_again() {
-        let finish = Finish { normalize: true, cut_last: Some(1), ..Finish::default() };
-        assert_eq!(finish.apply(vec![3.0, 4.0, 0.0, -2.0], 2), Embeddings::dense(1, vec![0.6, 0.0]));
-        assert_eq!((finish.dimension(2), finish.dimension(0)), (1, 0));
+        let profile = Profile { normalize: true, cut_last: Some(1), ..Profile::default() };
+        assert_eq!(finished(&profile, vec![3.0, 4.0, 0.0, -2.0], 2), Embeddings::dense(1, vec![0.6, 0.0]));
+        assert_eq!((profile.dimension(2), profile.dimension(0)), (1, 0));
     }
 
     #[test]
     fn large_components_do_not_overflow_the_length() {
-        let embeddings = Finish { normalize: true, ..Finish::default() }.apply(vec![3e38, 3e38], 2);
+        let embeddings = finished(&Profile { normalize: true, ..Profile::default() }, vec![3e38, 3e38], 2);
         assert!((embeddings.values[0] - std::f32::consts::FRAC_1_SQRT_2).abs() < 1e-7, "{embeddings:?}");
     }
 
@@ -156,13 +111,13 @@ mod tests {
 
     #[test]
     fn normalising_keeps_useless_vectors_recognisable() {
-        let finish = Finish { normalize: true, ..Finish::default() };
+        let profile = Profile { normalize: true, ..Profile::default() };
         for (pooled, expected) in [
             (vec![0.0, 0.0], VectorFault::Zero),
             (vec![f32::NAN, 1.0], VectorFault::NotFinite),
             (vec![f32::INFINITY, 1.0], VectorFault::NotFinite),
         ] {
-            assert_eq!(vector_fault(&finish.apply(pooled, 2).values), Some(expected));
+            assert_eq!(vector_fault(&finished(&profile, pooled, 2).values), Some(expected));
         }
     }
 }

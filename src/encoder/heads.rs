@@ -4,9 +4,11 @@
 //! of the device is begun before anything is waited for, and no more comes to the host than the result is made of.
 
 use super::dense::{self, Ready, Step};
-use super::finish::Finish;
+use super::finish::finished;
+use super::load::HeadOptions;
 use crate::arch::{LoadError, MaskedLm};
 use crate::domain::{Embeddings, MultiVectors, PackedBatch, SparseVector, VectorKind};
+use crate::model::Profile;
 use crate::model::pooling::Pooling;
 use crate::model::spec::{ModelSpec, MultiHead, SparseHead, TextRole};
 use crate::model::weights::Weights;
@@ -47,6 +49,7 @@ struct Multi<B: Backend> {
     steps: Vec<Step<Ready>>,
     left_out: usize,
     skipped: Vec<u32>,
+    skips_in_queries: bool,
 }
 
 /// A layer and the width of what it gives.
@@ -56,10 +59,15 @@ struct First<B: Backend> {
 }
 
 impl<B: Backend> Heads<B> {
-    pub(super) fn load(spec: &ModelSpec, finish: &Finish, weights: &Weights, backend: &B) -> Result<Self, LoadError> {
-        let asked = |kind| finish.kinds(spec.default_kind).contains(&kind);
+    pub(super) fn load(
+        spec: &ModelSpec,
+        options: HeadOptions<'_>,
+        weights: &Weights,
+        backend: &B,
+    ) -> Result<Self, LoadError> {
+        let asked = |kind| options.kinds.contains(&kind);
         // What is left for the host is little: it loses nothing there.
-        let kernel = Kernel::single(finish.instructions);
+        let kernel = Kernel::single(options.instructions);
         let dense = || -> Result<_, LoadError> {
             let steps = dense::read(&spec.after_pooling, VectorKind::Dense, weights)?;
             let steps = steps.into_iter().map(|step| step.packed(kernel)).collect();
@@ -72,38 +80,48 @@ impl<B: Backend> Heads<B> {
                 None => None,
             },
             multi: match spec.multi.as_ref().filter(|_| asked(VectorKind::Multi)) {
-                Some(head) => Some(Multi::load(head, (finish.role, kernel), weights, backend)?),
+                Some(head) => Some(Multi::load(head, kernel, weights, backend)?),
                 None => None,
             },
         })
+    }
+
+    /// Those that a profile asks for.
+    fn asked(&self, profile: &Profile) -> (Option<&Pooled>, Option<&Sparse<B>>, Option<&Multi<B>>) {
+        (
+            self.dense.as_ref().filter(|_| profile.asks_for(VectorKind::Dense)),
+            self.sparse.as_ref().filter(|_| profile.asks_for(VectorKind::Sparse)),
+            self.multi.as_ref().filter(|_| profile.asks_for(VectorKind::Multi)),
+        )
     }
 
     /// Begins all that the heads want of a batch's hidden states, [tokens, hidden].
     pub(super) fn begin(
         &self,
         backend: &B,
-        finish: &Finish,
+        profile: &Profile,
         hidden: &B::Activations,
         batch: &PackedBatch,
     ) -> Result<Begun, NnError> {
-        let kept = self.multi.as_ref().map(|head| head.kept(batch));
-        let of_tokens = match &self.sparse {
+        let (dense, sparse, multi) = self.asked(profile);
+        let kept = multi.map(|head| head.kept(profile.role, batch));
+        let of_tokens = match sparse {
             Some(Sparse::Tokens(head)) => Some(Wanted { tokens: None, projection: Some(&head.layer) }),
             _ => None,
         };
-        let of_kept = self.multi.as_ref().zip(kept.as_ref()).map(|(head, kept)| Wanted {
+        let of_kept = multi.zip(kept.as_ref()).map(|(head, kept)| Wanted {
             tokens: Some(&kept.tokens),
             projection: head.first.as_ref().map(|first| &first.layer),
         });
         let wanted: Vec<_> = of_tokens.into_iter().chain(of_kept).collect();
         Ok(Begun {
             copies: if wanted.is_empty() { None } else { Some(backend.copies(hidden, &wanted)?) },
-            weights: match &self.sparse {
+            weights: match sparse {
                 Some(Sparse::MaskedLm(head)) => Some(head.forward(backend, hidden, batch)?),
                 _ => None,
             },
-            pooled: match &self.dense {
-                Some(head) => Some(backend.pool(&head.poolings, finish.left_out, hidden, batch)?),
+            pooled: match dense {
+                Some(head) => Some(backend.pool(&head.poolings, profile.left_out, hidden, batch)?),
                 None => None,
             },
             kept,
@@ -114,23 +132,24 @@ impl<B: Backend> Heads<B> {
     /// it.
     pub(super) fn finish(
         &self,
-        finish: &Finish,
+        profile: &Profile,
         begun: Begun,
         width: usize,
         batch: &PackedBatch,
     ) -> Result<Embeddings, NnError> {
         let Begun { pooled, copies, weights, kept } = begun;
-        let mut embeddings = match (&self.dense, pooled) {
-            (Some(head), Some(pooled)) => head.apply(finish, pooled.get()?, width),
+        let (dense, sparse, multi) = self.asked(profile);
+        let mut embeddings = match (dense, pooled) {
+            (Some(head), Some(pooled)) => head.apply(profile, pooled.get()?, width),
             _ => Embeddings::default(),
         };
         let mut copies = copies.map(Pending::get).transpose()?.unwrap_or_default().into_iter();
-        embeddings.sparse = match (&self.sparse, weights) {
+        embeddings.sparse = match (sparse, weights) {
             (Some(Sparse::Tokens(head)), _) => Some(head.apply(&copies.next().unwrap_or_default(), batch)),
             (_, Some(weights)) => Some(weights.get()?),
             _ => None,
         };
-        embeddings.multi = match (&self.multi, kept) {
+        embeddings.multi = match (multi, kept) {
             (Some(head), Some(kept)) => Some(head.apply(copies.next().unwrap_or_default(), width, &kept)),
             _ => None,
         };
@@ -148,12 +167,12 @@ pub(super) struct Begun {
 }
 
 impl Pooled {
-    fn apply(&self, finish: &Finish, mut vectors: Vec<f32>, width: usize) -> Embeddings {
+    fn apply(&self, profile: &Profile, mut vectors: Vec<f32>, width: usize) -> Embeddings {
         let mut width = width * self.poolings.len();
         for step in &self.steps {
             (vectors, width) = step.apply(vectors, width);
         }
-        finish.apply(vectors, width)
+        finished(profile, vectors, width)
     }
 }
 
@@ -203,17 +222,7 @@ struct Kept {
 }
 
 impl<B: Backend> Multi<B> {
-    fn load(
-        head: &MultiHead,
-        (role, kernel): (TextRole, Kernel),
-        weights: &Weights,
-        backend: &B,
-    ) -> Result<Self, LoadError> {
-        let skipped = match role {
-            TextRole::Document => head.skipped.clone(),
-            TextRole::Query if head.skips_in_queries => head.skipped.clone(),
-            TextRole::Query => Vec::new(),
-        };
+    fn load(head: &MultiHead, kernel: Kernel, weights: &Weights, backend: &B) -> Result<Self, LoadError> {
         let mut steps = dense::read(&head.steps, VectorKind::Multi, weights)?.into_iter();
         let (first, on_host) = match steps.next() {
             Some(Step::Dense(dense)) if dense.is_linear() => {
@@ -224,15 +233,17 @@ impl<B: Backend> Multi<B> {
             step => (None, step),
         };
         let steps = on_host.into_iter().chain(steps).map(|step| step.packed(kernel)).collect();
-        Ok(Self { first, steps, left_out: head.left_out, skipped })
+        let MultiHead { left_out, skips_in_queries, .. } = *head;
+        Ok(Self { first, steps, left_out, skipped: head.skipped.clone(), skips_in_queries })
     }
 
-    fn kept(&self, batch: &PackedBatch) -> Kept {
+    fn kept(&self, role: TextRole, batch: &PackedBatch) -> Kept {
+        let skips = role == TextRole::Document || self.skips_in_queries;
         let mut kept = Kept { tokens: Vec::new(), counts: Vec::with_capacity(batch.sequences()) };
         for bounds in batch.cu_seqlens().windows(2) {
             let before = kept.tokens.len();
             let tokens = (bounds[0] + self.left_out).min(bounds[1])..bounds[1];
-            let counts = tokens.filter(|token| !self.skipped.contains(&batch.ids()[*token]));
+            let counts = tokens.filter(|token| !(skips && self.skipped.contains(&batch.ids()[*token])));
             // A batch is far smaller than what an index can count.
             kept.tokens.extend(counts.filter_map(|token| u32::try_from(token).ok()));
             kept.counts.push(kept.tokens.len() - before);

@@ -1,20 +1,20 @@
 //! From packed batches to finished vectors.
 //!
-//! An [`Encoder`] is one worker's hold on a loaded model: architecture, a head for each kind of vectors, truncation and
-//! normalisation in one step. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
+//! An [`Encoder`] is one worker's hold on a loaded model: architecture and a head for each kind of vectors. Each batch
+//! comes with a [`Profile`], which says what of a model's vectors is wanted: one loaded model serves several. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
 //! gone before the lease is; the two last lines exchanged do not compile:
 //!
 //! ```compile_fail,E0505
-//! use embed_collections::encoder::{self, Finish};
+//! use embed_collections::encoder::{self, HeadOptions};
 //! use embed_collections::lease::Lease;
 //! use embed_collections::model::{spec::ModelSpec, weights::Weights};
 //! use embed_collections::nn::Instructions;
 //! use embed_collections::nn::cpu::gemm::Kernel;
 //!
 //! fn load_and_release(lease: Lease, spec: &ModelSpec, weights: &Weights) {
-//!     let finish = Finish { normalize: true, ..Finish::default() };
+//!     let heads = HeadOptions { kinds: &[spec.default_kind], instructions: Instructions::detect() };
 //!     let device = lease.devices().next().expect("a device is leased");
-//!     let encoders = encoder::load(spec, weights, finish, &[(device, 1)], Kernel::single(Instructions::detect()));
+//!     let encoders = encoder::load(spec, weights, heads, &[(device, 1)], Kernel::single(Instructions::detect()));
 //!     drop(lease);
 //!     drop(encoders);
 //! }
@@ -24,9 +24,11 @@ mod dense;
 mod finish;
 mod heads;
 mod load;
+#[cfg(test)]
+mod tests;
 
-pub use finish::{Finish, Kinds, VectorFault, fault, vector_fault};
-pub use load::{load, load_on, load_on_gpu};
+pub use finish::{VectorFault, fault, vector_fault};
+pub use load::{HeadOptions, load, load_on, load_on_gpu};
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +37,7 @@ use self::heads::Heads;
 use crate::arch::{Architecture, LoadError};
 use crate::domain::{Embeddings, FailureKind, PackedBatch};
 use crate::lease::LeasedDevice;
+use crate::model::Profile;
 use crate::nn::{Backend, NnError};
 
 /// Turns batches into vectors; one thread owns it.
@@ -45,7 +48,7 @@ pub trait Encoder: Send {
     ///
     /// # Errors
     /// [`EncodeError`]; the batch has no result then.
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError>;
+    fn encode(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError>;
 
     /// Whether batches can be begun before the vectors of the one before are asked for: where the device computes while
     /// this thread goes on. Elsewhere only [`encode`](Self::encode) is of use.
@@ -58,7 +61,7 @@ pub trait Encoder: Send {
     ///
     /// # Errors
     /// [`EncodeError`]; nothing is begun then.
-    fn begin(&mut self, _batch: &PackedBatch) -> Result<Begun, EncodeError> {
+    fn begin(&mut self, _batch: &PackedBatch, _profile: &Profile) -> Result<Begun, EncodeError> {
         Err(EncodeError::NotBegun)
     }
 
@@ -66,7 +69,7 @@ pub trait Encoder: Send {
     ///
     /// # Errors
     /// [`EncodeError`]; the batch has no result then.
-    fn finish(&mut self, _begun: Begun, _batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn finish(&mut self, _begun: Begun, _batch: &PackedBatch, _profile: &Profile) -> Result<Embeddings, EncodeError> {
         Err(EncodeError::NotBegun)
     }
 
@@ -98,12 +101,12 @@ pub trait SharedEncoder: Sync {
     ///
     /// # Errors
     /// As there.
-    fn encode(&self, batch: &PackedBatch) -> Result<Embeddings, EncodeError>;
+    fn encode(&self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError>;
 }
 
 impl<E: Encoder> SharedEncoder for Mutex<E> {
-    fn encode(&self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        self.lock().unwrap_or_else(PoisonError::into_inner).encode(batch)
+    fn encode(&self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).encode(batch, profile)
     }
 }
 
@@ -136,7 +139,6 @@ struct ModelEncoder<'lease, B: Backend> {
     backend: B,
     architecture: Arc<dyn Architecture<B>>,
     heads: Arc<Heads<B>>,
-    finish: Finish,
     /// The last two that were begun, the older one first.
     begun: VecDeque<(u64, heads::Begun)>,
     number: u64,
@@ -145,11 +147,11 @@ struct ModelEncoder<'lease, B: Backend> {
 }
 
 impl<B: Backend> Encoder for ModelEncoder<'_, B> {
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
-        let Self { backend, architecture, heads, finish, .. } = self;
+    fn encode(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError> {
+        let Self { backend, architecture, heads, .. } = self;
         Ok(backend.run(|| -> Result<_, NnError> {
-            let begun = heads.begin(backend, finish, &architecture.forward(backend, batch)?, batch)?;
-            heads.finish(finish, begun, architecture.hidden_size(), batch)
+            let begun = heads.begin(backend, profile, &architecture.forward(backend, batch)?, batch)?;
+            heads.finish(profile, begun, architecture.hidden_size(), batch)
         })?)
     }
 
@@ -157,9 +159,9 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
         self.backend.computes_apart()
     }
 
-    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, EncodeError> {
-        let Self { backend, architecture, heads, finish, .. } = self;
-        let begun = backend.run(|| heads.begin(backend, finish, &architecture.forward(backend, batch)?, batch))?;
+    fn begin(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Begun, EncodeError> {
+        let Self { backend, architecture, heads, .. } = self;
+        let begun = backend.run(|| heads.begin(backend, profile, &architecture.forward(backend, batch)?, batch))?;
         self.number += 1;
         while self.begun.len() > 1 {
             self.begun.pop_front();
@@ -168,12 +170,17 @@ impl<B: Backend> Encoder for ModelEncoder<'_, B> {
         Ok(Begun(self.number))
     }
 
-    fn finish(&mut self, Begun(number): Begun, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn finish(
+        &mut self,
+        Begun(number): Begun,
+        batch: &PackedBatch,
+        profile: &Profile,
+    ) -> Result<Embeddings, EncodeError> {
         let place = self.begun.iter().position(|(begun, _)| *begun == number);
         let Some((_, begun)) = place.and_then(|place| self.begun.remove(place)) else {
             return Err(EncodeError::NotBegun);
         };
-        Ok(self.heads.finish(&self.finish, begun, self.architecture.hidden_size(), batch)?)
+        Ok(self.heads.finish(profile, begun, self.architecture.hidden_size(), batch)?)
     }
 
     fn use_cores(&mut self, cores: usize) {

@@ -7,6 +7,7 @@
 mod footprint;
 mod pointer;
 pub mod pooling;
+mod profile;
 pub mod registry;
 pub(crate) mod serde_key;
 pub mod source;
@@ -16,3 +17,4 @@ pub mod vector_space;
 pub mod weights;
 
 pub use footprint::Footprint;
+pub use profile::Profile;

@@ -12,7 +12,8 @@ mod tensors;
 use serde_json::Value;
 
 use self::tensors::{LanguageHead, meant};
-use super::spec::{AfterPooling, Architecture, Dense, ModelSpec, MultiHead, Prompt, SparseHead};
+use super::Profile;
+use super::spec::{AfterPooling, Architecture, Dense, ModelSpec, MultiHead, SparseHead};
 use super::weights::TensorDigests;
 use crate::domain::{Digest, FieldDigest, VectorKind, Widths};
 
@@ -65,23 +66,13 @@ impl Scale {
     }
 }
 
-/// What a run adds to the model's directory.
+/// Digests of a model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Digests of the weights.
+pub struct ModelDigests {
+    /// Of the weights.
     pub tensors: TensorDigests,
-    /// Digest of the tokenizer as it is used.
+    /// Of the tokenizer as it is used.
     pub tokenizer: Digest,
-    /// The prompt in use.
-    pub prompt: Prompt,
-    /// Longest sequence in tokens.
-    pub max_length: usize,
-    /// What is written: the kinds, and their widths.
-    pub widths: Widths,
-    /// How long written vectors are.
-    pub scale: Scale,
-    /// The arithmetic.
-    pub dtype: DtypeClass,
 }
 
 /// The digest of a vector space. It differs where the numbers of a tensor that is read, the configuration of the layers,
@@ -92,25 +83,26 @@ pub struct Settings {
 ///
 /// Numbers stored in f16 are not the same as those in f32, even where they are equal. A key of `config.json` that is not
 /// known, and a tensor, make another space, although perhaps nothing reads them.
-pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
+pub fn vector_space(spec: &ModelSpec, digests: &ModelDigests, profile: &Profile, dtype: DtypeClass) -> Digest {
+    let widths = profile.widths(spec);
+    let Widths { dense, sparse, multi } = widths;
     let mut fields = FieldDigest::default();
     fields.add("vector_space", VERSION);
     fields.add("architecture", spec.architecture.as_str());
     fields.add("config", canonical_config(spec));
-    let head = if settings.widths.sparse.is_some() { LanguageHead::Read } else { LanguageHead::Unread };
-    for (name, digest) in meant(&settings.tensors.own, head) {
+    let head = if sparse.is_some() { LanguageHead::Read } else { LanguageHead::Unread };
+    for (name, digest) in meant(&digests.tensors.own, head) {
         fields.add("tensor", name);
         fields.add("numbers", digest.as_bytes());
     }
-    for (kind, tensors) in settings.tensors.heads.iter().filter(|(kind, _)| settings.widths.of(*kind).is_some()) {
+    for (kind, tensors) in digests.tensors.heads.iter().filter(|(kind, _)| widths.of(*kind).is_some()) {
         fields.add("layer", kind.as_str());
         for tensor in tensors {
             fields.add("tensor", &tensor.name);
             fields.add("numbers", tensor.digest.as_bytes());
         }
     }
-    fields.add("tokenizer", settings.tokenizer.as_bytes());
-    let Widths { dense, sparse, multi } = settings.widths;
+    fields.add("tokenizer", digests.tokenizer.as_bytes());
     if dense.is_some() {
         for pooling in &spec.pooling {
             fields.add("pooling", pooling.as_str());
@@ -119,20 +111,20 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
             fields.add("after_pooling", described(step));
         }
     }
-    fields.add("prompt", &settings.prompt.text);
+    fields.add("prompt", &profile.prompt.text);
     // Without a prompt there is nothing to leave out.
-    fields.add("include_prompt", flag(spec.include_prompt || settings.prompt.text.is_empty()));
-    fields.add("max_length", settings.max_length.to_string());
+    fields.add("include_prompt", flag(spec.include_prompt || profile.prompt.text.is_empty()));
+    fields.add("max_length", profile.max_length.to_string());
     if let Some(dimension) = dense {
         fields.add("dimension", dimension.to_string());
-        let scale: &[u8] = match settings.scale {
+        let scale: &[u8] = match profile.scale() {
             Scale::AsIs => b"as it is",
             Scale::Unit => b"unit length",
             Scale::CutFromUnit => b"cut from unit length",
         };
         fields.add("scale", scale);
     }
-    fields.add("dtype", settings.dtype.as_str());
+    fields.add("dtype", dtype.as_str());
     // Dense vectors alone have the fields that they always had.
     if let Some(head) = spec.sparse.as_ref().filter(|_| sparse.is_some()) {
         fields.add(VectorKind::Sparse.as_str(), described_sparse(head));
@@ -141,7 +133,7 @@ pub fn vector_space(spec: &ModelSpec, settings: &Settings) -> Digest {
     }
     if let Some(head) = spec.multi.as_ref().filter(|_| multi.is_some()) {
         fields.add(VectorKind::Multi.as_str(), described_multi(head));
-        fields.add("role", format!("{:?}", spec.role(&settings.prompt)));
+        fields.add("role", format!("{:?}", profile.role));
     }
     fields.finish()
 }
@@ -300,7 +292,7 @@ mod tests {
     use serde_json::{Map, json};
 
     use super::*;
-    use crate::model::spec::{DenseActivation, Pooling, PromptOrigin};
+    use crate::model::spec::{DenseActivation, Pooling, Prompt, PromptOrigin};
     use crate::model::weights::TensorDigest;
 
     fn bert() -> ModelSpec {
@@ -315,49 +307,55 @@ mod tests {
         Prompt { text: text.to_owned(), origin: PromptOrigin::Text }
     }
 
+    /// What a test changes beside the model's directory.
+    struct Asked {
+        digests: ModelDigests,
+        profile: Profile,
+        dtype: DtypeClass,
+    }
+
     /// The digest of a space that differs from the plain one by what `change` does.
-    fn space_with(change: impl FnOnce(&mut ModelSpec, &mut Settings)) -> Digest {
+    fn space_with(change: impl FnOnce(&mut ModelSpec, &mut Asked)) -> Digest {
         let mut spec = bert();
-        let mut settings = Settings {
-            tensors: TensorDigests {
-                own: vec![tensor("bert.a", "1"), tensor("bert.b", "2")],
-                heads: vec![(VectorKind::Dense, vec![tensor("linear.weight", "3")])],
+        let mut settings = Asked {
+            digests: ModelDigests {
+                tensors: TensorDigests {
+                    own: vec![tensor("bert.a", "1"), tensor("bert.b", "2")],
+                    heads: vec![(VectorKind::Dense, vec![tensor("linear.weight", "3")])],
+                },
+                tokenizer: Digest::of(b"tokenizer"),
             },
-            tokenizer: Digest::of(b"tokenizer"),
-            prompt: prompt("p"),
-            max_length: 80,
-            widths: Widths::dense(32),
-            scale: Scale::Unit,
+            profile: Profile { max_length: 80, normalize: true, ..Profile::new(&spec, prompt("p")) },
             dtype: DtypeClass::F32,
         };
         change(&mut spec, &mut settings);
-        vector_space(&spec, &settings)
+        vector_space(&spec, &settings.digests, &settings.profile, settings.dtype)
     }
 
     #[track_caller]
-    fn check_other(change: impl FnOnce(&mut ModelSpec, &mut Settings)) {
+    fn check_other(change: impl FnOnce(&mut ModelSpec, &mut Asked)) {
         assert_ne!(space_with(change), space_with(|_, _| {}));
     }
 
     #[track_caller]
-    fn check_same(change: impl FnOnce(&mut ModelSpec, &mut Settings)) {
+    fn check_same(change: impl FnOnce(&mut ModelSpec, &mut Asked)) {
         assert_eq!(space_with(change), space_with(|_, _| {}));
     }
 
     #[test]
     fn every_part_of_the_meaning_makes_another_space() {
-        check_other(|_, settings| settings.tensors.own.truncate(1));
-        check_other(|_, settings| settings.tensors.own[0] = tensor("bert.a", "another"));
-        check_other(|_, settings| settings.tensors.own[0] = tensor("bert.c", "1"));
-        check_other(|_, settings| settings.tensors.heads[0].1[0] = tensor("linear.weight", "another"));
-        check_other(|_, settings| settings.tensors.heads.clear());
-        check_other(|_, settings| settings.tokenizer = Digest::of(b"another"));
-        check_other(|_, settings| settings.prompt = prompt(""));
-        check_other(|_, settings| settings.prompt = prompt("q"));
-        check_other(|_, settings| settings.max_length = 79);
-        check_other(|_, settings| settings.widths = Widths::dense(16));
-        check_other(|_, settings| settings.scale = Scale::AsIs);
-        check_other(|_, settings| settings.scale = Scale::CutFromUnit);
+        check_other(|_, settings| settings.digests.tensors.own.truncate(1));
+        check_other(|_, settings| settings.digests.tensors.own[0] = tensor("bert.a", "another"));
+        check_other(|_, settings| settings.digests.tensors.own[0] = tensor("bert.c", "1"));
+        check_other(|_, settings| settings.digests.tensors.heads[0].1[0] = tensor("linear.weight", "another"));
+        check_other(|_, settings| settings.digests.tensors.heads.clear());
+        check_other(|_, settings| settings.digests.tokenizer = Digest::of(b"another"));
+        check_other(|_, settings| settings.profile.prompt = prompt(""));
+        check_other(|_, settings| settings.profile.prompt = prompt("q"));
+        check_other(|_, settings| settings.profile.max_length = 79);
+        check_other(|_, settings| settings.profile.truncate_dim = Some(16));
+        check_other(|_, settings| settings.profile.normalize = false);
+        check_other(|_, settings| settings.profile.cut_last = Some(32));
         for dtype in [DtypeClass::F16, DtypeClass::Bf16, DtypeClass::Int8] {
             check_other(|_, settings| settings.dtype = dtype);
         }
@@ -389,10 +387,10 @@ mod tests {
 
     #[test]
     fn names_and_what_no_layer_computes_with_make_no_other_space() {
-        check_same(|_, settings| settings.prompt.origin = PromptOrigin::Asked("x".to_owned()));
-        check_same(|_, settings| settings.tensors.own = vec![tensor("b", "2"), tensor("0.auto_model.a", "1")]);
-        check_same(|_, settings| settings.tensors.own.push(tensor("bert.pooler.dense.weight", "4")));
-        check_same(|_, settings| settings.tensors.heads.push((VectorKind::Multi, vec![tensor("weight", "5")])));
+        check_same(|_, settings| settings.profile.prompt.origin = PromptOrigin::Asked("x".to_owned()));
+        check_same(|_, settings| settings.digests.tensors.own = vec![tensor("b", "2"), tensor("0.auto_model.a", "1")]);
+        check_same(|_, settings| settings.digests.tensors.own.push(tensor("bert.pooler.dense.weight", "4")));
+        check_same(|_, settings| settings.digests.tensors.heads.push((VectorKind::Multi, vec![tensor("weight", "5")])));
         check_same(|spec, _| spec.directory = "elsewhere".into());
         check_same(|spec, _| spec.weights = vec!["model-00001-of-00001.safetensors".into()]);
         check_same(|spec, _| spec.config["transformers_version"] = json!("5.0.0"));
@@ -423,7 +421,7 @@ mod tests {
         let without = |include_prompt| {
             space_with(|spec, settings| {
                 spec.include_prompt = include_prompt;
-                settings.prompt = prompt("");
+                settings.profile.prompt = prompt("");
             })
         };
         assert_eq!(without(true), without(false), "there is no prompt to leave out");

@@ -70,7 +70,7 @@ impl Attempt<'_, '_> {
     fn begin_whole(&mut self, packed: &PackedBatch) -> Result<UnderWay, LaneError> {
         self.prepare(packed)?;
         let start = Instant::now();
-        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.begin(packed)));
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.begin(packed, self.lane.profile)));
         let begun = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;
         // Memory is given out and taken back in the order in which work is begun: this is all that it takes.
         Ok(UnderWay { begun, start, peak_bytes: self.encoder.take_peak() })
@@ -79,7 +79,7 @@ impl Attempt<'_, '_> {
     /// Waits for the vectors of a batch.
     pub(super) fn wait(&mut self, batch: &Batch, under_way: UnderWay) -> Outcome {
         let UnderWay { begun, start, peak_bytes } = under_way;
-        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.finish(begun, &batch.packed)));
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.finish(begun, &batch.packed, self.lane.profile)));
         let embeddings = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;
         self.succeeded(&batch.packed, start.elapsed().as_secs_f64(), peak_bytes);
         Ok(embeddings)
@@ -141,7 +141,7 @@ impl Attempt<'_, '_> {
         self.prepare(packed)?;
         let start = Instant::now();
         // A panic must reach the collector as a failure: it would wait for this batch for ever.
-        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.encode(packed)));
+        let work = || catch_unwind(AssertUnwindSafe(|| self.encoder.encode(packed, self.lane.profile)));
         let encoded = self.lane.clock.time(Stage::Forward, work);
         let embeddings = encoded.map_err(|_| LaneError::Panicked)??;
         let (seconds, peak_bytes) = (start.elapsed().as_secs_f64(), self.encoder.take_peak());
@@ -263,7 +263,7 @@ impl Attempt<'_, '_> {
     /// On an encoder that all workers share.
     fn encode_elsewhere(&self, encoder: &dyn SharedEncoder, packed: &PackedBatch) -> Outcome {
         let start = Instant::now();
-        let work = || catch_unwind(AssertUnwindSafe(|| encoder.encode(packed)));
+        let work = || catch_unwind(AssertUnwindSafe(|| encoder.encode(packed, self.lane.profile)));
         let embeddings = self.lane.clock.time(Stage::Forward, work).map_err(|_| LaneError::Panicked)??;
         self.tell_encoded("cpu", packed, start.elapsed().as_secs_f64());
         Ok(embeddings)

@@ -8,6 +8,7 @@ use crate::batch::{BatchLimits, Controllers};
 use crate::domain::Widths;
 use crate::encoder::SharedEncoder;
 use crate::known::Known;
+use crate::model::Profile;
 use crate::output::Committed;
 use crate::prepare::Tokenizer;
 
@@ -15,7 +16,9 @@ use crate::prepare::Tokenizer;
 pub struct Lane<'a> {
     /// Its name.
     pub model: &'a str,
-    /// Its tokenizer.
+    /// How it is asked.
+    pub profile: &'a Profile,
+    /// Its tokenizer, for this profile.
     pub tokenizer: &'a Tokenizer,
     /// The kinds of its vectors, and their widths.
     pub widths: Widths,

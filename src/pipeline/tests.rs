@@ -12,6 +12,7 @@ use crate::batch::{BatchLimits, Controller, Controllers, Span};
 use crate::collection::{Request, discover};
 use crate::domain::{Embeddings, PackedBatch, RowStatus, Widths};
 use crate::encoder::{EncodeError, SharedEncoder};
+use crate::model::Profile;
 use crate::nn::NnError;
 use crate::output::{Committed, StorageError};
 use crate::prepare::Tokenizer;
@@ -34,7 +35,7 @@ enum Behaviour {
 }
 
 impl Encoder for Fake {
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn encode(&mut self, batch: &PackedBatch, _: &Profile) -> Result<Embeddings, EncodeError> {
         let mut values = Vec::new();
         for bounds in batch.cu_seqlens().windows(2) {
             let ids = &batch.ids()[bounds[0]..bounds[1]];
@@ -124,6 +125,7 @@ impl Line<'_> {
         let collection = collection(directory.path(), self.rows);
         let lane = Lane {
             model: "fake",
+            profile: &Profile::default(),
             tokenizer: &tokenizer(),
             widths: Widths::dense(2),
             shard_rows: self.shard_rows,

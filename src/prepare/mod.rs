@@ -6,19 +6,21 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, PostProcessor, TruncationDirection, TruncationParams};
 
 use crate::domain::TokenSeq;
+use crate::model::Profile;
 use crate::model::spec::{Architecture, Expansion, ModelSpec, SpecError, TextRole};
 use crate::model::tokenizer_files::TokenizerFiles;
 
 /// A tokenizer bound to one model's limit and prompt.
 pub struct Tokenizer {
     /// Cuts nothing off.
-    whole: tokenizers::Tokenizer,
-    /// Cuts at the limit. Asked to cut and to add special tokens only, for it stops reading at the limit and could not
-    /// tell how much it has cut off.
+    whole: Arc<tokenizers::Tokenizer>,
+    /// Cuts at the limit and adds special tokens; it has no vocabulary.
     cut: tokenizers::Tokenizer,
     /// Special tokens that every text gets.
     special: usize,
@@ -94,16 +96,28 @@ impl Tokenizer {
         Self::new(files, max_length, prompt, true, &[])
     }
 
-    /// The tokenizer of a model for texts of a role, as [`Tokenizer::load`]; with special tokens only where the model
-    /// wants them, and queries filled up where it wants that.
+    /// The tokenizer of a model for the texts of a profile, as [`Tokenizer::load`]; with special tokens only where the
+    /// model wants them, and queries filled up where it wants that.
     ///
     /// # Errors
     /// [`TokenizerError::Load`], [`TokenizerError::NoRoom`].
-    pub fn of(spec: &ModelSpec, role: TextRole, max_length: usize, prompt: String) -> Result<Self, TokenizerError> {
+    pub fn of(spec: &ModelSpec, profile: &Profile) -> Result<Self, TokenizerError> {
         let markers = spec.multi.as_ref().map_or(&[][..], |head| &head.markers);
-        let expansion = spec.multi.as_ref().and_then(|head| head.expansion).filter(|_| role == TextRole::Query);
+        let (max_length, prompt) = (profile.max_length, profile.prompt.text.clone());
         let plain = Self::new(&spec.tokenizer, max_length, prompt, spec.special_tokens, markers)?;
-        Ok(Self { expansion, words: words(spec), ..plain })
+        Ok(Self { expansion: expansion(spec, profile.role), words: words(spec), ..plain })
+    }
+
+    /// The same for another profile of the model. What is loaded is shared.
+    ///
+    /// # Errors
+    /// [`TokenizerError::NoRoom`].
+    pub fn with(&self, spec: &ModelSpec, profile: &Profile) -> Result<Self, TokenizerError> {
+        let (whole, cut_left) = (Arc::clone(&self.whole), spec.tokenizer.cut_left);
+        let view = Self::cutting(whole, cut_left, profile.max_length, self.add_special)
+            .map_err(|source| TokenizerError::Load { path: spec.tokenizer.path.clone(), source })??;
+        let prompt = profile.prompt.text.clone();
+        Ok(Self { prompt, expansion: expansion(spec, profile.role), words: self.words, ..view })
     }
 
     fn new(
@@ -115,26 +129,37 @@ impl Tokenizer {
     ) -> Result<Self, TokenizerError> {
         let load_error = |source| TokenizerError::Load { path: files.path.clone(), source };
         // Of some broken files the library makes a panic.
-        let mut inner = catch_unwind(|| files.build())
+        let mut whole = catch_unwind(|| files.build())
             .unwrap_or_else(|_| Err("it cannot be understood".into()))
             .map_err(load_error)?;
-        markers.iter().try_for_each(|marker| make_one_token(&mut inner, marker)).map_err(load_error)?;
-        let template = inner.get_post_processor().filter(|_| add_special);
-        let special = template.map_or(0, |template| template.added_tokens(false));
-        if max_length <= special {
-            return Err(TokenizerError::NoRoom { max_length, special });
-        }
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(load_error)?;
-        let mut cut = inner.clone();
-        let direction = if files.cut_left { TruncationDirection::Left } else { TruncationDirection::Right };
-        let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
-        cut.with_truncation(Some(truncation)).map_err(load_error)?;
-        let tokenizer = Self { whole: inner, cut, special, add_special, prompt, expansion: None, words: None };
+        markers.iter().try_for_each(|marker| make_one_token(&mut whole, marker)).map_err(load_error)?;
+        whole.with_padding(None);
+        whole.with_truncation(None).map_err(load_error)?;
+        let plain = Self::cutting(Arc::new(whole), files.cut_left, max_length, add_special).map_err(load_error)??;
+        let tokenizer = Self { prompt, ..plain };
         match tokenizer.encode_whole("") {
             Err(TokenizerError::Encode(source)) => Err(load_error(source)),
             _ => Ok(tokenizer),
         }
+    }
+
+    /// Without prompt. The outer error is the library's.
+    fn cutting(
+        whole: Arc<tokenizers::Tokenizer>,
+        cut_left: bool,
+        max_length: usize,
+        add_special: bool,
+    ) -> tokenizers::Result<Result<Self, TokenizerError>> {
+        let template = whole.get_post_processor();
+        let special = template.filter(|_| add_special).map_or(0, |template| template.added_tokens(false));
+        if max_length <= special {
+            return Ok(Err(TokenizerError::NoRoom { max_length, special }));
+        }
+        let mut cut = tokenizers::Tokenizer::new(BPE::default());
+        cut.with_post_processor(template.cloned());
+        let direction = if cut_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        cut.with_truncation(Some(TruncationParams { max_length, direction, ..TruncationParams::default() }))?;
+        Ok(Ok(Self { whole, cut, special, add_special, prompt: String::new(), expansion: None, words: None }))
     }
 
     /// Token ids of the prompt and the text together.
@@ -194,6 +219,11 @@ impl Tokenizer {
         let truncated = u32::try_from(tokens.saturating_sub(cut.len())).unwrap_or(u32::MAX);
         Ok(TokenSeq { ids: cut.get_ids().to_vec(), truncated, unseen: 0 })
     }
+}
+
+/// What fills texts of this role up.
+fn expansion(spec: &ModelSpec, role: TextRole) -> Option<Expansion> {
+    spec.multi.as_ref().and_then(|head| head.expansion).filter(|_| role == TextRole::Query)
 }
 
 /// How many words a model has. Only where its configuration says so: what it is else is known to the layers.

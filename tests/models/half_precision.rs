@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use embed_collections::domain::{Embeddings, PackedBatch, TokenSeq, VectorKind};
-use embed_collections::encoder::{self, Finish, Kinds};
+use embed_collections::encoder::{self, HeadOptions};
 use embed_collections::lease::{DeviceKey, Lease};
+use embed_collections::model::Profile;
 use embed_collections::model::spec::{ModelSpec, TextRole};
 use embed_collections::model::weights::Weights;
-use embed_collections::nn::{Candle, Gpu, Grouping, Numbers};
+use embed_collections::nn::{Candle, Gpu, Grouping, Instructions, Numbers};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -221,9 +222,12 @@ impl Expected {
 /// Largest differences of all texts of a model, each case as one batch.
 fn worst(directory: &Path, cases: &[Case], numbers: Numbers) -> Costs {
     let spec = ModelSpec::read(directory).unwrap();
-    let weights = Weights::of(&spec, &spec.widths().kinds().collect::<Vec<_>>()).unwrap();
+    let all: Vec<VectorKind> = spec.widths().kinds().collect();
+    let weights = Weights::of(&spec, &all).unwrap();
     let lease = Lease::shared([DeviceKey::of_slot(0)]);
     let device = lease.devices().next().unwrap();
+    let heads = HeadOptions { kinds: &all, instructions: Instructions::default() };
+    let mut encoders = encoder::load_on(&spec, &weights, heads, vec![(device, backend(numbers))]).unwrap();
     let mut worst = Costs::new();
     for case in cases {
         let expected = case.expected();
@@ -233,18 +237,17 @@ fn worst(directory: &Path, cases: &[Case], numbers: Numbers) -> Costs {
             some(|expected| expected.sparse.is_some(), VectorKind::Sparse),
             some(|expected| expected.multi.is_some(), VectorKind::Multi),
         ];
-        let finish = Finish {
+        let profile = Profile {
             left_out: if spec.include_prompt { 0 } else { case.prompt_length.unwrap_or(0) },
             normalize: case.normalize.unwrap_or(spec.normalize),
             truncate_dim: case.truncate_dim,
-            kinds: Some(Kinds::of(&kinds.into_iter().flatten().collect::<Vec<_>>())),
+            kinds: kinds.into_iter().flatten().collect(),
             role: if case.task.as_deref() == Some("query") { TextRole::Query } else { TextRole::Document },
-            ..Finish::default()
+            ..Profile::default()
         };
-        let mut encoders = encoder::load_on(&spec, &weights, finish, vec![(device, backend(numbers))]).unwrap();
         let known: Vec<usize> = (0..expected.len()).filter(|&text| expected[text].is_known()).collect();
         let sequences: Vec<TokenSeq> = known.iter().map(|&text| case.sequence(text)).collect();
-        let found = encoders[0].encode(&PackedBatch::of(&sequences)).unwrap();
+        let found = encoders[0].encode(&PackedBatch::of(&sequences), &profile).unwrap();
         for (place, &text) in known.iter().enumerate() {
             expected[text].compare(&found, place, &mut worst);
         }

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::inside;
 use crate::domain::{Embeddings, PackedBatch, TokenSeq, VectorKind};
 use crate::embedder::{ModelFault, with_causes};
-use crate::encoder::{self, Encoder, Finish, Kinds};
+use crate::encoder::{self, Encoder, HeadOptions};
 use crate::lease::{DeviceKey, Lease};
+use crate::model::Profile;
 use crate::model::spec::{ModelSpec, PromptChoice};
 use crate::model::weights::Weights;
 use crate::nn::Instructions;
@@ -82,12 +83,11 @@ enum Expected {
 /// When the model cannot be loaded. That vectors differ, or cannot be compared, is among the faults.
 pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> Result<Comparison, ModelFault> {
     let lease = Lease::shared([DeviceKey::of_slot(0)]);
-    let load = |finish: Finish| -> Result<Option<Box<dyn Encoder + '_>>, ModelFault> {
-        let devices: Vec<_> = lease.devices().map(|device| (device, 1)).collect();
-        Ok(encoder::load(spec, weights, finish, &devices, Kernel::single(Instructions::detect()))?.pop())
-    };
-    let mut finish = Finish { normalize: spec.normalize, cut_last: spec.truncate_dim, ..Finish::default() };
-    let mut encoder = load(finish)?;
+    let devices: Vec<_> = lease.devices().map(|device| (device, 1)).collect();
+    let kinds: Vec<VectorKind> = spec.widths().kinds().collect();
+    let instructions = Instructions::detect();
+    let heads = HeadOptions { kinds: &kinds, instructions };
+    let mut encoders = encoder::load(spec, weights, heads, &devices, Kernel::single(instructions))?;
 
     let path = directory.join("reference.json");
     let mut comparison = Comparison { tolerance: TOLERANCE, ..Comparison::default() };
@@ -112,27 +112,17 @@ pub(super) fn compare(directory: &Path, spec: &ModelSpec, weights: &Weights) -> 
             comparison.left_out.push(case.name.clone());
             continue;
         }
-        let prompt = spec.prompt(&case.choice(spec))?;
-        let role = spec.role(&prompt);
-        let max_length = case.max_length.unwrap_or_else(|| spec.longest(role));
-        let tokenizer = Tokenizer::of(spec, role, max_length, prompt.text)?;
+        let mut profile = Profile::new(spec, spec.prompt(&case.choice(spec))?).cut_to(case.truncate_dim);
+        profile.max_length = case.max_length.unwrap_or(profile.max_length);
+        profile.normalize = case.normalize.unwrap_or(profile.normalize);
+        let tokenizer = Tokenizer::of(spec, &profile)?;
+        profile.left_out = if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? };
         comparison.cases += 1;
         for (kind, expected) in all {
-            let wanted = Finish {
-                left_out: if spec.include_prompt { 0 } else { tokenizer.prompt_tokens()? },
-                normalize: case.normalize.unwrap_or(spec.normalize),
-                truncate_dim: case.truncate_dim,
-                cut_last: spec.truncate_dim.filter(|_| case.truncate_dim.is_none()),
-                kinds: Some(Kinds::of(&[kind])),
-                role,
-                ..Finish::default()
-            };
-            if wanted != finish {
-                (encoder, finish) = (load(wanted)?, wanted);
-            }
+            profile.kinds = vec![kind];
             // The lease has one device.
-            let Some(encoder) = &mut encoder else { continue };
-            if let Err(fault) = case.check(&expected, &tokenizer, encoder.as_mut(), &mut comparison) {
+            let Some(encoder) = encoders.first_mut() else { continue };
+            if let Err(fault) = case.check(&expected, &tokenizer, encoder.as_mut(), &profile, &mut comparison) {
                 comparison.faults.push(format!("{}, case {}: {fault}", path.display(), case.name));
             }
         }
@@ -197,6 +187,7 @@ impl Case {
         expected: &[Option<Expected>],
         tokenizer: &Tokenizer,
         encoder: &mut dyn Encoder,
+        profile: &Profile,
         comparison: &mut Comparison,
     ) -> Result<(), String> {
         let ids = self.token_ids.as_deref();
@@ -210,7 +201,8 @@ impl Case {
                 return Err(format!("the tokens of text {index} are {:?}, not {ids:?}", sequence.ids));
             }
             let Some(expected) = expected else { continue };
-            let embeddings = embed(encoder, &sequence, expected).map_err(|fault| format!("text {index}: {fault}"))?;
+            let embeddings =
+                embed(encoder, profile, &sequence, expected).map_err(|fault| format!("text {index}: {fault}"))?;
             let difference = expected
                 .difference(&embeddings)
                 .ok_or_else(|| format!("the vector of text {index} is not finite, or is not {}", expected.shape()))?;
@@ -230,13 +222,18 @@ impl Case {
     }
 }
 
-fn embed(encoder: &mut dyn Encoder, sequence: &TokenSeq, expected: &Expected) -> Result<Embeddings, String> {
+fn embed(
+    encoder: &mut dyn Encoder,
+    profile: &Profile,
+    sequence: &TokenSeq,
+    expected: &Expected,
+) -> Result<Embeddings, String> {
     match expected {
         // What a model without layers makes of nothing.
         Expected::Dense(vector) if sequence.ids.is_empty() => {
             Ok(Embeddings::dense(vector.len(), vec![0.0; vector.len()]))
         }
-        _ => encoder.encode(&PackedBatch::of([sequence])).map_err(|error| with_causes(&error)),
+        _ => encoder.encode(&PackedBatch::of([sequence]), profile).map_err(|error| with_causes(&error)),
     }
 }
 

@@ -15,7 +15,7 @@ pub enum PromptChoice {
 }
 
 /// The prompt that is used, and why. An empty text means that there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Prompt {
     /// What goes before every text.
     pub text: String,
@@ -24,9 +24,10 @@ pub struct Prompt {
 }
 
 /// Where a prompt comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PromptOrigin {
     /// The model has none that applies.
+    #[default]
     Nothing,
     /// The model's prompt of this name, because nothing was asked for.
     Model(String),

@@ -60,7 +60,7 @@ fn vector(ids: &[u32]) -> [f32; 2] {
 }
 
 impl Encoder for Gpu {
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn encode(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError> {
         let number = self.tries.fetch_add(1, Ordering::SeqCst) + 1;
         let tokens = batch.tokens();
         match self.trouble {
@@ -91,8 +91,8 @@ impl Encoder for Gpu {
     }
 
     /// Memory runs out at once; what else goes wrong is known later.
-    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, EncodeError> {
-        let result = match self.encode(batch) {
+    fn begin(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Begun, EncodeError> {
+        let result = match self.encode(batch, profile) {
             Err(error) if error.kind() == FailureKind::OutOfMemory => return Err(error),
             result => result,
         };
@@ -104,7 +104,7 @@ impl Encoder for Gpu {
         Ok(Begun(self.number))
     }
 
-    fn finish(&mut self, Begun(number): Begun, _: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn finish(&mut self, Begun(number): Begun, _: &PackedBatch, _: &Profile) -> Result<Embeddings, EncodeError> {
         let (oldest, result) = self.begun.as_mut().unwrap().pop_front().unwrap();
         assert_eq!(oldest, number);
         result

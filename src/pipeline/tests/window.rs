@@ -14,7 +14,7 @@ struct Counting<'a> {
 }
 
 impl Encoder for Counting<'_> {
-    fn encode(&mut self, batch: &PackedBatch) -> Result<Embeddings, EncodeError> {
+    fn encode(&mut self, batch: &PackedBatch, _: &Profile) -> Result<Embeddings, EncodeError> {
         // What is committed is read first, so that a commit in between can only make the loss look larger.
         let committed = self.committed.load(Ordering::SeqCst);
         let begun = self.begun.fetch_add(batch.sequences(), Ordering::SeqCst) + batch.sequences();

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use embed_collections::domain::{Embeddings, PackedBatch, TokenSeq, VectorKind};
-use embed_collections::encoder::{self, Finish, Kinds};
+use embed_collections::encoder::{self, HeadOptions};
 use embed_collections::lease::{DeviceKey, Lease};
-use embed_collections::model::spec::{ModelSpec, Prompt, PromptChoice, PromptOrigin, TextRole};
+use embed_collections::model::Profile;
+use embed_collections::model::spec::{ModelSpec, Prompt, PromptChoice, PromptOrigin};
 use embed_collections::model::weights::Weights;
-use embed_collections::nn::Backend;
+use embed_collections::nn::{Backend, Instructions};
 use embed_collections::prepare::Tokenizer;
 use serde_json::Value;
 
@@ -79,32 +80,25 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
 
     /// Holds all that a case says against what comes out.
     pub(crate) fn check(&self, case: &Case, name: &str, worst: &mut Worst) {
-        let prompt = self.prompt(case);
-        let role = self.spec.role(&prompt);
         if let (Some(queries), Some(maxsim)) = (&case.queries, &case.maxsim) {
             self.check_scores(queries, &case.texts, maxsim, name, worst);
             return;
         }
-        let tokenizer = self.tokenizer(case.max_length, role, &prompt);
+        let mut profile = Profile::new(self.spec, self.prompt(case)).cut_to(case.truncate_dim);
+        profile.max_length = case.max_length.unwrap_or(profile.max_length);
+        profile.normalize = case.normalize.unwrap_or(profile.normalize);
+        let tokenizer = Tokenizer::of(self.spec, &profile).unwrap();
         let sequences: Vec<TokenSeq> = case.texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
         check_tokens(case, &sequences, name);
-        let left_out = if self.spec.include_prompt { 0 } else { tokenizer.prompt_tokens().unwrap() };
+        profile.left_out = if self.spec.include_prompt { 0 } else { tokenizer.prompt_tokens().unwrap() };
         let (expected, kinds) = expected_of(case);
         assert!(!kinds.is_empty(), "{name}: nothing to compare with");
-        let finish = Finish {
-            left_out,
-            normalize: case.normalize.unwrap_or(self.spec.normalize),
-            truncate_dim: case.truncate_dim,
-            cut_last: self.spec.truncate_dim.filter(|_| case.truncate_dim.is_none()),
-            kinds: Some(Kinds::of(&kinds)),
-            role,
-            ..Finish::default()
-        };
+        profile.kinds = kinds;
         let known: Vec<usize> = (0..sequences.len()).filter(|&index| expected[index].is_known()).collect();
         let sequences: Vec<&TokenSeq> = known.iter().map(|&index| &sequences[index]).collect();
-        let together = self.encode(&sequences, finish);
+        let together = self.encode(&sequences, &profile);
         for (place, &index) in known.iter().enumerate() {
-            let alone = self.encode(&sequences[place..=place], finish);
+            let alone = self.encode(&sequences[place..=place], &profile);
             let name = format!("{name}: text {index}");
             expected[index].compare(&together, place, self.tolerance, &name, worst);
             expected[index].compare(&alone, 0, self.tolerance, &name, worst);
@@ -124,29 +118,22 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
         self.spec.prompt(&choice).unwrap()
     }
 
-    fn tokenizer(&self, max_length: Option<usize>, role: TextRole, prompt: &Prompt) -> Tokenizer {
-        let max_length = max_length.unwrap_or_else(|| self.spec.longest(role));
-        Tokenizer::of(self.spec, role, max_length, prompt.text.clone()).unwrap()
-    }
-
     /// The results of two texts that have no token.
     pub(crate) fn of_no_tokens(&self) -> Embeddings {
         let kinds: Vec<VectorKind> = self.spec.widths().kinds().collect();
-        self.encode_batch(
-            &PackedBatch::new([&[][..], &[]]),
-            Finish { kinds: Some(Kinds::of(&kinds)), ..Finish::default() },
-        )
+        self.encode_batch(&PackedBatch::new([&[][..], &[]]), &Profile { kinds, ..Profile::default() })
     }
 
-    fn encode(&self, sequences: &[&TokenSeq], finish: Finish) -> Embeddings {
-        self.encode_batch(&PackedBatch::of(sequences.iter().copied()), finish)
+    fn encode(&self, sequences: &[&TokenSeq], profile: &Profile) -> Embeddings {
+        self.encode_batch(&PackedBatch::of(sequences.iter().copied()), profile)
     }
 
-    fn encode_batch(&self, batch: &PackedBatch, finish: Finish) -> Embeddings {
+    fn encode_batch(&self, batch: &PackedBatch, profile: &Profile) -> Embeddings {
         let lease = Lease::shared([DeviceKey::of_slot(0)]);
         let workers = vec![(lease.devices().next().unwrap(), (self.backend)())];
-        let mut encoders = encoder::load_on(self.spec, &self.weights, finish, workers).unwrap();
-        encoders[0].encode(batch).unwrap()
+        let heads = HeadOptions { kinds: &profile.kinds, instructions: Instructions::default() };
+        let mut encoders = encoder::load_on(self.spec, &self.weights, heads, workers).unwrap();
+        encoders[0].encode(batch, profile).unwrap()
     }
 
     /// The scores of queries and documents: for each vector of the query the best of the document's, added up.
@@ -154,11 +141,10 @@ impl<'a, B: Backend, F: Fn() -> B> Subject<'a, B, F> {
         let encode = |texts: &[String], task: &str| {
             let origin = PromptOrigin::Asked(task.to_owned());
             let prompt = Prompt { text: self.spec.prompts[task].clone(), origin };
-            let role = self.spec.role(&prompt);
-            let tokenizer = self.tokenizer(None, role, &prompt);
+            let profile = Profile { kinds: vec![VectorKind::Multi], ..Profile::new(self.spec, prompt) };
+            let tokenizer = Tokenizer::of(self.spec, &profile).unwrap();
             let sequences: Vec<TokenSeq> = texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
-            let finish = Finish { kinds: Some(Kinds::of(&[VectorKind::Multi])), role, ..Finish::default() };
-            self.encode(&sequences.iter().collect::<Vec<_>>(), finish).multi.unwrap()
+            self.encode(&sequences.iter().collect::<Vec<_>>(), &profile).multi.unwrap()
         };
         let (queries, documents) = (encode(queries, "query"), encode(texts, "document"));
         let dot =
