@@ -18,10 +18,11 @@ use imports::{Import, Tree, circles};
 const LARGEST_CIRCLE: usize = 3;
 
 /// Rows that have the old name of a room.
-const RENAMED: &[(&str, &str)] = &[("tokenize", "prepare")];
+const RENAMED: &[(&str, &str)] = &[("tokenize", "prepare"), ("ensemble", "plan")];
 
 /// Rooms that use others without a word in their rows. Here and below an entry that is no longer true fails as well.
-const USES_TO_MEND: &[(&str, &str)] = &[("cli", "domain"), ("commands", "cli"), ("main", "cli"), ("prepare", "model")];
+const USES_TO_MEND: &[(&str, &str)] =
+    &[("cli", "domain"), ("commands", "cli"), ("main", "cli"), ("pipeline", "model"), ("prepare", "model")];
 
 /// Rooms that lead round to each other.
 const ROOM_CIRCLES_TO_MEND: &[&[&str]] = &[];
