@@ -153,9 +153,6 @@ pub enum EmbedError {
         /// The input root.
         input: PathBuf,
     },
-    /// Nothing was asked for.
-    #[error("there is nothing to embed: no job was given")]
-    NoJob,
     /// The system gives no thread.
     #[error("cannot start a thread: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),
@@ -238,7 +235,7 @@ impl EmbedError {
     /// The exit code that tells other programs what kind of error it is.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Input(_) | Self::NoJob => exit::INPUT,
+            Self::Input(_) => exit::INPUT,
             Self::Config(_)
             | Self::Registry(_)
             | Self::TooLong { .. }

@@ -7,26 +7,25 @@
 //!
 //! ```
 //! use embed_collections::config::{Fusion, Settings};
-//! use embed_collections::embedder::EnsembleConfig;
+//! use embed_collections::embedder::{Embedder, EnsembleConfig};
 //! use embed_collections::pipeline::StopSwitch;
 //! use embed_collections::telemetry::event::Observers;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let directory = tempfile::tempdir()?;
 //! # let leases = directory.path().join("leases");
-//! let embedder = EnsembleConfig {
-//!     ensemble_models: vec!["tests/fixtures/models/bert-minilm".into(), "tests/fixtures/models/bert-bge".into()],
-//!     exclusive_mode: true,
-//!     preferred_devices: vec!["cpu".into()],
-//!     weights: [("bert-minilm".into(), 0.7), ("bert-bge".into(), 0.3)].into(),
-//!     ..EnsembleConfig::default()
-//! }
-//! .embedder(Settings {
+//! let embedder = Embedder::of_program(Settings {
 //!     chunked_dir: "tests/data/Chunked".into(),
 //!     output_dir: directory.path().join("Embeddings"),
 //!     offline: true,
 //! #   lease_dir: Some(leases),
-//!     ..Settings::default()
+//!     ..Settings::from(EnsembleConfig {
+//!         ensemble_models: vec!["tests/fixtures/models/bert-minilm".into(), "tests/fixtures/models/bert-bge".into()],
+//!         exclusive_mode: true,
+//!         preferred_devices: vec!["cpu".into()],
+//!         weights: [("bert-minilm".into(), 0.7), ("bert-bge".into(), 0.3)].into(),
+//!         ..EnsembleConfig::default()
+//!     })
 //! })?;
 //! let finished = embedder.run(&StopSwitch::default(), &Observers::default())?;
 //! assert_eq!(finished.exit_code, 0);
@@ -67,7 +66,6 @@ mod watch;
 pub use devices::{Devices, choice, left_aside, look, thresholds};
 pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use limit::LimitOrigin;
-pub use run::Job;
 pub use space::default_space;
 pub use staged::{find_files, peek_files};
 
@@ -81,7 +79,7 @@ use crate::telemetry::event::Observer;
 
 use self::slot::DeviceSlot;
 
-/// An ensemble, for programs. Whatever is not here is in [`Settings`].
+/// An ensemble, for programs. All else is in [`Settings`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct EnsembleConfig {
     /// Registry names, hub ids or directories, in order; the first is the primary one.
@@ -90,11 +88,11 @@ pub struct EnsembleConfig {
     pub sequential_passes: bool,
     /// Each model has a lease of its own on all devices. Implies sequential passes.
     pub exclusive_mode: bool,
-    /// Models stay on their devices between turns and runs, if all fit.
+    /// Models stay on their devices until the run ends, if all fit.
     pub warm_cache_after_release: bool,
-    /// A replica on each device; on if there are several and it is not said.
+    /// A replica on each device; by default if there are several.
     pub sequential_data_parallel: Option<bool>,
-    /// As in `--devices`; the best there are if empty.
+    /// As in `--devices`; by default the best available.
     pub preferred_devices: Vec<String>,
     /// Weight of each model in fused vectors; equal if empty.
     pub weights: BTreeMap<String, f64>,
@@ -114,25 +112,18 @@ impl Default for EnsembleConfig {
     }
 }
 
-impl EnsembleConfig {
-    /// An embedder with this ensemble; all else is as in `settings`, whose own say about the ensemble does not count.
-    ///
-    /// # Errors
-    /// If the settings contradict each other or the devices are not there.
-    pub fn embedder(self, settings: Settings) -> Result<Embedder, EmbedError> {
-        let settings = Settings {
-            ensemble_models: self.ensemble_models,
-            ensemble_weights: PerModel { all: None, models: self.weights },
-            ensemble: None,
-            exclusive_ensemble: Some(self.exclusive_mode),
-            sequential_ensemble: Some(self.sequential_passes || self.exclusive_mode),
-            strategy: None,
-            warm_cache_after_release: self.warm_cache_after_release,
-            data_parallel: self.sequential_data_parallel,
-            devices: self.preferred_devices,
-            ..settings
-        };
-        Embedder::new(Resolved::of_program(settings, &Environment::of_process())?)
+impl From<EnsembleConfig> for Settings {
+    fn from(config: EnsembleConfig) -> Self {
+        Self {
+            ensemble_models: config.ensemble_models,
+            ensemble_weights: PerModel { all: None, models: config.weights },
+            exclusive_ensemble: Some(config.exclusive_mode),
+            sequential_ensemble: Some(config.sequential_passes || config.exclusive_mode),
+            warm_cache_after_release: config.warm_cache_after_release,
+            data_parallel: config.sequential_data_parallel,
+            devices: config.preferred_devices,
+            ..Self::default()
+        }
     }
 }
 
@@ -167,24 +158,19 @@ impl Embedder {
         Ok(Self { resolved, registry, devices, places })
     }
 
+    /// The embedder of a program: these settings over the machine's.
+    ///
+    /// # Errors
+    /// If the settings contradict each other or the devices are not there.
+    pub fn of_program(settings: Settings) -> Result<Self, EmbedError> {
+        Self::new(Resolved::of_program(settings, &Environment::of_process())?)
+    }
+
     /// Embeds what the settings name. The observer is told of everything; files are written in any case.
     ///
     /// # Errors
     /// [`EmbedError`], which knows its exit code. What was committed before stays.
     pub fn run(&self, stop: &StopSwitch, observer: &dyn Observer) -> Result<Finished, EmbedError> {
-        let Settings { chunked_dir, output_dir, .. } = &self.resolved.settings;
-        let job = Job { chunked_dir: chunked_dir.clone(), output_dir: output_dir.clone() };
-        self.run_each(&[job], stop, observer).pop().unwrap_or(Err(EmbedError::NoJob))
-    }
-
-    /// Embeds one input after the other. Models that are kept warm are loaded once for all of them, and the devices
-    /// are held as long as they have models on them.
-    pub fn run_each(
-        &self,
-        jobs: &[Job],
-        stop: &StopSwitch,
-        observer: &dyn Observer,
-    ) -> Vec<Result<Finished, EmbedError>> {
-        run::run_each(self, jobs, stop, observer)
+        run::run(self, stop, observer)
     }
 }

@@ -7,31 +7,25 @@ use super::error::{EmbedError, with_causes};
 use super::{Finished, ModelError};
 use crate::config::Resolved;
 use crate::exit;
-use crate::output::{OutputLock, replace_file, report_file};
+use crate::output::{replace_file, report_file};
 use crate::pipeline::StopSwitch;
 use crate::telemetry::event::{Event, Observer, StopCause};
 use crate::telemetry::{Machine, Recorder, Summary, SummaryBuilder};
 
-/// The observers of a run and the lock on its output directory.
+/// The observers of a run.
 pub(super) struct Report<'a> {
     summary: SummaryBuilder,
     recorder: Recorder,
     caller: &'a dyn Observer,
     summary_path: PathBuf,
     run_id: String,
-    /// Held until the summary is written.
-    _lock: OutputLock,
 }
 
 impl<'a> Report<'a> {
-    /// Locks the output directory and begins to report in it.
+    /// Begins to report in the output directory.
     pub(super) fn begin(resolved: &Resolved, machine: Machine, caller: &'a dyn Observer) -> Result<Self, EmbedError> {
         let output_dir = &resolved.settings.output_dir;
         let share = resolved.settings.share();
-        let lock = match share {
-            None => OutputLock::acquire(output_dir)?,
-            Some(share) => OutputLock::acquire_share(output_dir, share)?,
-        };
         let run_id = resolved.settings.run_id.clone().unwrap_or_else(new_run_id);
         let events_path = output_dir.join(report_file("events", share, "jsonl"));
         let recorder = Recorder::append(&events_path, &run_id)
@@ -43,7 +37,6 @@ impl<'a> Report<'a> {
             caller,
             summary_path: output_dir.join(report_file("run-summary", share, "json")),
             run_id: run_id.clone(),
-            _lock: lock,
         };
         report.observe(&Event::RunStarted { run_id });
         Ok(report)

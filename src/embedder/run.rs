@@ -1,9 +1,9 @@
-//! Runs: for each input, all models in their turns, then fusion, with a report of its own.
+//! One run: all models in their groups, then fusion, with a report.
 
 use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::arithmetic::Computation;
 use super::error::{EmbedError, ModelError};
 use super::fitting::{keeps, predict};
 use super::fuse::Fusing;
-use super::job::{Faults, Job as Shared, Turns};
+use super::job::{Faults, Job, Turns};
 use super::machine::this_machine;
 use super::report::Report;
 use super::staged::{Staged, Unstaged};
@@ -25,204 +25,149 @@ use crate::device::{Probe, cores};
 use crate::lease::{
     Candidates, DeviceKey, Inherited, Lease, LeaseError, Manager, Obstacle, Policy, Request, Requester,
 };
-use crate::output::directory_name;
+use crate::output::{OutputLock, directory_name};
 use crate::pipeline::StopSwitch;
 use crate::plan::{Order, plan};
 use crate::telemetry::event::{Event, Observer, StopCause};
 
-/// An input and where its vectors go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    /// Input root, or one chunk file.
-    pub chunked_dir: PathBuf,
-    /// Output root.
-    pub output_dir: PathBuf,
-}
-
 /// How often the time limit and the stop switch are looked at: soon enough for a person.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(super) fn run_each(
-    embedder: &Embedder,
-    jobs: &[Job],
-    stop: &StopSwitch,
-    observer: &dyn Observer,
-) -> Vec<Result<Finished, EmbedError>> {
-    // In this order: models are gone before their lease is.
-    let lease = OnceCell::new();
-    let mut session = Session { lease: &lease, staged: Vec::new(), warm: Warm::new() };
-    session.staged.resize_with(embedder.resolved.ensemble.models.len(), || None);
-    let last = jobs.len().saturating_sub(1);
-    jobs.iter()
-        .enumerate()
-        .map(|(number, job)| {
-            let mut resolved = embedder.resolved.clone();
-            resolved.settings.chunked_dir.clone_from(&job.chunked_dir);
-            resolved.settings.output_dir.clone_from(&job.output_dir);
-            session.run(embedder, &resolved, number == last, stop, observer)
-        })
-        .collect()
-}
-
-/// What lives from one job to the next.
-struct Session<'lease> {
-    /// Of the whole session, where models do not have leases of their own.
-    lease: &'lease OnceCell<Lease>,
-    /// One a model of the ensemble, once it is found.
-    staged: Vec<Option<Staged>>,
-    warm: Warm<'lease>,
-}
-
-impl Session<'_> {
-    fn run(
-        &mut self,
-        embedder: &Embedder,
-        resolved: &Resolved,
-        is_last: bool,
-        stop: &StopSwitch,
-        observer: &dyn Observer,
-    ) -> Result<Finished, EmbedError> {
-        let settings = &resolved.settings;
-        refuse_inside(&settings.output_dir, &settings.chunked_dir)?;
-        let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
-        let discovery = collection::discover(&request)?;
-        let report = Report::begin(resolved, this_machine(&embedder.devices), observer)?;
-        for note in embedder.devices.notes(settings) {
-            report.observe(&Event::DeviceNote { note });
-        }
-        for note in &resolved.notes {
-            report.observe(&Event::RunNote { note: note.clone() });
-        }
-        let work = || {
-            std::thread::scope(|scope| {
-                let limit = settings.max_duration.map(|limit| limit.0);
-                let _timer = Timer::start(scope, stop, limit, &report);
-                let outcome = self.embed(embedder, resolved, &discovery, stop, &report);
-                if is_last {
-                    self.cool_down(&report);
-                }
-                outcome
-            })
-        };
-        // Whoever reads the summary afterwards is to learn of this as of any other failure.
-        let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(EmbedError::Panicked));
-        report.end(stop, outcome)
+pub(super) fn run(embedder: &Embedder, stop: &StopSwitch, observer: &dyn Observer) -> Result<Finished, EmbedError> {
+    let resolved = &embedder.resolved;
+    let settings = &resolved.settings;
+    refuse_inside(&settings.output_dir, &settings.chunked_dir)?;
+    let request = collection::Request { root: &settings.chunked_dir, only: &settings.collections };
+    let discovery = collection::discover(&request)?;
+    // Held until the summary is written.
+    let _lock = match settings.share() {
+        None => OutputLock::acquire(&settings.output_dir)?,
+        Some(share) => OutputLock::acquire_share(&settings.output_dir, share)?,
+    };
+    let report = Report::begin(resolved, this_machine(&embedder.devices), observer)?;
+    for note in embedder.devices.notes(settings) {
+        report.observe(&Event::DeviceNote { note });
     }
+    for note in &resolved.notes {
+        report.observe(&Event::RunNote { note: note.clone() });
+    }
+    let work = || {
+        std::thread::scope(|scope| {
+            let limit = settings.max_duration.map(|limit| limit.0);
+            let _timer = Timer::start(scope, stop, limit, &report);
+            // In this order: models are gone before their lease is.
+            let lease = OnceCell::new();
+            let mut warm = Warm::new();
+            let outcome = embed(embedder, &discovery, (&lease, &mut warm), stop, &report);
+            for (model, encoders) in warm {
+                drop(encoders);
+                report.observe(&Event::ModelEvicted { model });
+            }
+            outcome
+        })
+    };
+    // The summary reports a panic as any other failure.
+    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(EmbedError::Panicked));
+    report.end(stop, outcome)
+}
 
-    /// All models in their turns; returns those that failed while others did not.
-    fn embed(
-        &mut self,
-        embedder: &Embedder,
-        resolved: &Resolved,
-        discovery: &Discovery,
-        stop: &StopSwitch,
-        report: &Report<'_>,
-    ) -> Result<Vec<ModelError>, EmbedError> {
-        let (settings, ensemble) = (&resolved.settings, &resolved.ensemble);
-        announce(discovery, report);
-        let mut failed = self.stage(embedder, resolved, report)?;
-        let staged: Vec<(usize, &Staged)> =
-            self.staged.iter().enumerate().filter_map(|(place, staged)| Some((place, staged.as_ref()?))).collect();
-        refuse_same_names(&staged)?;
-        let all: Vec<&Staged> = staged.iter().map(|(_, staged)| *staged).collect();
-        let fusing = Fusing::new(resolved, &all, report)?;
-        let order = if ensemble.mode == Mode::Rotate { Order::Together } else { Order::OneByOne };
-        let groups = plan(order, all.len()).groups;
-        report.observe(&Event::Planned {
-            mode: ensemble.mode,
-            models: staged.iter().map(|(_, staged)| staged.name().to_owned()).collect(),
-            turns: groups.len() as u64,
-        });
-        let faults = Faults::default();
-        let job = Shared {
-            resolved,
-            settings,
-            tokenizer_threads: settings.threads.unwrap_or_else(cores),
-            run_id: report.run_id(),
-            stop,
-            faults: &faults,
-            observer: report,
+/// All models in their groups; returns those that failed while others did not. The lease is that of the whole run,
+/// where models have none of their own.
+fn embed<'lease>(
+    embedder: &Embedder,
+    discovery: &Discovery,
+    (run_lease, warm): (&'lease OnceCell<Lease>, &mut Warm<'lease>),
+    stop: &StopSwitch,
+    report: &Report<'_>,
+) -> Result<Vec<ModelError>, EmbedError> {
+    let resolved = &embedder.resolved;
+    let (settings, ensemble) = (&resolved.settings, &resolved.ensemble);
+    announce(discovery, report);
+    let (staged, mut failed) = stage(embedder, report)?;
+    refuse_same_names(&staged)?;
+    let all: Vec<&Staged> = staged.iter().collect();
+    let fusing = Fusing::new(resolved, &all, report)?;
+    let order = if ensemble.mode == Mode::Rotate { Order::Together } else { Order::OneByOne };
+    let groups = plan(order, all.len()).groups;
+    report.observe(&Event::Planned {
+        mode: ensemble.mode,
+        models: staged.iter().map(|staged| staged.name().to_owned()).collect(),
+        turns: groups.len() as u64,
+    });
+    let faults = Faults::default();
+    let job = Job {
+        resolved,
+        settings,
+        tokenizer_threads: settings.threads.unwrap_or_else(cores),
+        run_id: report.run_id(),
+        stop,
+        faults: &faults,
+        observer: report,
+    };
+    let mut context = Turns {
+        job,
+        devices: &embedder.devices,
+        places: &embedder.places,
+        collections: &discovery.collections,
+        keep: false,
+    };
+    context.keep = settings.warm_cache_after_release && keeps(&context, &all);
+    let leasing = Leasing { embedder, stop, report };
+    for group in groups {
+        if stop.cause().is_some() {
+            break;
+        }
+        let models: Vec<&Staged> = group.models.iter().map(|model| all[*model]).collect();
+        predict(&context, &models);
+        let ended = if ensemble.mode == Mode::Exclusive && !context.keep {
+            let model = models.first().map(|staged| staged.name());
+            let Some(lease) = leasing.acquire(model)? else { break };
+            context.take(&models, &lease, &mut Warm::new())?
+        } else {
+            if run_lease.get().is_none() {
+                let names: Vec<&str> = all.iter().map(|staged| staged.name()).collect();
+                let Some(lease) = leasing.acquire(Some(&names.join(", ")))? else { break };
+                let _ = run_lease.set(lease);
+            }
+            let Some(lease) = run_lease.get() else { break };
+            context.take(&models, lease, warm)?
         };
-        let mut context = Turns {
-            job,
-            devices: &embedder.devices,
-            places: &embedder.places,
-            collections: &discovery.collections,
-            keep: false,
-        };
-        context.keep = settings.warm_cache_after_release && keeps(&context, &all);
-        let leasing = Leasing { embedder, resolved, stop, report };
-        for group in groups {
+        failed.extend(ended);
+    }
+    if let Some(fusing) = fusing.filter(|_| failed.is_empty()) {
+        for collection in &discovery.collections {
+            // Without a stop, every member is complete.
             if stop.cause().is_some() {
                 break;
             }
-            let models: Vec<&Staged> = group.models.iter().map(|model| all[*model]).collect();
-            predict(&context, &models);
-            let ended = if ensemble.mode == Mode::Exclusive && !context.keep {
-                let model = models.first().map(|staged| staged.name());
-                let Some(lease) = leasing.acquire(model)? else { break };
-                context.take(&models, &lease, &mut Warm::new())?
-            } else {
-                if self.lease.get().is_none() {
-                    let names: Vec<&str> = all.iter().map(|staged| staged.name()).collect();
-                    let Some(lease) = leasing.acquire(Some(&names.join(", ")))? else { break };
-                    let _ = self.lease.set(lease);
-                }
-                let Some(lease) = self.lease.get() else { break };
-                context.take(&models, lease, &mut self.warm)?
-            };
-            failed.extend(ended);
+            fusing.fuse(resolved, collection.name(), stop, report)?;
         }
-        if let Some(fusing) = fusing.filter(|_| failed.is_empty()) {
-            for collection in &discovery.collections {
-                // Without a stop, every member is complete.
-                if stop.cause().is_some() {
-                    break;
-                }
-                fusing.fuse(resolved, collection.name(), stop, report)?;
-            }
-        }
-        if failed.len() == ensemble.models.len() {
-            return Err(match failed.pop() {
-                Some(only) if failed.is_empty() => only.into(),
-                last => EmbedError::Models(failed.into_iter().chain(last).collect()),
-            });
-        }
-        Ok(failed)
     }
+    if failed.len() == ensemble.models.len() {
+        return Err(match failed.pop() {
+            Some(only) if failed.is_empty() => only.into(),
+            last => EmbedError::Models(failed.into_iter().chain(last).collect()),
+        });
+    }
+    Ok(failed)
+}
 
-    /// Finds the models that are not there yet; returns those that cannot be had.
-    fn stage(
-        &mut self,
-        embedder: &Embedder,
-        resolved: &Resolved,
-        report: &Report<'_>,
-    ) -> Result<Vec<ModelError>, EmbedError> {
-        let computation = Computation::new(&resolved.settings, &embedder.devices.choice)?;
-        let mut failed = Vec::new();
-        for (asked, place) in resolved.ensemble.models.iter().zip(&mut self.staged) {
-            if place.is_some() {
-                continue;
-            }
-            match Staged::new(asked, resolved, &embedder.registry, computation, report) {
-                Ok(staged) => *place = Some(staged),
-                Err(Unstaged::Usage(error)) => return Err(error),
-                Err(Unstaged::Fault(error)) => {
-                    error.tell(resolved, report);
-                    failed.push(error);
-                }
+/// Finds the models; returns those that are ready, and those that are unavailable.
+fn stage(embedder: &Embedder, report: &Report<'_>) -> Result<(Vec<Staged>, Vec<ModelError>), EmbedError> {
+    let resolved = &embedder.resolved;
+    let computation = Computation::new(&resolved.settings, &embedder.devices.choice)?;
+    let (mut ready, mut failed) = (Vec::new(), Vec::new());
+    for asked in &resolved.ensemble.models {
+        match Staged::new(asked, resolved, &embedder.registry, computation, report) {
+            Ok(staged) => ready.push(staged),
+            Err(Unstaged::Usage(error)) => return Err(error),
+            Err(Unstaged::Fault(error)) => {
+                error.tell(resolved, report);
+                failed.push(error);
             }
         }
-        Ok(failed)
     }
-
-    /// Takes everything off the devices that was kept on them.
-    fn cool_down(&mut self, report: &Report<'_>) {
-        for (model, encoders) in std::mem::take(&mut self.warm) {
-            drop(encoders);
-            report.observe(&Event::ModelEvicted { model });
-        }
-    }
+    Ok((ready, failed))
 }
 
 fn announce(discovery: &Discovery, observer: &dyn Observer) {
@@ -254,11 +199,11 @@ fn refuse_inside(output: &Path, input: &Path) -> Result<(), EmbedError> {
 }
 
 /// Two models that write into one directory would take each other's work for their own.
-fn refuse_same_names(staged: &[(usize, &Staged)]) -> Result<(), EmbedError> {
-    for (place, (_, one)) in staged.iter().enumerate() {
+fn refuse_same_names(staged: &[Staged]) -> Result<(), EmbedError> {
+    for (place, one) in staged.iter().enumerate() {
         let directory = directory_name(one.name());
-        let same = staged[place + 1..].iter().find(|(_, other)| directory_name(other.name()) == directory);
-        if let Some((_, other)) = same {
+        let same = staged[place + 1..].iter().find(|other| directory_name(other.name()) == directory);
+        if let Some(other) = same {
             let path = |staged: &Staged| staged.spec.directory.display().to_string();
             return Err(EmbedError::SameName { one: path(one), other: path(other), directory });
         }
@@ -269,7 +214,6 @@ fn refuse_same_names(staged: &[(usize, &Staged)]) -> Result<(), EmbedError> {
 /// Who takes leases for a run.
 struct Leasing<'a> {
     embedder: &'a Embedder,
-    resolved: &'a Resolved,
     stop: &'a StopSwitch,
     report: &'a Report<'a>,
 }
@@ -277,10 +221,10 @@ struct Leasing<'a> {
 impl Leasing<'_> {
     /// Takes all devices; `None` if the run was stopped while it waited.
     fn acquire(&self, model: Option<&str>) -> Result<Option<Lease>, EmbedError> {
-        let Self { embedder, resolved, stop, report } = self;
-        let settings = &resolved.settings;
+        let Self { embedder, stop, report } = self;
+        let Resolved { settings, ensemble, .. } = &embedder.resolved;
         let keys: Vec<DeviceKey> = embedder.places.iter().map(|place| place.key.clone()).collect();
-        if !embedder.devices.are_leased(settings, resolved.ensemble.mode) {
+        if !embedder.devices.are_leased(settings, ensemble.mode) {
             return Ok(Some(Lease::shared(keys)));
         }
         let wait = settings.lease_wait.map(|wait| wait.0);
@@ -310,7 +254,7 @@ impl Leasing<'_> {
     }
 
     fn manager(&self) -> Result<Manager, EmbedError> {
-        let Resolved { settings, places, .. } = self.resolved;
+        let Resolved { settings, places, .. } = &self.embedder.resolved;
         let candidates = Candidates::new(settings.lease_dir.clone(), places.runtime.as_deref());
         let inherited = Inherited::parse(places.inherited_leases.as_deref().unwrap_or_default());
         Ok(Manager::open(&candidates)?.with_inherited(inherited))

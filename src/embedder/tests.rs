@@ -74,6 +74,10 @@ fn embed_with(
     trouble: Option<Trouble>,
     observer: &dyn Observer,
 ) -> (Result<Finished, EmbedError>, serde_json::Value) {
+    let config = EnsembleConfig {
+        ensemble_models: vec!["tests/fixtures/models/bert-minilm".to_owned()],
+        ..EnsembleConfig::default()
+    };
     let settings = Settings {
         chunked_dir: "tests/data/Chunked".into(),
         output_dir: root.join(output),
@@ -82,17 +86,13 @@ fn embed_with(
         threads: Some(2),
         offline: true,
         part_rows: 8,
-        ..Settings::default()
+        ..Settings::from(config)
     };
     match trouble {
         Some(trouble) => TROUBLES.lock().unwrap().insert(settings.output_dir.clone(), trouble),
         None => TROUBLES.lock().unwrap().remove(&settings.output_dir),
     };
-    let config = EnsembleConfig {
-        ensemble_models: vec!["tests/fixtures/models/bert-minilm".to_owned()],
-        ..EnsembleConfig::default()
-    };
-    let finished = config.embedder(settings).unwrap().run(&StopSwitch::default(), observer);
+    let finished = Embedder::of_program(settings).unwrap().run(&StopSwitch::default(), observer);
     let summary = std::fs::read(root.join(output).join("run-summary.json")).unwrap();
     (finished, serde_json::from_slice(&summary).unwrap())
 }

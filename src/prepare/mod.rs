@@ -276,7 +276,8 @@ mod tests {
     fn a_word_that_the_model_does_not_have_fails_its_text_alone() {
         let directory = Path::new("tests/fixtures/models/bert-minilm");
         let mut spec = ModelSpec::read(directory).unwrap();
-        let tokenizer = |spec: &ModelSpec| Tokenizer::of(spec, TextRole::Document, 40, String::new()).unwrap();
+        let tokenizer =
+            |spec: &ModelSpec| Tokenizer::of(spec, &Profile { max_length: 40, ..Profile::default() }).unwrap();
         let ids = tokenizer(&spec).encode("a harbour").unwrap().ids;
         let greatest = *ids.iter().max().unwrap();
         spec.config["vocab_size"] = greatest.into();

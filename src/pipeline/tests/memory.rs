@@ -60,7 +60,7 @@ fn vector(ids: &[u32]) -> [f32; 2] {
 }
 
 impl Encoder for Gpu {
-    fn encode(&mut self, batch: &PackedBatch, profile: &Profile) -> Result<Embeddings, EncodeError> {
+    fn encode(&mut self, batch: &PackedBatch, _: &Profile) -> Result<Embeddings, EncodeError> {
         let number = self.tries.fetch_add(1, Ordering::SeqCst) + 1;
         let tokens = batch.tokens();
         match self.trouble {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use embed_collections::config::Mode;
-use embed_collections::embedder::{EnsembleConfig, Job};
+use embed_collections::embedder::EnsembleConfig;
 use embed_collections::exit;
 use embed_collections::pipeline::StopSwitch;
 use embed_collections::telemetry::event::{Event, LeaseSample, Observers};
@@ -187,12 +187,8 @@ fn an_exclusive_model_gets_larger_batches_than_one_in_rotation() {
     assert_eq!(exclusive[0], exclusive[1]);
 }
 
-fn jobs(rig: &Rig) -> [Job; 2] {
-    ["first", "second"].map(|output| Job { chunked_dir: "tests/data/Chunked".into(), output_dir: rig.path(output) })
-}
-
 #[test]
-fn warm_models_stay_and_the_next_pass_skips_loading() {
+fn warm_models_stay_until_the_run_ends() {
     let rig = Rig::with_gpus();
     let config = EnsembleConfig { warm_cache_after_release: true, ..ensemble(Mode::Exclusive) };
     let notes = Notes::default();
@@ -203,22 +199,12 @@ fn warm_models_stay_and_the_next_pass_skips_loading() {
             assert_eq!(rig.locks().len(), if notes.of(&["model_loaded"]).is_empty() { 0 } else { 2 });
         }
     });
-    let finished = embedder(&rig, config, "unused", |_| {}).run_each(&jobs(&rig), &StopSwitch::default(), &observer);
-    assert!(finished.into_iter().all(|finished| finished.unwrap().exit_code == 0));
+    let finished = embedder(&rig, config, "out", |_| {}).run(&StopSwitch::default(), &observer);
+    assert_eq!(finished.unwrap().exit_code, 0);
     rig.check_free();
-    let loads = |output: &str| {
-        let summary = rig.summary(output);
-        let passes = summary["passes"].as_array().unwrap().iter();
-        passes
-            .map(|pass| (pass["warm"].as_bool().unwrap(), pass["load_seconds"].as_f64() > Some(0.0)))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!((loads("first"), loads("second")), (vec![(false, true); 3], vec![(true, false); 3]));
     let turn = ["acquire", "model_kept", "release"];
-    assert_eq!(sequence(&rig.events("first"), &turn), for_each_model(&turn, &MODELS));
-    assert_eq!(of_kind(&rig.events("first"), "model_evicted").len(), 0);
-    assert_eq!(of_kind(&rig.events("second"), "model_evicted").len(), 3, "at the end nothing stays");
-    assert_eq!(of_kind(&rig.events("second"), "model_staged").len(), 0, "the files are mapped already");
+    assert_eq!(sequence(&rig.events("out"), &turn), for_each_model(&turn, &MODELS));
+    assert_eq!(of_kind(&rig.events("out"), "model_evicted").len(), 3, "at the end nothing stays");
 }
 
 #[test]
@@ -227,11 +213,10 @@ fn models_that_do_not_fit_together_do_not_stay() {
     // Beside 512 MiB for a context there is room for one tiny model and its batches, not for three.
     let limit = f64::from((512 << 20) + 800_000) / GIB;
     let config = EnsembleConfig { warm_cache_after_release: true, ..ensemble(Mode::Exclusive) };
-    let embedder = embedder(&rig, config, "unused", |settings| settings.soft_limit_gb = Some(limit));
-    let finished = embedder.run_each(&jobs(&rig), &StopSwitch::default(), &Observers::default());
-    assert!(finished.into_iter().all(|finished| finished.unwrap().exit_code == 0));
-    let events = rig.events("first");
+    let embedder = embedder(&rig, config, "out", |settings| settings.soft_limit_gb = Some(limit));
+    assert_eq!(embedder.run(&StopSwitch::default(), &Observers::default()).unwrap().exit_code, 0);
+    let events = rig.events("out");
     assert_eq!(of_kind(&events, "model_kept").len(), 0);
     assert!(of_kind(&events, "run_note").iter().any(|note| note["note"].as_str().unwrap().contains("do not fit")));
-    assert!(rig.summary("second")["passes"].as_array().unwrap().iter().all(|pass| pass["warm"] == false));
+    assert!(rig.summary("out")["passes"].as_array().unwrap().iter().all(|pass| pass["warm"] == false));
 }

@@ -62,8 +62,8 @@ impl Rig {
         self.path("leases")
     }
 
-    /// The example collections into `output`.
-    pub(crate) fn settings(&self, output: &str) -> Settings {
+    /// The example collections with this ensemble into `output`.
+    pub(crate) fn settings(&self, config: EnsembleConfig, output: &str) -> Settings {
         Settings {
             chunked_dir: "tests/data/Chunked".into(),
             output_dir: self.path(output),
@@ -75,12 +75,12 @@ impl Rig {
             rehearse: self.gpus.is_some(),
             threads: Some(2),
             offline: true,
-            ..Settings::default()
+            ..Settings::from(config)
         }
     }
 
     pub(crate) fn run(&self, mode: Mode, output: &str, observer: &dyn Observer) -> Result<Finished, EmbedError> {
-        ensemble(mode).embedder(self.settings(output)).unwrap().run(&StopSwitch::default(), observer)
+        Embedder::of_program(self.settings(ensemble(mode), output)).unwrap().run(&StopSwitch::default(), observer)
     }
 
     /// Who holds what at this moment.
@@ -135,9 +135,9 @@ pub(crate) fn embedder(
     output: &str,
     change: impl FnOnce(&mut Settings),
 ) -> Embedder {
-    let mut settings = rig.settings(output);
+    let mut settings = rig.settings(config, output);
     change(&mut settings);
-    config.embedder(settings).unwrap()
+    Embedder::of_program(settings).unwrap()
 }
 
 /// Does something at every event.

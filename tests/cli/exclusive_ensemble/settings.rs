@@ -1,7 +1,7 @@
 //! How an ensemble is asked for: flags, variables, machines.
 
 use embed_collections::config::Mode;
-use embed_collections::embedder::{EmbedError, EnsembleConfig};
+use embed_collections::embedder::{EmbedError, Embedder, EnsembleConfig};
 use embed_collections::pipeline::StopSwitch;
 use serde_json::json;
 
@@ -83,7 +83,7 @@ fn two_models_of_one_name_are_refused() {
     std::os::unix::fs::symlink(std::env::current_dir().unwrap().join(model(MODELS[0])), rig.path("link")).unwrap();
     let models = vec![model(MODELS[0]), rig.path("link").to_str().unwrap().to_owned()];
     let config = EnsembleConfig { ensemble_models: models, ..ensemble(Mode::Exclusive) };
-    let embedder = config.embedder(rig.settings("out")).unwrap();
+    let embedder = Embedder::of_program(rig.settings(config, "out")).unwrap();
     let outcome = embedder.run(&StopSwitch::default(), &embed_collections::telemetry::event::Observers::default());
     assert!(matches!(outcome, Err(EmbedError::SameName { .. })), "{outcome:?}");
 }
