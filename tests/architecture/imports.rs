@@ -45,21 +45,22 @@ impl Tree {
     /// The library and the binary below `src`; the latter is a module named `main`.
     pub(crate) fn read(src: &Path) -> Self {
         let mut tree = Self::default();
-        tree.add(&mut |file: &str| fs::read_to_string(src.join(file)).ok(), Vec::new(), "lib.rs");
-        tree.add(&mut |file: &str| fs::read_to_string(src.join(file)).ok(), vec!["main".to_owned()], "main.rs");
+        let read = |file: &str| fs::read_to_string(src.join(file)).ok();
+        tree.add(&read, &[], "lib.rs");
+        tree.add(&read, &["main".to_owned()], "main.rs");
         tree
     }
 
     /// The module in a file, and those that it declares.
-    fn add(&mut self, read: &mut impl FnMut(&str) -> Option<String>, module: ModulePath, file: &str) {
+    fn add(&mut self, read: &impl Fn(&str) -> Option<String>, module: &[String], file: &str) {
         let source = read(file).unwrap_or_else(|| panic!("there is no {file}"));
         for (below, scope) in scopes(&source) {
-            let module = [&module[..], &below].concat();
+            let module = [module, &below].concat();
             for child in scope.children.clone() {
                 let path = [&module[..], &[child]].concat();
                 let [named, in_folder] = [format!("{}.rs", path.join("/")), format!("{}/mod.rs", path.join("/"))];
                 let file = if read(&named).is_some() { named } else { in_folder };
-                self.add(read, path, &file);
+                self.add(read, &path, &file);
             }
             self.modules.insert(module, Module { file: file.to_owned(), scope });
         }
@@ -119,7 +120,7 @@ impl Tree {
             if name == "super" {
                 module.pop();
             } else if let Some(used) = scope.uses.iter().find(|used| used.name == *name)
-                && !(is_module && !behind.is_empty())
+                && (!is_module || behind.is_empty())
             {
                 return self.resolve(&module, &[&used.path[..], behind].concat(), steps + 1);
             } else if is_module {
@@ -174,8 +175,8 @@ pub(crate) fn circles<'a>(edges: impl IntoIterator<Item = (&'a str, &'a str)>) -
 #[track_caller]
 fn check_imports(files: &[(&str, &str)], expected: &[&str]) {
     let mut tree = Tree::default();
-    let mut read = |file: &str| files.iter().find(|(name, _)| *name == file).map(|(_, text)| (*text).to_owned());
-    tree.add(&mut read, Vec::new(), "lib.rs");
+    let read = |file: &str| files.iter().find(|(name, _)| *name == file).map(|(_, text)| (*text).to_owned());
+    tree.add(&read, &[], "lib.rs");
     let imports = tree.imports();
     let line = |import: &Import| {
         let how = if import.is_used { "" } else { ", unused" };
