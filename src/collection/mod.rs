@@ -18,6 +18,7 @@ mod discover;
 mod document;
 mod format;
 mod identity;
+mod json_rows;
 mod lines;
 mod piece;
 mod reader;

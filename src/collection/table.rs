@@ -6,13 +6,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arrow_array::RecordBatch;
-use arrow_json::WriterBuilder;
-use arrow_json::writer::LineDelimited;
 use arrow_schema::{ArrowError, DataType, Schema};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::decode::{MetadataString, decode};
+use super::json_rows::json_lines;
 use super::piece::Piece;
 use super::stored::StoredFile;
 
@@ -98,7 +96,7 @@ impl Iterator for Table {
                 State::Ended => return None,
             };
             self.file.note_progress(self.rows_read, open.rows_total, open.stored_bytes);
-            match guarded(|| open.batches.next().map(|batch| json_lines(&batch?)).transpose()) {
+            match guarded(|| open.batches.next().map(|batch| Ok(json_lines(&batch?)?)).transpose()) {
                 Ok(None) => return None,
                 Ok(Some(rows)) => {
                     (self.rows, self.at) = (rows, 0);
@@ -137,12 +135,4 @@ fn check_text_column(schema: &Schema) -> Result<(), TableError> {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Ok(()),
         found => Err(TableError::TextType { found: found.clone() }),
     }
-}
-
-fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, TableError> {
-    // Nulls are written, so that a null text is told from a missing column and no column of the metadata is lost.
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
-    writer.write(batch)?;
-    writer.finish()?;
-    Ok(writer.into_inner())
 }
