@@ -12,7 +12,7 @@ use crate::cli::DoctorCommand;
 use crate::config::{self, Environment, Resolved};
 use crate::device::{ChoiceError, CpuLimits, Detection, DeviceInfo, DeviceKind, ENCODERS, Probe, ProbeError, cores};
 use crate::domain::Bytes;
-use crate::embedder::{choice, left_aside, look};
+use crate::embedder::{choice, look, unused_devices};
 use crate::exit;
 
 /// How one thing stands.
@@ -105,7 +105,7 @@ fn exit_code(checks: &[Check]) -> u8 {
 fn build(devices: &[DeviceInfo]) -> Check {
     let encoders: Vec<&str> = ENCODERS.iter().map(|kind| kind.as_str()).collect();
     let unused: Vec<DeviceInfo> = devices.iter().filter(|device| !ENCODERS.contains(&device.kind)).cloned().collect();
-    match left_aside(&unused) {
+    match unused_devices(&unused) {
         None if ENCODERS.contains(&DeviceKind::Cuda) => {
             Check::ok("build", format!("encodes on {}", encoders.join(", ")))
         }

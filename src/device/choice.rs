@@ -32,7 +32,7 @@ pub struct Choice {
     /// What will be used.
     pub chosen: Chosen,
     /// Better devices that are left aside because this build has no encoder for them.
-    pub left_aside: Vec<DeviceInfo>,
+    pub unused_devices: Vec<DeviceInfo>,
 }
 
 impl Choice {
@@ -114,7 +114,7 @@ pub fn choose(
         count if count == wanted.len() => Chosen::Cpu(slots(&slot_numbers(wanted)?, cores)?),
         _ => return Err(ChoiceError::Mixed),
     };
-    Ok(Choice { chosen, left_aside: Vec::new() })
+    Ok(Choice { chosen, unused_devices: Vec::new() })
 }
 
 fn best(there: &[DeviceInfo], encoders: &[DeviceKind], cores: usize) -> Choice {
@@ -124,7 +124,7 @@ fn best(there: &[DeviceInfo], encoders: &[DeviceKind], cores: usize) -> Choice {
     let of_kind = there.iter().filter(|device| device.kind == kind).cloned().collect();
     Choice {
         chosen: if kind == DeviceKind::Cpu { whole() } else { Chosen::Gpus(of_kind) },
-        left_aside: there.iter().filter(|device| device.kind < kind).cloned().collect(),
+        unused_devices: there.iter().filter(|device| device.kind < kind).cloned().collect(),
     }
 }
 

@@ -39,7 +39,7 @@ impl Devices {
             Chosen::Cpu(_) => "a rehearsal without a GPU is an ordinary run on the processor",
         };
         let rehearsal = settings.rehearse.then_some(rehearsal);
-        left_aside(&self.choice.left_aside).into_iter().chain(rehearsal.map(str::to_owned)).collect()
+        unused_devices(&self.choice.unused_devices).into_iter().chain(rehearsal.map(str::to_owned)).collect()
     }
 
     /// The devices in the order asked for. The encoder threads are divided among them as evenly as can be.
@@ -121,7 +121,7 @@ fn has_gpus(detection: &Detection) -> bool {
 }
 
 /// Says that GPUs stay idle, if they do.
-pub fn left_aside(devices: &[DeviceInfo]) -> Option<String> {
+pub fn unused_devices(devices: &[DeviceInfo]) -> Option<String> {
     let kind = devices.first()?.kind;
     let labels: Vec<String> = devices.iter().map(|device| format!("{} ({})", device.label(), device.name)).collect();
     Some(format!("this program was built without {kind}: {} will not be used", labels.join(", ")))

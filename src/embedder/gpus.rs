@@ -124,7 +124,7 @@ mod tests {
     }
 
     fn numbers_of(dtype: Dtype, gpus: &[DeviceInfo]) -> Result<Option<Numbers>, String> {
-        let choice = Choice { chosen: Chosen::Gpus(gpus.to_vec()), left_aside: Vec::new() };
+        let choice = Choice { chosen: Chosen::Gpus(gpus.to_vec()), unused_devices: Vec::new() };
         numbers(&Settings { dtype, ..Settings::default() }, &choice).map_err(|error| error.to_string())
     }
 
@@ -155,8 +155,8 @@ mod tests {
     fn a_rehearsal_and_the_processor_need_none() {
         let chosen = Chosen::Gpus(vec![gpu(DeviceKind::Cuda, Some((9, 0)))]);
         let rehearsal = Settings { rehearse: true, ..Settings::default() };
-        assert_eq!(numbers(&rehearsal, &Choice { chosen, left_aside: Vec::new() }).unwrap(), None);
-        let processor = Choice { chosen: Chosen::Cpu(Vec::new()), left_aside: Vec::new() };
+        assert_eq!(numbers(&rehearsal, &Choice { chosen, unused_devices: Vec::new() }).unwrap(), None);
+        let processor = Choice { chosen: Chosen::Cpu(Vec::new()), unused_devices: Vec::new() };
         assert_eq!(numbers(&Settings::default(), &processor).unwrap(), None);
     }
 }

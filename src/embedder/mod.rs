@@ -63,7 +63,7 @@ mod turn;
 mod update;
 mod watch;
 
-pub use devices::{Devices, choice, left_aside, look, thresholds};
+pub use devices::{Devices, choice, look, thresholds, unused_devices};
 pub use error::{EmbedError, ModelError, ModelFault, with_causes};
 pub use limit::LimitOrigin;
 pub use space::default_space;

@@ -1,8 +1,9 @@
 //! From packed batches to finished vectors.
 //!
 //! An [`Encoder`] is one worker's hold on a loaded model: architecture and a head for each kind of vectors. Each batch
-//! comes with a [`Profile`], which says what of a model's vectors is wanted: one loaded model serves several. Workers share the weights and nothing else. An encoder borrows the device that it is on from a lease, and so is
-//! gone before the lease is; the two last lines exchanged do not compile:
+//! comes with a [`Profile`], which says what is wanted of the model, so that one loaded model serves several profiles.
+//! Workers share the weights and nothing else. An encoder borrows its device from a lease, and so is gone before the
+//! lease is; the two last lines exchanged do not compile:
 //!
 //! ```compile_fail,E0505
 //! use embed_collections::encoder::{self, HeadOptions};

@@ -9,7 +9,7 @@ use crate::device::{
     Choice, Chosen, Detection, DeviceInfo, DeviceKind, ENCODERS, Level, Probe, Process, Snapshot, Thresholds, cores,
 };
 use crate::domain::Bytes;
-use crate::embedder::left_aside;
+use crate::embedder::unused_devices;
 
 /// What `devices --json` writes.
 #[derive(Debug, Serialize)]
@@ -53,7 +53,7 @@ impl Report {
         let hidden = detection.hidden().iter().map(|info| Entry::look(detection, info, None, thresholds));
         let mut notes = visibility_notes(detection);
         notes.extend(detection.faults().iter().map(ToString::to_string));
-        notes.extend(choice.and_then(|choice| left_aside(&choice.left_aside)));
+        notes.extend(choice.and_then(|choice| unused_devices(&choice.unused_devices)));
         Self {
             driver: versions.as_ref().ok().and_then(|versions| versions.driver.clone()),
             cuda: versions.as_ref().ok().and_then(|versions| versions.cuda.clone()),

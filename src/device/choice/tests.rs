@@ -48,7 +48,7 @@ fn the_best_kind_with_an_encoder_is_taken_without_a_wish() {
     check("", ALL, Ok("GPU-aa GPU-ab"));
     check("", CPU_ONLY, Ok("0x4"));
     let choice = choose(&[], &two_gpus(), CPU_ONLY, 4).unwrap();
-    assert_eq!(choice.left_aside, two_gpus()[..2]);
+    assert_eq!(choice.unused_devices, two_gpus()[..2]);
     let all = [device(DeviceKind::Metal, 0, "metal"), device(DeviceKind::Cpu, 0, "cpu")];
     assert_eq!(choose(&[], &all, ALL, 4).unwrap().chosen, Chosen::Gpus(all[..1].to_vec()));
 }
