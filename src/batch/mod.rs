@@ -5,6 +5,7 @@ mod controllers;
 mod growth;
 mod memory;
 mod occupancy;
+pub mod policy;
 mod recovery;
 mod refusal;
 #[cfg(test)]
