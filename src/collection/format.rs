@@ -8,9 +8,7 @@ use std::fmt;
 /// How a chunk file is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Format {
-    /// How entries are laid out.
     pub(super) layout: Layout,
-    /// What is around the text.
     pub(super) compression: Compression,
 }
 
@@ -28,7 +26,6 @@ pub(super) enum Layout {
 /// What is around the text of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// Nothing.
     None,
     /// gzip, one member or several.
     Gzip,

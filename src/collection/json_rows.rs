@@ -233,7 +233,7 @@ fn interval(months: i32, days: i32, fraction: i64, digits: usize) -> String {
 fn list(array: &impl ListLikeArray) -> Result<Write<'_>, ArrowError> {
     let values = Column::new(array.values())?;
     Ok(Box::new(move |row, out| {
-        enclosed(b"[]", array.element_range(row), out, |at, out| values.write(at, out));
+        enclosed(*b"[]", array.element_range(row), out, |at, out| values.write(at, out));
     }))
 }
 
@@ -244,7 +244,7 @@ fn object<'a>(fields: &Fields, columns: &'a [ArrayRef]) -> Result<Write<'a>, Arr
         .map(|(field, column)| Ok((serde_json::Value::from(field.name().as_str()).to_string(), Column::new(column)?)))
         .collect::<Result<Vec<_>, ArrowError>>()?;
     Ok(Box::new(move |row, out| {
-        enclosed(b"{}", &columns, out, |(name, column), out| {
+        enclosed(*b"{}", &columns, out, |(name, column), out| {
             out.extend_from_slice(name.as_bytes());
             out.push(b':');
             column.write(row, out);
@@ -261,7 +261,7 @@ fn map(array: &dyn Array) -> Result<Write<'_>, ArrowError> {
     let (keys, values) = (Column::new(array.keys())?, Column::new(array.values())?);
     Ok(Box::new(move |row, out| {
         let entries = array.value_offsets()[row].as_usize()..array.value_offsets()[row + 1].as_usize();
-        enclosed(b"{}", entries, out, |at, out| {
+        enclosed(*b"{}", entries, out, |at, out| {
             keys.write(at, out);
             out.push(b':');
             values.write(at, out);
@@ -270,7 +270,7 @@ fn map(array: &dyn Array) -> Result<Write<'_>, ArrowError> {
 }
 
 fn enclosed<T>(
-    brackets: &[u8; 2],
+    brackets: [u8; 2],
     items: impl IntoIterator<Item = T>,
     out: &mut Vec<u8>,
     write: impl Fn(T, &mut Vec<u8>),

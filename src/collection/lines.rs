@@ -11,15 +11,10 @@ use super::stored::{Pass, StoredFile, Text};
 pub(super) struct Lines {
     file: StoredFile,
     entry_limit_bytes: usize,
-    state: State,
+    /// What is not read yet; `None` at the end.
+    text: Option<io::Result<Text>>,
     line: Vec<u8>,
     number: u64,
-}
-
-enum State {
-    Unopened,
-    Open(Text),
-    Ended,
 }
 
 /// What became of reading a line into the buffer.
@@ -30,10 +25,10 @@ enum LineRead {
 }
 
 impl Lines {
-    /// Nothing is opened until the first entry is asked for. Longer lines than the limit are reported and passed
-    /// over.
+    /// Longer lines than the limit are reported and passed over.
     pub(super) fn new(file: StoredFile, entry_limit_bytes: usize) -> Self {
-        Self { file, entry_limit_bytes, state: State::Unopened, line: Vec::new(), number: 0 }
+        let text = Some(file.text(Pass::Entries));
+        Self { file, entry_limit_bytes, text, line: Vec::new(), number: 0 }
     }
 
     fn read_line(&mut self, text: &mut Text) -> io::Result<LineRead> {
@@ -61,16 +56,12 @@ impl Iterator for Lines {
     type Item = Piece;
 
     fn next(&mut self) -> Option<Piece> {
-        let mut text = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Unopened => match self.file.text(Pass::Entries) {
-                Ok(text) => text,
-                Err(error) => {
-                    let reason = self.file.read_reason(&error);
-                    return Some(Piece::Fault { place: None, in_entry: false, reason });
-                }
-            },
-            State::Open(text) => text,
-            State::Ended => return None,
+        let mut text = match self.text.take()? {
+            Ok(text) => text,
+            Err(error) => {
+                let reason = self.file.read_reason(&error);
+                return Some(Piece::Fault { place: None, in_entry: false, reason });
+            }
         };
         loop {
             self.number += 1;
@@ -88,7 +79,7 @@ impl Iterator for Lines {
                     decode(&self.line[..end], start, MetadataString::Opaque)
                 }
             };
-            self.state = State::Open(text);
+            self.text = Some(Ok(text));
             return Some(Piece::Entry(Box::new(entry)));
         }
     }

@@ -1,6 +1,7 @@
 //! Reads a collection: its files one after the other, their entries with rows and ids.
 
 use std::collections::VecDeque;
+use std::iter::once;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use super::lines::Lines;
 use super::piece::{EntryPiece, Piece, Place};
 use super::stored::{Seal, StoredFile};
 use super::table::Table;
-use super::walk::{Depth, Found, Walk, fault, relative_path};
+use super::walk::{Depth, Found, FoundFile, Walk, fault, relative_path};
 use crate::domain::{Chunk, ChunkText, LoadingError, Row, Source};
 
 /// Longest entry that is read, decompressed. A text of this size is some fifty million tokens, far beyond any model;
@@ -33,7 +34,7 @@ pub enum Entry {
 
 /// The entries of a collection, in path order and then in the order of each file.
 pub struct CollectionReader {
-    files: Files,
+    files: Box<dyn Iterator<Item = Found> + Send>,
     base: PathBuf,
     open: Option<OpenFile>,
     /// What is told before the next step is taken.
@@ -45,11 +46,6 @@ pub struct CollectionReader {
     /// Stored bytes of the open file that are read.
     bytes_open: Arc<AtomicU64>,
     entry_limit_bytes: usize,
-}
-
-enum Files {
-    One(Option<Found>),
-    Walk(Walk),
 }
 
 struct OpenFile {
@@ -64,11 +60,9 @@ impl CollectionReader {
     pub(super) fn new(root: &Path, entry_limit_bytes: usize) -> Self {
         // A root that is a file was given by hand and is read whatever its name.
         let one = root.file_name().and_then(Format::of).filter(|_| !root.is_dir());
-        let files = match one {
-            Some(format) => {
-                Files::One(Some(Found::File(super::walk::FoundFile { path: root.to_owned(), format, bytes: 0 })))
-            }
-            None => Files::Walk(Walk::new(root, Depth::All)),
+        let files: Box<dyn Iterator<Item = Found> + Send> = match one {
+            Some(format) => Box::new(once(Found::File(FoundFile { path: root.to_owned(), format, bytes: 0 }))),
+            None => Box::new(Walk::new(root, Depth::All)),
         };
         Self {
             files,
@@ -189,11 +183,7 @@ impl Iterator for CollectionReader {
                 }
                 continue;
             }
-            let found = match &mut self.files {
-                Files::One(found) => found.take(),
-                Files::Walk(walk) => walk.next(),
-            };
-            match found? {
+            match self.files.next()? {
                 Found::File(file) => self.open_file(file.path, file.format),
                 Found::Fault(fault) => return Some(Entry::Fault(fault)),
                 Found::Other | Found::Directory(_) => {}

@@ -20,18 +20,13 @@ const BATCH_ROWS: usize = 64;
 /// The rows of a table.
 pub(super) struct Table {
     file: StoredFile,
-    state: State,
+    /// What is not read yet; `None` at the end.
+    open: Option<Result<OpenTable, TableError>>,
     /// JSON Lines of the rows that are decoded.
     rows: Vec<u8>,
     /// Where in `rows` the next one begins.
     at: usize,
     rows_read: u64,
-}
-
-enum State {
-    Unopened,
-    Open(Box<OpenTable>),
-    Ended,
 }
 
 struct OpenTable {
@@ -58,9 +53,9 @@ enum TableError {
 }
 
 impl Table {
-    /// Nothing is opened until the first row is asked for.
     pub(super) fn new(file: StoredFile) -> Self {
-        Self { file, state: State::Unopened, rows: Vec::new(), at: 0, rows_read: 0 }
+        let open = Some(guarded(|| open(&file)));
+        Self { file, open, rows: Vec::new(), at: 0, rows_read: 0 }
     }
 
     fn buffered(&mut self) -> Option<Piece> {
@@ -72,8 +67,7 @@ impl Table {
         Some(Piece::Entry(Box::new(entry)))
     }
 
-    fn failed(&mut self, error: &TableError) -> Piece {
-        self.state = State::Ended;
+    fn failed(&self, error: &TableError) -> Piece {
         let in_entry = matches!(error, TableError::Rows(_)) || self.rows_read > 0;
         Piece::Fault { place: None, in_entry, reason: error.to_string() }
     }
@@ -87,20 +81,16 @@ impl Iterator for Table {
             if let Some(piece) = self.buffered() {
                 return Some(piece);
             }
-            let mut open = match std::mem::replace(&mut self.state, State::Ended) {
-                State::Unopened => match guarded(|| open(&self.file)) {
-                    Ok(open) => Box::new(open),
-                    Err(error) => return Some(self.failed(&error)),
-                },
-                State::Open(open) => open,
-                State::Ended => return None,
+            let mut open = match self.open.take()? {
+                Ok(open) => open,
+                Err(error) => return Some(self.failed(&error)),
             };
             self.file.note_progress(self.rows_read, open.rows_total, open.stored_bytes);
             match guarded(|| open.batches.next().map(|batch| Ok(json_lines(&batch?)?)).transpose()) {
                 Ok(None) => return None,
                 Ok(Some(rows)) => {
                     (self.rows, self.at) = (rows, 0);
-                    self.state = State::Open(open);
+                    self.open = Some(Ok(open));
                 }
                 Err(error) => return Some(self.failed(&error)),
             }
