@@ -17,12 +17,8 @@ use imports::{Import, Tree, circles};
 /// Most files in a circle of imports within a room.
 const LARGEST_CIRCLE: usize = 3;
 
-/// Rows that have the old name of a room.
-const RENAMED: &[(&str, &str)] = &[("tokenize", "prepare"), ("ensemble", "plan")];
-
 /// Rooms that use others without a word in their rows. Here and below an entry that is no longer true fails as well.
-const USES_TO_MEND: &[(&str, &str)] =
-    &[("cli", "domain"), ("commands", "cli"), ("main", "cli"), ("pipeline", "model"), ("prepare", "model")];
+const USES_TO_MEND: &[(&str, &str)] = &[("cli", "domain"), ("commands", "cli"), ("main", "cli")];
 
 /// Rooms that lead round to each other.
 const ROOM_CIRCLES_TO_MEND: &[&[&str]] = &[];
@@ -82,12 +78,7 @@ impl Map {
 
 fn read() -> (Map, Tree) {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut page = fs::read_to_string(src.join("ARCHITECTURE.md")).unwrap();
-    for (old, new) in RENAMED {
-        let [old, new] = [old, new].map(|name| format!("`{name}`"));
-        assert!(page.contains(&old), "renamed, so take it out of RENAMED: {old}");
-        page = page.replace(&old, &new);
-    }
+    let page = fs::read_to_string(src.join("ARCHITECTURE.md")).unwrap();
     (Map::read(&page), Tree::read(&src))
 }
 
