@@ -77,10 +77,10 @@ pub trait Policy: Send {
     /// Everything of this ticket is durable, or was answered.
     fn committed(&mut self, model: usize, ticket: Ticket);
 
-    /// A submitter wants no more results. Returns what waited of it.
+    /// A submitter no longer wants results. Returns what waited of it.
     fn cancel(&mut self, submitter: u32) -> Vec<Self::Item>;
 
-    /// A model can do no more. Returns what waited for it.
+    /// A model has failed. Returns what waited for it.
     fn fail(&mut self, model: usize) -> Vec<Self::Item>;
 
     /// Whether anything waits for this model.

@@ -1,6 +1,6 @@
 //! Collections: batches that are cut already, of parts that are committed as a whole.
 //!
-//! Work on a part begins only while few parts of its model are begun and not committed: so many and no more are lost
+//! Work on a part begins only while few parts of its model are begun and not committed: at most so many are lost
 //! with the process. The batches of later parts are ready meanwhile.
 
 use std::collections::VecDeque;
